@@ -1,0 +1,130 @@
+/** Every option of the server and of the built-in handlers, with defaults and units. The reference is made from it. */
+import { MESSAGE_MAX_BYTES } from "../limits.ts";
+import {
+  boolean,
+  choice,
+  endpoint,
+  handlerName,
+  integer,
+  list,
+  number,
+  option,
+  optional,
+  type Options,
+  path,
+  required,
+  size,
+  text,
+  type Values,
+} from "./options.ts";
+
+/** Where a server stands; decides which handlers may run. */
+export type Role = "insecure" | "local" | "remote";
+
+/** Options of every ZeroMQ socket; the defaults for the high water mark differ. */
+const socket = {
+  zmq_linger: option(integer(0, 3_600_000), "500", "how long closing waits for what is queued", "ms"),
+  zmq_rcvbuf: option(size(0, 2 ** 30), "0", "kernel's receive buffer; 0 is the system's size", "bytes"),
+  zmq_sndbuf: option(size(0, 2 ** 30), "0", "kernel's send buffer; 0 is the system's size", "bytes"),
+  zmq_tcp_keepalive: option(boolean, "on", "TCP keep-alive"),
+  zmq_tcp_keepalive_intvl: option(integer(1, 32_767), "15", "between two keep-alive probes", "s"),
+  zmq_tcp_keepalive_idle: option(integer(1, 32_767), "240", "rest before the first keep-alive probe", "s"),
+  zmq_tcp_keepalive_cnt: option(integer(1, 127), "4", "probes without answer before the connection ends"),
+} satisfies Options;
+
+export const SERVER_OPTIONS = {
+  job_name: optional(text, "name of this server; the file's name without folder and .ini"),
+  "cc-socket": required(endpoint("bind"), "where to listen: tcp://127.0.0.1:10000, tcp://*:22632, ipc:///run/cc.sock"),
+  "cc-role": option(
+    choice("insecure", "local", "remote"),
+    "insecure",
+    "local: for its own host; remote: for others; insecure: all handlers may run",
+  ),
+  "cc-stats": option(integer(0, 2), "1", "statistics: 0 none, 1 totals, 2 also by message type"),
+  "stats-period": option(number(0.1, 86_400), "30", "how often statistics are logged", "s"),
+  infofile: optional(path, "file with the server's state"),
+  "infofile-level": option(integer(0, 3), "2", "how much the infofile tells"),
+  heartbeat: option(number(0, 86_400), "60", "how often a heartbeat line is logged; 0 never", "s"),
+  zmq_hwm: option(integer(1, 1_000_000), "50", "high water mark: messages that may wait for one client"),
+  ...socket,
+  zmq_nthreads: option(integer(1, 64), "1", "I/O threads"),
+  zmq_maxmsgsize: option(
+    size(1024, MESSAGE_MAX_BYTES * 16),
+    "64 MB",
+    "largest message taken from a peer, all frames; a larger one ends its connection",
+    "bytes",
+  ),
+  "zmq-engine": option(choice("native", "libzmq"), "native", "ZeroMQ implementation; libzmq needs Node or Deno"),
+  pidfile: optional(path, "file with the server's process id"),
+  logfile: optional(path, "log lines are appended here instead of going to the terminal"),
+  "cms-keystore": optional(path, "folder of certificates NAME.crt and keys private/NAME.key"),
+  "cms-sign": optional(text, "key to sign with"),
+  "cms-verify-ca": optional(list(text), "CAs that may have issued a signer's certificate"),
+  "cms-encrypt": optional(text, "certificate to encrypt for"),
+  "cms-decrypt": optional(text, "key to decrypt with"),
+  "cms-time-window": option(number(0), "0", "largest difference between a message's time and now; 0 is off", "s"),
+} satisfies Options;
+
+export type ServerOptions = Values<typeof SERVER_OPTIONS>;
+
+export const ECHO_OPTIONS = {
+  "ping-remotes": option(list(endpoint("connect")), "", "servers to ping every second"),
+} satisfies Options;
+
+export const PROXY_OPTIONS = {
+  "remote-cc": required(endpoint("connect"), "the CC server that messages go to"),
+  ping: option(boolean, "no", "send an echo.request every second and warn when no answer comes"),
+  zmq_hwm: option(integer(1, 1_000_000), "100", "high water mark: messages that may wait for the remote server"),
+  ...socket,
+  "stall-timeout": option(
+    number(0.1, 86_400),
+    "30",
+    "a connected remote server that takes nothing for so long, its queue full, counts as down",
+    "s",
+  ),
+} satisfies Options;
+
+export const NO_OPTIONS = {} satisfies Options;
+
+export const FILTER_OPTIONS = {
+  "forward-to": required(handlerName, "the handler that gets what passes"),
+  include: option(list(text), "*", "message types that pass; * and ? stand for any text and any character"),
+  exclude: option(list(text), "", "message types that do not, even when included"),
+} satisfies Options;
+
+export const DELAY_OPTIONS = {
+  "forward-to": required(handlerName, "the handler that gets the messages"),
+  delay: option(number(0, 86_400), "0", "how much later", "s"),
+} satisfies Options;
+
+export type EchoOptions = Values<typeof ECHO_OPTIONS>;
+export type ProxyOptions = Values<typeof PROXY_OPTIONS>;
+export type FilterOptions = Values<typeof FILTER_OPTIONS>;
+export type DelayOptions = Values<typeof DELAY_OPTIONS>;
+
+/** A handler of this program, as the config knows it. */
+export interface HandlerSpec {
+  options: Options;
+  roles: readonly Role[];
+  /** Named by the original, but not part of this version. */
+  missing?: boolean;
+}
+
+const everywhere: readonly Role[] = ["insecure", "local", "remote"];
+const later = (role: Role): HandlerSpec => ({ options: NO_OPTIONS, roles: ["insecure", role], missing: true });
+
+/** Handlers by their short names. */
+export const HANDLERS: Readonly<Record<string, HandlerSpec>> = {
+  echo: { options: ECHO_OPTIONS, roles: everywhere },
+  proxy: { options: PROXY_OPTIONS, roles: everywhere },
+  locallogger: { options: NO_OPTIONS, roles: everywhere },
+  disposer: { options: NO_OPTIONS, roles: everywhere },
+  filter: { options: FILTER_OPTIONS, roles: everywhere },
+  delay: { options: DELAY_OPTIONS, roles: everywhere },
+  jobmgr: later("local"),
+  infowriter: later("remote"),
+  tailwriter: later("remote"),
+  taskrouter: later("remote"),
+  database: later("remote"),
+  dbhandler: later("remote"),
+};

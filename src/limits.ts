@@ -1,0 +1,78 @@
+/**
+ * Every bound on what a peer can send or make us hold, in one place, each with its reason.
+ * Units stand last in the names.
+ */
+
+/** Bytes of one message, all frames with their headers. A stored file travels as one message. */
+export const MESSAGE_MAX_BYTES = 64 * 1024 * 1024;
+
+/** Hops a message may have taken; each adds one route frame. More means a loop. */
+export const ROUTE_MAX_FRAMES = 32;
+
+/** Frames of one message: its route, and the five of a CC message from the delimiter on. */
+export const MESSAGE_MAX_FRAMES = ROUTE_MAX_FRAMES + 5;
+
+/** Bytes of a message type; the type is kept in tables and in logs. */
+export const TYPE_MAX_BYTES = 256;
+
+/** Parts of a message type; each is one look-up when a new type is routed. */
+export const TYPE_MAX_PARTS = 16;
+
+/** Message types whose routes and counters are remembered; the rest share one entry. */
+export const TYPES_TRACKED = 1000;
+
+/** Bytes of a body that a handler parses as JSON; parsing costs several times its size. */
+export const BODY_MAX_BYTES = 16 * 1024 * 1024;
+
+/** Bytes of a command frame after the handshake: PING with its context, ERROR with its reason. */
+export const COMMAND_MAX_BYTES = 512;
+
+/** Bytes of the READY command: metadata of a peer. libzmq sends about 30. */
+export const METADATA_MAX_BYTES = 8 * 1024;
+
+/** Bytes of an identity: its length is one byte on the wire (RFC 23). */
+export const IDENTITY_MAX_BYTES = 255;
+
+/** From connect to READY. A peer on a slow line needs one or two round trips. */
+export const HANDSHAKE_MAX_MS = 10_000;
+
+/** Connections of one listening socket. Past it new ones are refused, so that descriptors are left for files. */
+export const PEERS_MAX = 16_384;
+
+/** Bytes reserved at once for a frame whose length a peer has only announced; beyond, memory grows as bytes come. */
+export const ANNOUNCED_MAX_BYTES = 4 * 1024 * 1024;
+
+/** Bytes that may wait for one peer whatever its high water mark: two of the largest messages. */
+export const EGRESS_MAX_BYTES = 2 * MESSAGE_MAX_BYTES;
+
+/**
+ * Bytes of egress that are not counted against a client's high water mark: they stand in for the
+ * kernel's send buffer, which the runtimes do not let us fill within one turn.
+ */
+export const CLIENT_EGRESS_FLOOR_BYTES = 64 * 1024;
+
+/** The same for an upstream, of which a server has few and through which everything goes. */
+export const UPSTREAM_EGRESS_FLOOR_BYTES = 1024 * 1024;
+
+/** A client whose queue is full and that takes nothing for so long is disconnected. */
+export const CLIENT_STALL_MAX_MS = 15_000;
+
+/** An upstream that takes nothing for so long counts as down. */
+export const UPSTREAM_STALL_MS = 30_000;
+
+/** Shortest and longest wait before connecting anew. */
+export const RECONNECT_MIN_MS = 100;
+export const RECONNECT_MAX_MS = 10_000;
+
+/** Messages that one delay handler holds, and their bytes. */
+export const DELAYED_MAX_MESSAGES = 100_000;
+export const DELAYED_MAX_BYTES = 256 * 1024 * 1024;
+
+/** Queries of one client that wait for their reply. */
+export const QUERIES_MAX = 100_000;
+
+/** Subjects (peers, types) a rate limiter remembers. */
+export const RATE_LIMITED_SUBJECTS = 1000;
+
+/** Characters of remote text in one log line. */
+export const LOG_TEXT_MAX_CHARS = 4096;

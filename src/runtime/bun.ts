@@ -1,0 +1,241 @@
+/// <reference types="bun-types" />
+/** The driver for Bun, and so for the compiled binary. */
+import { dlopen } from "bun:ffi";
+import { formatAddress, systemError } from "./common.ts";
+import type { Address, Link, LinkEvents, LinkOptions, Listener, Runtime } from "./types.ts";
+
+const runtime: Runtime = {
+  name: "bun",
+  version: Bun.version,
+  self: Bun.main.startsWith("/$bunfs/") ? [process.execPath] : [process.execPath, Bun.main],
+  listen,
+  connect,
+  loadLibzmq: () =>
+    Promise.reject(
+      new Error(
+        "zmq-engine = libzmq needs Node or Deno: its addon does not run on Bun, nor in the compiled binary. " +
+          "Use zmq-engine = native",
+      ),
+    ),
+};
+export default runtime;
+
+class BunLink implements Link {
+  readonly remote: string;
+  events!: LinkEvents;
+  readonly #socket: Bun.Socket<Slot>;
+  /** The write in flight: what the kernel did not take yet. */
+  #rest: Uint8Array | null = null;
+  #start = 0;
+  #at = 0;
+  #end = 0;
+  #ending = false;
+  #gone = false;
+
+  constructor(socket: Bun.Socket<Slot>, remote: string) {
+    this.#socket = socket;
+    this.remote = remote;
+  }
+
+  write(chunk: Uint8Array, start: number, end: number): boolean {
+    const n = this.#socket.write(chunk, start, end - start);
+    if (n === end - start) return true;
+    this.#rest = chunk;
+    this.#start = start;
+    this.#at = n > 0 ? start + n : start;
+    this.#end = end;
+    return false;
+  }
+
+  taken(): number {
+    return this.#at - this.#start;
+  }
+
+  drain(): void {
+    if (this.#rest === null || this.#gone) return;
+    const n = this.#socket.write(this.#rest, this.#at, this.#end - this.#at);
+    if (n > 0) this.#at += n;
+    if (this.#at < this.#end) return;
+    this.#rest = null;
+    if (this.#ending) this.#socket.shutdown();
+    this.events.written();
+  }
+
+  pause(): void {
+    this.#socket.pause();
+  }
+
+  resume(): void {
+    this.#socket.resume();
+  }
+
+  end(): void {
+    this.#ending = true;
+    if (this.#rest === null) this.#socket.shutdown();
+  }
+
+  destroy(): void {
+    if (this.#gone) return;
+    this.#gone = true;
+    this.#rest = null;
+    this.#socket.terminate();
+  }
+
+  closed(error?: Error): void {
+    if (this.#gone) return;
+    this.#gone = true;
+    this.events.closed(error);
+  }
+
+  ended(): void {
+    if (!this.#gone) this.events.ended();
+  }
+}
+
+/** What hangs on a Bun socket. */
+interface Slot {
+  link: BunLink | null;
+  error?: Error;
+}
+
+/** One object for all sockets: Bun takes its functions once. */
+const HANDLERS = {
+  data(socket: Bun.Socket<Slot>, chunk: Uint8Array): void {
+    socket.data.link?.events.data(chunk, 0, chunk.length);
+  },
+  drain(socket: Bun.Socket<Slot>): void {
+    socket.data.link?.drain();
+  },
+  end(socket: Bun.Socket<Slot>): void {
+    socket.data.link?.ended();
+  },
+  error(socket: Bun.Socket<Slot>, error: Error): void {
+    socket.data.error = error;
+  },
+  close(socket: Bun.Socket<Slot>, error?: Error): void {
+    const cause = error ?? socket.data.error;
+    socket.data.link?.closed(cause && systemError(cause, socket.data.link.remote));
+  },
+};
+
+function listen(
+  address: Address,
+  options: LinkOptions,
+  accept: (link: Link) => LinkEvents,
+): Promise<Listener> {
+  const socket: Bun.SocketHandler<Slot> = {
+    ...HANDLERS,
+    open(socket) {
+      socket.setNoDelay(true);
+      const link = new BunLink(
+        socket,
+        address.transport === "ipc"
+          ? formatAddress(address)
+          : formatAddress({ transport: "tcp", host: socket.remoteAddress, port: socket.remotePort }),
+      );
+      socket.data = { link };
+      link.events = accept(link);
+    },
+  };
+  const data: Slot = { link: null };
+  try {
+    if (address.transport === "ipc") {
+      const listener = Bun.listen<Slot>({ unix: address.path, socket, data, allowHalfOpen: true });
+      return Promise.resolve({ address, close: () => listener.stop() });
+    }
+    const { host, port } = address;
+    const listener = Bun.listen<Slot>({ hostname: host, port, socket, data, allowHalfOpen: true });
+    // Linux hands the options of a listening socket to those it accepts.
+    setOptions((listener as unknown as { fd: number }).fd, options);
+    return Promise.resolve({
+      address: { transport: "tcp", host, port: listener.port },
+      close: () => listener.stop(),
+    });
+  } catch (error) {
+    return Promise.reject(systemError(error, `cannot listen on ${formatAddress(address)}`));
+  }
+}
+
+function connect(
+  address: Address,
+  options: LinkOptions,
+  open: (link: Link) => LinkEvents,
+  failed: (error: Error) => void,
+): () => void {
+  let settled = false;
+  const fail = (error: unknown) => {
+    if (settled) return;
+    settled = true;
+    failed(systemError(error, formatAddress(address)));
+  };
+  const socket: Bun.SocketHandler<Slot> = {
+    ...HANDLERS,
+    open(socket) {
+      if (settled) {
+        socket.terminate();
+        return;
+      }
+      settled = true;
+      if (address.transport === "tcp") {
+        socket.setNoDelay(true);
+        setOptions((socket as unknown as { fd: number }).fd, options);
+      }
+      const link = new BunLink(socket, formatAddress(address));
+      socket.data = { link };
+      link.events = open(link);
+    },
+    connectError(_socket, error) {
+      fail(error);
+    },
+  };
+  const data: Slot = { link: null };
+  const connecting = address.transport === "ipc"
+    ? Bun.connect<Slot>({ unix: address.path, socket, data, allowHalfOpen: true })
+    : Bun.connect<Slot>({ hostname: address.host, port: address.port, socket, data, allowHalfOpen: true });
+  connecting.catch(fail);
+  return () => {
+    settled = true;
+  };
+}
+
+/** Numbers of `setsockopt` that differ by system: SOL_SOCKET, SO_KEEPALIVE, SO_SNDBUF, SO_RCVBUF, TCP_KEEP*. */
+const NUMBERS = process.platform === "linux"
+  ? { socket: 1, keepAlive: 9, sndbuf: 7, rcvbuf: 8, idle: 4, interval: 5, count: 6 }
+  : process.platform === "darwin"
+  ? { socket: 0xffff, keepAlive: 8, sndbuf: 0x1001, rcvbuf: 0x1002, idle: 0x10, interval: 0x101, count: 0x102 }
+  : null;
+const IPPROTO_TCP = 6;
+
+type SetSockOpt = (fd: number, level: number, name: number, value: Int32Array, size: number) => number;
+let setsockopt: SetSockOpt | null | undefined;
+
+/** The C library's own function; null where there is none to be had. */
+function loadSetSockOpt(): SetSockOpt | null {
+  const signature = { setsockopt: { args: ["i32", "i32", "i32", "ptr", "u32"], returns: "i32" } } as const;
+  for (const name of ["libc.so.6", `libc.musl-${MUSL_ARCH}.so.1`, "libSystem.B.dylib"]) {
+    try {
+      return dlopen(name, signature).symbols.setsockopt as unknown as SetSockOpt;
+    } catch {
+      // the next name
+    }
+  }
+  return null;
+}
+const MUSL_ARCH = process.arch === "arm64" ? "aarch64" : "x86_64";
+
+function setOptions(fd: number, options: LinkOptions): void {
+  if (NUMBERS === null || !(fd >= 0)) return;
+  if (setsockopt === undefined) setsockopt = loadSetSockOpt();
+  if (setsockopt === null) return;
+  const set = (level: number, name: number, value: number) =>
+    void setsockopt!(fd, level, name, Int32Array.of(value), 4);
+  const alive = options.keepAlive;
+  set(NUMBERS.socket, NUMBERS.keepAlive, alive ? 1 : 0);
+  if (alive) {
+    set(IPPROTO_TCP, NUMBERS.idle, alive.idleSeconds);
+    set(IPPROTO_TCP, NUMBERS.interval, alive.intervalSeconds);
+    set(IPPROTO_TCP, NUMBERS.count, alive.count);
+  }
+  if (options.receiveBufferBytes > 0) set(NUMBERS.socket, NUMBERS.rcvbuf, options.receiveBufferBytes);
+  if (options.sendBufferBytes > 0) set(NUMBERS.socket, NUMBERS.sndbuf, options.sendBufferBytes);
+}

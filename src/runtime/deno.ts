@@ -1,0 +1,223 @@
+/** The driver for Deno: its own sockets, each read into a buffer of ours. */
+import process from "node:process";
+import { formatAddress, systemError } from "./common.ts";
+import type { Address, Link, LinkEvents, LinkOptions, Listener, Runtime } from "./types.ts";
+
+const runtime: Runtime = {
+  name: "deno",
+  version: Deno.version.deno,
+  self: Deno.build.standalone
+    ? [Deno.execPath()]
+    : [Deno.execPath(), "run", "-A", process.argv[1]],
+  listen,
+  connect,
+  loadLibzmq: () => import("zeromq"),
+};
+export default runtime;
+
+/** A read that waits pins its buffer: an idle link holds the smallest, a busy one grows to the largest. */
+const READ_MIN_BYTES = 2 * 1024;
+const READ_MAX_BYTES = 256 * 1024;
+/** From here on a large message is read where it belongs, instead of copied there. */
+const DIRECT_MIN_BYTES = 16 * 1024;
+
+class DenoLink implements Link {
+  readonly remote: string;
+  events!: LinkEvents;
+  readonly #conn: Deno.Conn;
+  #paused = false;
+  #wake: (() => void) | null = null;
+  #taken = 0;
+  #writing = false;
+  #ending = false;
+  #gone = false;
+
+  constructor(conn: Deno.Conn, remote: string) {
+    this.#conn = conn;
+    this.remote = remote;
+  }
+
+  start(): void {
+    this.#read().catch((error) => this.#lost(error));
+  }
+
+  async #read(): Promise<void> {
+    const conn = this.#conn;
+    const events = this.events;
+    let buffer = new Uint8Array(READ_MIN_BYTES);
+    for (;;) {
+      while (this.#paused && !this.#gone) {
+        await new Promise<void>((resolve) => this.#wake = resolve);
+      }
+      if (this.#gone) return;
+      const direct = events.space(DIRECT_MIN_BYTES);
+      const n = await conn.read(direct ?? buffer);
+      if (this.#gone) return;
+      if (n === null) {
+        events.ended();
+        return;
+      }
+      // A pause that came while the read waited holds what it brought back.
+      while (this.#paused && !this.#gone) {
+        await new Promise<void>((resolve) => this.#wake = resolve);
+      }
+      if (this.#gone) return;
+      if (direct !== null) {
+        events.filled(n);
+        continue;
+      }
+      events.data(buffer, 0, n);
+      if (n === buffer.length && n < READ_MAX_BYTES) buffer = new Uint8Array(n * 4);
+      else if (n * 8 < buffer.length) buffer = new Uint8Array(Math.max(READ_MIN_BYTES, buffer.length / 4));
+    }
+  }
+
+  write(chunk: Uint8Array, start: number, end: number): boolean {
+    this.#writing = true;
+    this.#taken = 0;
+    this.#write(chunk, start, end).catch((error) => this.#lost(error));
+    return false;
+  }
+
+  async #write(chunk: Uint8Array, start: number, end: number): Promise<void> {
+    for (let at = start; at < end;) {
+      const n = await this.#conn.write(
+        at === 0 && end === chunk.length ? chunk : chunk.subarray(at, end),
+      );
+      if (this.#gone) return;
+      at += n;
+      this.#taken = at - start;
+    }
+    this.#writing = false;
+    if (this.#ending) await this.#conn.closeWrite();
+    if (!this.#gone) this.events.written();
+  }
+
+  taken(): number {
+    return this.#taken;
+  }
+
+  pause(): void {
+    this.#paused = true;
+  }
+
+  resume(): void {
+    this.#paused = false;
+    const wake = this.#wake;
+    this.#wake = null;
+    wake?.();
+  }
+
+  end(): void {
+    this.#ending = true;
+    if (!this.#writing && !this.#gone) this.#conn.closeWrite().catch(() => {/* gone already: nothing to end */});
+  }
+
+  destroy(): void {
+    if (this.#gone) return;
+    this.#gone = true;
+    this.resume();
+    close(this.#conn);
+  }
+
+  #lost(error: unknown): void {
+    if (this.#gone) return;
+    this.destroy();
+    this.events.closed(systemError(error, this.remote));
+  }
+}
+
+async function listen(
+  address: Address,
+  options: LinkOptions,
+  accept: (link: Link) => LinkEvents,
+): Promise<Listener> {
+  let listener: Deno.Listener;
+  try {
+    listener = address.transport === "ipc"
+      ? Deno.listen({ transport: "unix", path: address.path })
+      : Deno.listen({ transport: "tcp", hostname: address.host, port: address.port });
+  } catch (error) {
+    throw systemError(error, `cannot listen on ${formatAddress(address)}`);
+  }
+  let closed = false;
+  (async () => {
+    while (!closed) {
+      let conn: Deno.Conn;
+      try {
+        conn = await listener.accept();
+      } catch {
+        // Out of descriptors, or the peer is gone already: neither ends the listener.
+        if (!closed) await new Promise((resolve) => setTimeout(resolve, 50));
+        continue;
+      }
+      const link = new DenoLink(conn, remoteOf(conn, address));
+      setOptions(conn, options);
+      link.events = accept(link);
+      link.start();
+    }
+  })();
+  await Promise.resolve();
+  return {
+    address: address.transport === "ipc"
+      ? address
+      : { transport: "tcp", host: address.host, port: (listener.addr as Deno.NetAddr).port },
+    close() {
+      closed = true;
+      listener.close();
+    },
+  };
+}
+
+function connect(
+  address: Address,
+  options: LinkOptions,
+  open: (link: Link) => LinkEvents,
+  failed: (error: Error) => void,
+): () => void {
+  let cancelled = false;
+  const connecting: Promise<Deno.Conn> = address.transport === "ipc"
+    ? Deno.connect({ transport: "unix", path: address.path })
+    : Deno.connect({ transport: "tcp", hostname: address.host, port: address.port });
+  connecting.then((conn) => {
+    if (cancelled) {
+      close(conn);
+      return;
+    }
+    const link = new DenoLink(conn, formatAddress(address));
+    setOptions(conn, options);
+    link.events = open(link);
+    link.start();
+  }, (error) => {
+    if (!cancelled) failed(systemError(error, formatAddress(address)));
+  });
+  return () => {
+    cancelled = true;
+  };
+}
+
+function remoteOf(conn: Deno.Conn, listening: Address): string {
+  const addr = conn.remoteAddr;
+  return addr.transport === "tcp"
+    ? formatAddress({ transport: "tcp", host: addr.hostname, port: addr.port })
+    : formatAddress(listening);
+}
+
+/** Deno switches keep-alive on and off; its times and the buffers stay the system's. */
+function setOptions(conn: Deno.Conn, options: LinkOptions): void {
+  if (!("setNoDelay" in conn)) return;
+  try {
+    (conn as Deno.TcpConn).setNoDelay(true);
+    (conn as Deno.TcpConn).setKeepAlive(options.keepAlive !== null);
+  } catch {
+    // The peer is gone already; its read will tell.
+  }
+}
+
+function close(conn: Deno.Conn): void {
+  try {
+    conn.close();
+  } catch {
+    // closed already
+  }
+}

@@ -1,0 +1,194 @@
+/** The driver for Node: `node:net`, read into one buffer that all links share. */
+import { Buffer } from "node:buffer";
+import net from "node:net";
+import process from "node:process";
+import { formatAddress, systemError } from "./common.ts";
+import type { Address, Link, LinkEvents, LinkOptions, Listener, Runtime } from "./types.ts";
+
+const runtime: Runtime = {
+  name: "node",
+  version: process.versions.node,
+  self: [process.execPath, process.argv[1]],
+  listen,
+  connect,
+  loadLibzmq: () => import("zeromq"),
+};
+export default runtime;
+
+/** libuv reads here and calls back at once, so one buffer serves every link and idle ones hold none. */
+const READ_BUFFER = Buffer.allocUnsafeSlow(256 * 1024);
+const DIRECT_MIN_BYTES = 16 * 1024;
+
+class NodeLink implements Link {
+  readonly remote: string;
+  events!: LinkEvents;
+  #socket!: net.Socket;
+  #callbacks = 0;
+  #pending = false;
+  #paused = false;
+  #size = 0;
+  #gone = false;
+
+  constructor(remote: string) {
+    this.remote = remote;
+  }
+
+  /** How `net.Socket` asks for a buffer and tells what came; the buffer is asked for after each read. */
+  readonly onread = {
+    buffer: (): Uint8Array =>
+      this.events === undefined || this.#gone ? READ_BUFFER : this.events.space(DIRECT_MIN_BYTES) ?? READ_BUFFER,
+    callback: (n: number, buffer: Uint8Array): boolean => {
+      if (this.#gone) return false;
+      if (buffer === READ_BUFFER) this.events.data(buffer, 0, n);
+      else this.events.filled(n);
+      return !this.#paused && !this.#gone;
+    },
+  };
+
+  start(socket: net.Socket): void {
+    this.#socket = socket;
+    let cause: Error | undefined;
+    socket.on("error", (error) => cause = error);
+    socket.on("end", () => {
+      if (!this.#gone) this.events.ended();
+    });
+    socket.on("close", () => {
+      if (this.#gone) return;
+      this.#gone = true;
+      this.events.closed(cause && systemError(cause, this.remote));
+    });
+    socket.setNoDelay(true);
+  }
+
+  /** Writes come back in order, so the last one's call-back tells that the one in flight is done. */
+  readonly #written = (): void => {
+    this.#callbacks--;
+    if (this.#callbacks === 0 && this.#pending && !this.#gone && this.#socket.writableLength === 0) {
+      this.#pending = false;
+      this.events.written();
+    }
+  };
+
+  write(chunk: Uint8Array, start: number, end: number): boolean {
+    this.#callbacks++;
+    this.#size = end - start;
+    this.#socket.write(
+      start === 0 && end === chunk.length ? chunk : chunk.subarray(start, end),
+      this.#written,
+    );
+    // The kernel took all of it at once when nothing is left to write.
+    if (this.#socket.writableLength === 0 && !this.#socket.destroyed) return true;
+    this.#pending = true;
+    return false;
+  }
+
+  taken(): number {
+    const handle = handleOf(this.#socket);
+    return handle ? this.#size - handle.writeQueueSize : -1;
+  }
+
+  pause(): void {
+    this.#paused = true;
+    this.#socket.pause();
+  }
+
+  resume(): void {
+    this.#paused = false;
+    this.#socket.resume();
+  }
+
+  end(): void {
+    this.#socket.end();
+  }
+
+  destroy(): void {
+    if (this.#gone) return;
+    this.#gone = true;
+    this.#socket.destroy();
+  }
+}
+
+/** libuv's handle under a socket: `net.Socket` takes `onread` for accepted sockets only with a handle. */
+interface Handle {
+  writeQueueSize: number;
+}
+function handleOf(socket: net.Socket): Handle | null {
+  return (socket as unknown as { _handle: Handle | null })._handle;
+}
+
+function listen(
+  address: Address,
+  options: LinkOptions,
+  accept: (link: Link) => LinkEvents,
+): Promise<Listener> {
+  const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true }, (accepted) => {
+    const link = new NodeLink(
+      address.transport === "ipc" ? formatAddress(address) : formatAddress({
+        transport: "tcp",
+        host: accepted.remoteAddress ?? "?",
+        port: accepted.remotePort ?? 0,
+      }),
+    );
+    // The socket that the server made cannot be given a read buffer any more; one around its handle can.
+    const handle = handleOf(accepted);
+    if (handle === null) return;
+    (accepted as unknown as { _handle: Handle | null })._handle = null;
+    const socket = new net.Socket(
+      { handle, allowHalfOpen: true, onread: link.onread } as unknown as net.SocketConstructorOpts,
+    );
+    link.start(socket);
+    setOptions(socket, options);
+    link.events = accept(link);
+    socket.resume();
+  });
+  return new Promise((resolve, reject) => {
+    server.once("error", (error) => reject(systemError(error, `cannot listen on ${formatAddress(address)}`)));
+    const listening = () => {
+      server.removeAllListeners("error");
+      // A failed accept (out of descriptors, say) does not end the server.
+      server.on("error", () => {});
+      resolve({
+        address: address.transport === "ipc"
+          ? address
+          : { transport: "tcp", host: address.host, port: (server.address() as net.AddressInfo).port },
+        close: () => void server.close(),
+      });
+    };
+    if (address.transport === "ipc") server.listen({ path: address.path }, listening);
+    else server.listen({ host: address.host, port: address.port }, listening);
+  });
+}
+
+function connect(
+  address: Address,
+  options: LinkOptions,
+  open: (link: Link) => LinkEvents,
+  failed: (error: Error) => void,
+): () => void {
+  const link = new NodeLink(formatAddress(address));
+  const target = address.transport === "ipc"
+    ? { path: address.path }
+    : { host: address.host, port: address.port };
+  const socket = net.connect(
+    { ...target, allowHalfOpen: true, onread: link.onread } as unknown as net.NetConnectOpts,
+  );
+  const refuse = (error: Error) => failed(systemError(error, formatAddress(address)));
+  socket.once("error", refuse);
+  socket.once("connect", () => {
+    socket.off("error", refuse);
+    link.start(socket);
+    setOptions(socket, options);
+    link.events = open(link);
+  });
+  return () => {
+    socket.off("error", refuse);
+    socket.on("error", () => {/* cancelled: nobody waits for it */});
+    socket.destroy();
+  };
+}
+
+/** Node sets the idle time of keep-alive; interval, count and buffers stay the system's. */
+function setOptions(socket: net.Socket, options: LinkOptions): void {
+  const alive = options.keepAlive;
+  socket.setKeepAlive(alive !== null, alive === null ? 0 : alive.idleSeconds * 1000);
+}

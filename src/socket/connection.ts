@@ -1,0 +1,254 @@
+/**
+ * One link that speaks ZMTP: handshake, then messages both ways. ROUTER and DEALER each make their own kind of it.
+ */
+import {
+  ANNOUNCED_MAX_BYTES,
+  COMMAND_MAX_BYTES,
+  HANDSHAKE_MAX_MS,
+  IDENTITY_MAX_BYTES,
+  MESSAGE_MAX_FRAMES,
+  METADATA_MAX_BYTES,
+} from "../limits.ts";
+import { printable, reason } from "../log.ts";
+import type { Link, LinkEvents } from "../runtime/types.ts";
+import { Decoder, type FrameSink } from "../zmtp/decoder.ts";
+import { ProtocolError } from "../zmtp/frame.ts";
+import {
+  commandName,
+  encodePong,
+  encodeReady,
+  errorReason,
+  GREETING,
+  Handshake,
+  type PeerProperties,
+} from "../zmtp/handshake.ts";
+import type { Context } from "./context.ts";
+import type { Egress } from "./egress.ts";
+import type { Source } from "./types.ts";
+
+const NO_PREFIX = new Uint8Array(0);
+
+export abstract class Connection implements LinkEvents, FrameSink, Source {
+  /** Until the handshake is done, nobody sends here. */
+  prefix: Uint8Array = NO_PREFIX;
+  readonly link: Link;
+  readonly egress: Egress;
+  protected readonly context: Context;
+  readonly #messageMaxBytes: number;
+  #handshake: Handshake | null;
+  #decoder: Decoder | null = null;
+  #ready = false;
+  #gone = false;
+  #holds = 0;
+  /** What came of a chunk behind the message that made someone hold us. */
+  #pending: Uint8Array | null = null;
+  #finished: (() => void) | null = null;
+  #cancelTimer: () => void;
+
+  constructor(
+    context: Context,
+    link: Link,
+    egress: Egress,
+    own: "DEALER" | "ROUTER",
+    identity: Uint8Array,
+    messageMaxBytes: number,
+  ) {
+    this.context = context;
+    this.link = link;
+    this.egress = egress;
+    this.#messageMaxBytes = messageMaxBytes;
+    this.#handshake = new Handshake(own, {
+      metadataMaxBytes: METADATA_MAX_BYTES,
+      identityMaxBytes: IDENTITY_MAX_BYTES,
+    });
+    this.#cancelTimer = context.clock.after(HANDSHAKE_MAX_MS, () => {
+      this.fail(new ProtocolError("bad-handshake", `no handshake within ${HANDSHAKE_MAX_MS / 1000} s`));
+    });
+    egress.attach(link);
+    egress.control(GREETING);
+    // READY may follow at once: what we have to say does not depend on the peer.
+    egress.control(encodeReady(own, identity));
+  }
+
+  get name(): string {
+    return this.link.remote;
+  }
+
+  /** Is the handshake done and the link there? */
+  get ready(): boolean {
+    return this.#ready && !this.#gone;
+  }
+
+  get gone(): boolean {
+    return this.#gone;
+  }
+
+  abstract message(
+    buf: Uint8Array,
+    start: number,
+    end: number,
+    delimiter: number,
+    tail: number,
+    owned: boolean,
+  ): void;
+
+  /** The peer is known; returns the frame to put in front of its messages. May throw {@link ProtocolError}. */
+  protected abstract admitted(peer: PeerProperties): Uint8Array;
+  /** A chunk of messages is done. */
+  protected abstract chunkEnd(): void;
+  /** The connection is over; called once, unless by {@link close}. */
+  protected abstract lost(why: string, error: Error | undefined): void;
+
+  data(chunk: Uint8Array, start: number, end: number): void {
+    if (this.#finished !== null) return;
+    if (this.#pending !== null) {
+      this.#pending = concat(this.#pending, chunk.subarray(start, end));
+      return;
+    }
+    this.context.enter();
+    try {
+      if (this.#handshake !== null) this.#shake(this.#handshake, chunk, start, end);
+      else this.#push(this.#decoder!, chunk, start, end);
+    } catch (error) {
+      this.fail(error);
+    }
+    if (this.#ready) this.chunkEnd();
+    this.context.leave();
+  }
+
+  space(minBytes: number): Uint8Array | null {
+    return this.#decoder === null ? null : this.#decoder.space(minBytes);
+  }
+
+  filled(bytes: number): void {
+    this.context.enter();
+    try {
+      this.#decoder!.filled(bytes);
+    } catch (error) {
+      this.fail(error);
+    }
+    if (this.#ready) this.chunkEnd();
+    this.context.leave();
+  }
+
+  written(): void {
+    this.egress.written();
+  }
+
+  ended(): void {
+    const cut = this.#handshake !== null
+      ? " before the handshake was done"
+      : this.#decoder?.idle === false
+      ? " in the middle of a message"
+      : "";
+    this.#over(`closed by the peer${cut}`);
+  }
+
+  closed(error?: Error): void {
+    if (error) this.#over(error.message, error);
+    else this.ended();
+  }
+
+  command(buf: Uint8Array, start: number, end: number): void {
+    const name = commandName(buf, start, end);
+    if (name === "PING") this.egress.control(encodePong(buf, start, end));
+    else if (name === "ERROR") {
+      throw new ProtocolError("peer-error", `peer says: ${printable(errorReason(buf, start, end))}`);
+    } else if (name === "READY") {
+      throw new ProtocolError("bad-command", "a second READY");
+    }
+    // PONG answers a PING we do not send; other commands belong to other sockets and later versions.
+  }
+
+  hold(): void {
+    if (this.#holds++ > 0 || this.#gone) return;
+    this.#decoder?.pause();
+    this.link.pause();
+  }
+
+  release(): void {
+    // Not at once: whoever releases is in the middle of a flush.
+    if (--this.#holds === 0 && !this.#gone) queueMicrotask(this.#resume);
+  }
+
+  readonly #resume = (): void => {
+    if (this.#gone || this.#holds > 0) return;
+    this.#decoder?.resume();
+    const pending = this.#pending;
+    this.#pending = null;
+    if (pending !== null) this.data(pending, 0, pending.length);
+    if (this.#holds === 0 && !this.#gone) this.link.resume();
+  };
+
+  /** Sends FIN and throws away what still comes, until the peer closes its side. */
+  finish(done: () => void): void {
+    if (this.#gone) return done();
+    this.#finished = done;
+    this.#pending = null;
+    this.#decoder?.clear();
+    this.link.end();
+    this.link.resume();
+  }
+
+  /** Ends the connection because of what the peer sent, or an error of our own. */
+  fail(error: unknown): void {
+    if (this.#gone) return;
+    if (error instanceof ProtocolError) {
+      this.#over(`${error.message} (${error.code})`, error);
+    } else {
+      this.context.log.error("connection", `closing ${this.name} after an internal error: ${stack(error)}`);
+      this.#over(`internal error: ${reason(error)}`, error as Error);
+    }
+  }
+
+  /** Ends the connection without a word to its owner. */
+  close(): void {
+    if (this.#gone) return;
+    this.#gone = true;
+    this.#cancelTimer();
+    this.#pending = null;
+    this.#decoder?.pause();
+    this.#decoder?.clear();
+    this.link.destroy();
+  }
+
+  #shake(handshake: Handshake, chunk: Uint8Array, start: number, end: number): void {
+    if (!handshake.push(chunk, start, end)) return;
+    this.#handshake = null;
+    this.#cancelTimer();
+    this.prefix = this.admitted(handshake.peer!);
+    this.#decoder = new Decoder(this, {
+      messageMaxBytes: this.#messageMaxBytes,
+      messageMaxFrames: MESSAGE_MAX_FRAMES,
+      commandMaxBytes: COMMAND_MAX_BYTES,
+      announcedMaxBytes: ANNOUNCED_MAX_BYTES,
+    }, this.prefix);
+    this.#ready = true;
+    this.egress.open();
+    const { rest } = handshake;
+    if (rest.length > 0) this.#push(this.#decoder, rest, 0, rest.length);
+  }
+
+  #push(decoder: Decoder, chunk: Uint8Array, start: number, end: number): void {
+    const at = decoder.push(chunk, start, end);
+    if (at < end && !this.#gone) this.#pending = chunk.slice(at, end);
+  }
+
+  #over(why: string, error?: Error): void {
+    if (this.#gone) return;
+    this.close();
+    if (this.#finished !== null) this.#finished();
+    else this.lost(why, error);
+  }
+}
+
+function concat(a: Uint8Array, b: Uint8Array): Uint8Array {
+  const both = new Uint8Array(a.length + b.length);
+  both.set(a, 0);
+  both.set(b, a.length);
+  return both;
+}
+
+function stack(error: unknown): string {
+  return error instanceof Error ? error.stack ?? error.message : String(error);
+}

@@ -1,0 +1,37 @@
+/** Counts what a socket drops, by reason and peer, and says so once in a while. */
+import { type Logger, printable } from "../log.ts";
+import type { DropReason, Drops } from "./types.ts";
+
+const TEXTS: Record<DropReason, string> = {
+  "client-full": "it does not read and its queue is full",
+  "no-such-peer": "no peer has this identity",
+  "no-route": "it has no route",
+  "upstream-down": "the upstream is down and its queue is full",
+  "client-gone": "it left before they were sent",
+  "link-lost": "the link broke while they were written",
+  "linger": "linger ran out before they were sent",
+};
+
+export class DropCounter implements Drops {
+  total = 0;
+  readonly byReason = new Map<DropReason, number>();
+  readonly #log: Logger;
+
+  constructor(log: Logger) {
+    this.#log = log;
+  }
+
+  /** @param peer Who it was for: an endpoint or an identity. */
+  add(reason: DropReason, peer: string, messages = 1): void {
+    if (messages === 0) return;
+    this.total += messages;
+    const count = (this.byReason.get(reason) ?? 0) + messages;
+    this.byReason.set(reason, count);
+    this.#log.limited(
+      "drop",
+      `${reason} ${peer}`,
+      `dropped ${messages} ${messages === 1 ? "message" : "messages"} for ${printable(peer)}: ${TEXTS[reason]} ` +
+        `(${reason}, ${count} in all)`,
+    );
+  }
+}

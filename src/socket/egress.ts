@@ -1,0 +1,322 @@
+/**
+ * What waits for one peer, in order.
+ *
+ * ```
+ *   control ─┐
+ *            ├─▶ in flight ─▶ link        one write at a time
+ *   segments ┘
+ *   [block, full] ▶ [large message] ▶ [block, being filled]
+ * ```
+ *
+ * Small messages are copied into the block at the end, which comes from a pool and goes back when it is written; a
+ * large message that owns its buffer is a segment of its own, not copied. A segment always starts and ends at a
+ * message's bound, so that control frames may go between two, and a broken link can be taken up at one.
+ */
+import type { Link } from "../runtime/types.ts";
+import { lastBoundary } from "../zmtp/frame.ts";
+import { BLOCK_BYTES, type Context, type Flushable } from "./context.ts";
+
+/** From here on a message that owns its buffer is not copied. */
+const REFERENCE_MIN_BYTES = 16 * 1024;
+const LARGEST = BLOCK_BYTES.length - 1;
+/** Control frames that may wait; a peer that asks for more without reading gets none. */
+const CONTROL_MAX = 8;
+/** Up to here a loop copies faster than a call. */
+const LOOP_MAX_BYTES = 16;
+
+class Segment {
+  next: Segment | null = null;
+  readonly buf: Uint8Array;
+  /** Size class of a pooled block; -1: the buffer is not of the pool. */
+  readonly size: number;
+  start: number;
+  end: number;
+  messages: number;
+
+  constructor(buf: Uint8Array, size: number, start: number, end: number, messages: number) {
+    this.buf = buf;
+    this.size = size;
+    this.start = start;
+    this.end = end;
+    this.messages = messages;
+  }
+}
+
+/** The bounds of an egress queue. */
+export interface EgressOptions {
+  /** Messages that may wait. */
+  hwm: number;
+  /** Bytes below which the queue never counts as full: they stand in for the kernel's buffer. */
+  floorBytes: number;
+  /** Bytes from which on it does, whatever the number of messages. */
+  maxBytes: number;
+}
+
+export class Egress implements Flushable {
+  /** Messages and bytes that wait, without those in flight. */
+  messages = 0;
+  bytes = 0;
+  /** Called when a queue that was full (see {@link watch}) has drained to half. */
+  ondrained: (() => void) | null = null;
+  /** Called when nothing waits and nothing is in flight. */
+  onempty: (() => void) | null = null;
+
+  readonly #context: Context;
+  readonly #options: EgressOptions;
+  #link: Link | null = null;
+  #open = false;
+  #dirty = false;
+  #inFlight: Segment | null = null;
+  #control: Uint8Array[] = [];
+  #head: Segment | null = null;
+  #tail: Segment | null = null;
+  /** The block being filled, not yet in the queue. */
+  #block: Uint8Array | null = null;
+  #blockSize = 0;
+  #fill = 0;
+  #blockMessages = 0;
+  #watched = false;
+  #written = 0;
+
+  constructor(context: Context, options: EgressOptions) {
+    this.#context = context;
+    this.#options = options;
+  }
+
+  /** Does more wait than should? */
+  get full(): boolean {
+    const { hwm, floorBytes, maxBytes } = this.#options;
+    return (this.messages >= hwm && this.bytes >= floorBytes) || this.bytes >= maxBytes;
+  }
+
+  /** Twice over the bounds: nothing more should be put here. */
+  get overfull(): boolean {
+    const { hwm, floorBytes, maxBytes } = this.#options;
+    return (this.messages >= 2 * hwm && this.bytes >= 2 * floorBytes) || this.bytes >= maxBytes;
+  }
+
+  get empty(): boolean {
+    return this.#inFlight === null && this.messages === 0;
+  }
+
+  /** Messages that have not been written whole. */
+  get unwritten(): number {
+    return this.messages + (this.#inFlight?.messages ?? 0);
+  }
+
+  /** Bytes the link took since the start; does it move? */
+  get progress(): number {
+    const taken = this.#inFlight !== null && this.#link !== null ? this.#link.taken() : 0;
+    return this.#written + Math.max(0, taken);
+  }
+
+  /** Writes go here from now on: control frames at once, messages after {@link open}. */
+  attach(link: Link): void {
+    this.#link = link;
+    this.#open = false;
+  }
+
+  /** The handshake is done: messages may go. */
+  open(): void {
+    this.#open = true;
+    this.#mark();
+  }
+
+  /**
+   * The link is gone. What the kernel did not take whole waits for the next one, from the start of its message.
+   *
+   * @returns How many messages are lost, because the runtime cannot tell how much of them the kernel took.
+   */
+  detach(): number {
+    const link = this.#link;
+    const segment = this.#inFlight;
+    this.#link = null;
+    this.#open = false;
+    this.#control = [];
+    this.#inFlight = null;
+    if (link === null || segment === null || segment.messages === 0) return 0;
+    const taken = link.taken();
+    if (taken < 0) return segment.messages;
+    const { at, messages } = lastBoundary(segment.buf, segment.start, segment.end, segment.start + taken);
+    if (messages === 0) return 0;
+    segment.start = at;
+    segment.messages = messages;
+    segment.next = this.#head;
+    this.#head = segment;
+    this.#tail ??= segment;
+    this.messages += messages;
+    this.bytes += segment.end - at;
+    return 0;
+  }
+
+  /** Drops everything that waits; returns how many messages that were. */
+  clear(): number {
+    const dropped = this.unwritten;
+    for (let s = this.#head; s !== null; s = s.next) this.#release(s);
+    this.#head = this.#tail = null;
+    if (this.#block !== null) this.#context.returnBlock(this.#blockSize, this.#block);
+    this.#block = null;
+    this.#fill = this.#blockMessages = 0;
+    this.messages = this.bytes = 0;
+    this.#inFlight = null; // its buffer may still be read by the kernel: not back to the pool
+    this.#link = null;
+    this.onempty?.();
+    return dropped;
+  }
+
+  /** A frame that goes before the messages, such as a greeting or PONG. */
+  control(frame: Uint8Array): void {
+    if (this.#control.length >= CONTROL_MAX) return;
+    this.#control.push(frame);
+    this.#mark();
+  }
+
+  /** Puts a message at the end: `prefix`, then `buf[start, end)`. */
+  append(prefix: Uint8Array, buf: Uint8Array, start: number, end: number, owned: boolean): void {
+    const size = prefix.length + end - start;
+    this.messages++;
+    this.bytes += size;
+    if (!this.#dirty) this.#mark();
+    if (owned && size >= REFERENCE_MIN_BYTES && standsBefore(prefix, buf, start)) {
+      this.#seal();
+      this.#push(new Segment(buf, -1, start - prefix.length, end, 1));
+      return;
+    }
+    let block = this.#block;
+    if (block === null || block.length - this.#fill < size) {
+      block = this.#room(size);
+      if (block === null) {
+        const copy = new Uint8Array(size);
+        copy.set(prefix, 0);
+        copy.set(buf.subarray(start, end), prefix.length);
+        this.#push(new Segment(copy, -1, 0, size, 1));
+        return;
+      }
+    }
+    let at = this.#fill;
+    for (let i = 0; i < prefix.length; i++) block[at++] = prefix[i];
+    if (end - start <= LOOP_MAX_BYTES) {
+      for (let i = start; i < end; i++) block[at++] = buf[i];
+    } else {
+      block.set(buf.subarray(start, end), at);
+      at += end - start;
+    }
+    this.#fill = at;
+    this.#blockMessages++;
+  }
+
+  /** Asks for {@link ondrained} once the queue, full now, has room again. */
+  watch(): void {
+    this.#watched = true;
+  }
+
+  flush(): void {
+    this.#dirty = false;
+    if (this.#inFlight === null) this.#send();
+  }
+
+  /** The write in flight is done. */
+  written(): void {
+    const segment = this.#inFlight;
+    if (segment === null) return;
+    this.#inFlight = null;
+    this.#written += segment.end - segment.start;
+    this.#release(segment);
+    this.#send();
+  }
+
+  #send(): void {
+    const link = this.#link;
+    if (link === null) return;
+    for (;;) {
+      const segment = this.#next();
+      if (segment === null) break;
+      this.#inFlight = segment;
+      if (!link.write(segment.buf, segment.start, segment.end)) break;
+      if (this.#link !== link) return;
+      this.#inFlight = null;
+      this.#written += segment.end - segment.start;
+      this.#release(segment);
+    }
+    if (this.#watched && this.#drained()) {
+      this.#watched = false;
+      this.ondrained?.();
+    }
+    if (this.onempty !== null && this.empty) this.onempty();
+  }
+
+  #drained(): boolean {
+    const { hwm, floorBytes, maxBytes } = this.#options;
+    return (this.messages * 2 <= hwm || this.bytes * 2 <= floorBytes) && this.bytes * 2 <= maxBytes;
+  }
+
+  /** What is written next: control frames, then the queue, then the block as far as it is filled. */
+  #next(): Segment | null {
+    if (this.#control.length > 0) {
+      const frame = this.#control.shift()!;
+      return new Segment(frame, -1, 0, frame.length, 0);
+    }
+    if (!this.#open) return null;
+    if (this.#head === null) this.#seal();
+    const segment = this.#head;
+    if (segment === null) return null;
+    this.#head = segment.next;
+    if (this.#head === null) this.#tail = null;
+    segment.next = null;
+    this.messages -= segment.messages;
+    this.bytes -= segment.end - segment.start;
+    return segment;
+  }
+
+  /** A block with room for `size` bytes at its end; null when no block is large enough. */
+  #room(size: number): Uint8Array | null {
+    // One that is full asks for a larger one next time; one that was left half empty, for a smaller.
+    const wasFull = this.#block !== null;
+    this.#seal();
+    if (wasFull) {
+      // The link may take the full one at once: then the same memory, still in the cache, is filled again.
+      if (this.#open && this.#inFlight === null) this.#send();
+      if (this.#blockSize < LARGEST) this.#blockSize++;
+    }
+    while (BLOCK_BYTES[this.#blockSize] < size) {
+      if (this.#blockSize === LARGEST) return null;
+      this.#blockSize++;
+    }
+    this.#block = this.#context.takeBlock(this.#blockSize);
+    return this.#block;
+  }
+
+  /** Puts the block, as far as it is filled, into the queue. */
+  #seal(): void {
+    const block = this.#block;
+    if (block === null || this.#fill === 0) return;
+    this.#push(new Segment(block, this.#blockSize, 0, this.#fill, this.#blockMessages));
+    if (this.#fill * 8 < block.length && this.#blockSize > 0) this.#blockSize--;
+    this.#block = null;
+    this.#fill = this.#blockMessages = 0;
+  }
+
+  #push(segment: Segment): void {
+    if (this.#tail === null) this.#head = segment;
+    else this.#tail.next = segment;
+    this.#tail = segment;
+  }
+
+  #release(segment: Segment): void {
+    if (segment.size >= 0) this.#context.returnBlock(segment.size, segment.buf);
+  }
+
+  #mark(): void {
+    if (this.#dirty) return;
+    this.#dirty = true;
+    this.#context.mark(this);
+  }
+}
+
+/** Do the bytes of `prefix` stand right in front of `start`? */
+function standsBefore(prefix: Uint8Array, buf: Uint8Array, start: number): boolean {
+  const from = start - prefix.length;
+  if (from < 0) return false;
+  for (let i = 0; i < prefix.length; i++) if (buf[from + i] !== prefix[i]) return false;
+  return true;
+}

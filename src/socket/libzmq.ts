@@ -1,0 +1,344 @@
+/**
+ * The second engine: libzmq by way of the npm package `zeromq`, behind the same two interfaces. It is the oracle that
+ * our own is compared with, so it is kept plain; every message is put together from frames and taken apart again.
+ */
+import { RECONNECT_MAX_MS, RECONNECT_MIN_MS } from "../limits.ts";
+import { reason } from "../log.ts";
+import { decodeFrames, encodeFrame, encodeFrames, MORE } from "../zmtp/frame.ts";
+import type { Context } from "./context.ts";
+import { DropCounter } from "./drops.ts";
+import { parseEndpoint } from "./endpoint.ts";
+import { prepareSocketFile, removeSocketFile } from "./ipc.ts";
+import type {
+  DealerEvents,
+  DealerOptions,
+  DealerSocket,
+  Engine,
+  MessageSink,
+  RouterSocket,
+  SocketOptions,
+  Source,
+} from "./types.ts";
+
+type Libzmq = typeof import("zeromq");
+type Socket = InstanceType<Libzmq["Router"]> | InstanceType<Libzmq["Dealer"]>;
+
+const NO_PREFIX = new Uint8Array(0);
+
+/** @param libzmq The loaded package: `await runtime.loadLibzmq()`. */
+export function libzmqEngine(context: Context, libzmq: Libzmq): Engine {
+  return {
+    name: "libzmq",
+    description: `libzmq ${libzmq.version}`,
+    router: (options, sink) => new LibzmqRouter(context, libzmq, options, sink),
+    dealer: (endpoint, options, sink, events) =>
+      new LibzmqDealer(context, libzmq, endpoint, options, sink, events ?? {}),
+  };
+}
+
+function configure(socket: Socket, options: SocketOptions): void {
+  socket.sendHighWaterMark = options.hwm;
+  socket.receiveHighWaterMark = options.hwm;
+  socket.linger = 0; // close() below waits for its own queue and gives libzmq the rest
+  socket.maxMessageSize = options.messageMaxBytes;
+  if (options.receiveBufferBytes > 0) socket.receiveBufferSize = options.receiveBufferBytes;
+  if (options.sendBufferBytes > 0) socket.sendBufferSize = options.sendBufferBytes;
+  const alive = options.keepAlive;
+  socket.tcpKeepalive = alive === null ? 0 : 1;
+  if (alive !== null) {
+    socket.tcpKeepaliveIdle = alive.idleSeconds;
+    socket.tcpKeepaliveInterval = alive.intervalSeconds;
+    socket.tcpKeepaliveCount = alive.count;
+  }
+}
+
+/** What both sockets do: a queue of messages that libzmq takes one by one, and a loop that receives. */
+abstract class LibzmqSocket<S extends Socket> {
+  readonly drops: DropCounter;
+  protected readonly socket: S;
+  protected readonly context: Context;
+  readonly #sink: MessageSink;
+  #queue: Uint8Array[][] = [];
+  #sending = false;
+  #receiving = true;
+  #held = 0;
+  #resume: (() => void) | null = null;
+  protected onroom: (() => void) | null = null;
+  #onempty: (() => void) | null = null;
+
+  constructor(context: Context, socket: S, options: SocketOptions, sink: MessageSink) {
+    this.context = context;
+    this.socket = socket;
+    this.#sink = sink;
+    this.drops = new DropCounter(context.log);
+    configure(socket, options);
+  }
+
+  get queued(): number {
+    return this.#queue.length + (this.#sending ? 1 : 0);
+  }
+
+  stopReceiving(): void {
+    this.#receiving = false;
+  }
+
+  async close(lingerMs: number): Promise<void> {
+    const { clock } = this.context;
+    this.stopReceiving();
+    if (this.queued > 0 && lingerMs > 0) {
+      await new Promise<void>((resolve) => {
+        const cancel = clock.after(lingerMs, resolve);
+        this.#onempty = () => {
+          cancel();
+          resolve();
+        };
+      });
+    }
+    this.drops.add("linger", this.peerName, this.queued);
+    this.#queue = [];
+    if (this.socket.closed) return;
+    this.socket.linger = lingerMs;
+    this.socket.close();
+  }
+
+  protected abstract readonly peerName: string;
+  /** Who sent these frames, and which of them are the message. */
+  protected abstract sourceOf(frames: Uint8Array[]): { source: Source; frames: Uint8Array[] };
+  protected abstract failed(error: unknown): void;
+
+  protected async receive(): Promise<void> {
+    try {
+      for await (const received of this.socket as AsyncIterable<Uint8Array[]>) {
+        while (this.#held > 0) await new Promise<void>((resolve) => this.#resume = resolve);
+        if (!this.#receiving) continue;
+        const { source, frames } = this.sourceOf(received);
+        if (frames.length === 0) continue;
+        const message = encodeFrames(frames);
+        const buf = new Uint8Array(source.prefix.length + message.length);
+        buf.set(source.prefix, 0);
+        buf.set(message, source.prefix.length);
+        const empty = frames.findIndex((frame) => frame.length === 0);
+        const delimiter = empty < 0 ? -1 : empty === 0 ? 0 : encodeFrames(frames.slice(0, empty)).length;
+        const start = source.prefix.length;
+        this.context.enter();
+        this.#sink.message(
+          source,
+          buf,
+          start,
+          buf.length,
+          empty < 0 ? -1 : start + delimiter,
+          frames.length - empty - 1,
+          true,
+        );
+        this.#sink.chunkEnd();
+        this.context.leave();
+      }
+    } catch (error) {
+      if (!this.socket.closed) this.failed(error);
+    }
+  }
+
+  protected hold(): void {
+    this.#held++;
+  }
+
+  protected release(): void {
+    if (--this.#held > 0) return;
+    this.#resume?.();
+    this.#resume = null;
+  }
+
+  /** Queues frames; they are copied, since libzmq reads them later. */
+  protected push(frames: Uint8Array[]): void {
+    this.#queue.push(frames.map((frame) => frame.slice()));
+    if (!this.#sending) this.#send().catch((error) => this.failed(error));
+  }
+
+  async #send(): Promise<void> {
+    this.#sending = true;
+    for (let next = this.#queue.shift(); next !== undefined; next = this.#queue.shift()) {
+      try {
+        await this.socket.send(next);
+      } catch (error) {
+        if (this.socket.closed) break;
+        this.unsendable(next, error);
+      }
+      this.onroom?.();
+    }
+    this.#sending = false;
+    this.#onempty?.();
+  }
+
+  protected unsendable(_frames: Uint8Array[], error: unknown): void {
+    this.failed(error);
+  }
+}
+
+class LibzmqRouter extends LibzmqSocket<InstanceType<Libzmq["Router"]>> implements RouterSocket {
+  protected override readonly peerName = "clients";
+  readonly #sources = new Map<string, Source>();
+  #path: string | null = null;
+  #peers = 0;
+  readonly #hwm: number;
+
+  constructor(context: Context, libzmq: Libzmq, options: SocketOptions, sink: MessageSink) {
+    super(context, new libzmq.Router(), options, sink);
+    this.#hwm = options.hwm;
+    this.socket.mandatory = true;
+    this.socket.handover = true;
+    this.socket.events.on("handshake", () => this.#peers++);
+    this.socket.events.on("disconnect", () => this.#peers--);
+  }
+
+  get peers(): number {
+    return Math.max(0, this.#peers);
+  }
+
+  async bind(endpoint: string): Promise<string> {
+    const address = parseEndpoint(endpoint, "bind");
+    if (address.transport === "ipc") {
+      await prepareSocketFile(address.path, this.context.environment.transport);
+      this.#path = address.path;
+    }
+    try {
+      await this.socket.bind(endpoint.replace(/:0$/, ":*"));
+    } catch (error) {
+      const { code } = error as { code?: string };
+      const why = code === "EADDRINUSE" ? "the address is in use" : reason(error);
+      throw Object.assign(new Error(`cannot listen on ${endpoint}: ${why}`), { code });
+    }
+    this.receive();
+    return this.socket.lastEndpoint ?? endpoint;
+  }
+
+  send(buf: Uint8Array, start: number, end: number): boolean {
+    if (this.queued >= 2 * this.#hwm) {
+      this.drops.add("client-full", "clients");
+      return false;
+    }
+    this.push(decodeFrames(buf, start, end));
+    return true;
+  }
+
+  override async close(lingerMs: number): Promise<void> {
+    await super.close(lingerMs);
+    if (this.#path !== null) removeSocketFile(this.#path);
+  }
+
+  protected override sourceOf(received: Uint8Array[]): { source: Source; frames: Uint8Array[] } {
+    const [identity, ...frames] = received;
+    const key = String.fromCharCode(...identity);
+    let source = this.#sources.get(key);
+    if (source === undefined) {
+      if (this.#sources.size >= 10_000) this.#sources.clear();
+      source = {
+        prefix: encodeFrame(identity, MORE),
+        name: `client ${Array.from(identity, (b) => b.toString(16).padStart(2, "0")).join("")}`,
+        hold: () => this.hold(),
+        release: () => this.release(),
+      };
+      this.#sources.set(key, source);
+    }
+    return { source, frames };
+  }
+
+  protected override unsendable(_frames: Uint8Array[], error: unknown): void {
+    const unreachable = (error as { code?: string }).code === "EHOSTUNREACH";
+    this.drops.add(unreachable ? "no-such-peer" : "client-full", "a client");
+  }
+
+  protected override failed(error: unknown): void {
+    this.context.log.error("libzmq", `the ROUTER failed: ${reason(error)}`);
+  }
+}
+
+class LibzmqDealer extends LibzmqSocket<InstanceType<Libzmq["Dealer"]>> implements DealerSocket {
+  protected override readonly peerName: string;
+  readonly #hwm: number;
+  readonly #held = new Set<Source>();
+  readonly #source: Source;
+  #up = false;
+
+  constructor(
+    context: Context,
+    libzmq: Libzmq,
+    endpoint: string,
+    options: DealerOptions,
+    sink: MessageSink,
+    events: DealerEvents,
+  ) {
+    parseEndpoint(endpoint, "connect");
+    const identity = options.identity === undefined || options.identity.length === 0
+      ? {}
+      : { routingId: String.fromCharCode(...options.identity) };
+    super(context, new libzmq.Dealer(identity), options, sink);
+    this.peerName = endpoint;
+    this.#hwm = options.hwm;
+    this.#source = {
+      prefix: NO_PREFIX,
+      name: endpoint,
+      hold: () => this.hold0(),
+      release: () => this.release(),
+    };
+    const { socket } = this;
+    socket.reconnectInterval = RECONNECT_MIN_MS;
+    socket.reconnectMaxInterval = RECONNECT_MAX_MS;
+    socket.events.on("handshake", () => {
+      this.#up = true;
+      events.up?.();
+    });
+    socket.events.on("disconnect", () => {
+      if (!this.#up) return;
+      this.#up = false;
+      this.#releaseHeld();
+      events.down?.("closed by the peer");
+    });
+    this.onroom = () => {
+      if (this.queued * 2 <= this.#hwm) this.#releaseHeld();
+    };
+    socket.connect(endpoint);
+    this.receive();
+  }
+
+  get up(): boolean {
+    return this.#up;
+  }
+
+  send(prefix: Uint8Array, buf: Uint8Array, start: number, end: number): boolean {
+    if (!this.#up && this.queued >= this.#hwm) {
+      this.drops.add("upstream-down", this.peerName);
+      return true;
+    }
+    this.push([...decodeFrames(prefix, 0, prefix.length), ...decodeFrames(buf, start, end)]);
+    return this.queued < this.#hwm;
+  }
+
+  // The interface's hold is for those who send here; the socket's own, for whoever it sends to.
+  private hold0(): void {
+    super.hold();
+  }
+
+  override hold(source?: Source): void {
+    if (source === undefined || !this.#up || this.#held.has(source)) return;
+    this.#held.add(source);
+    source.hold();
+  }
+
+  override async close(lingerMs: number): Promise<void> {
+    this.#releaseHeld();
+    await super.close(lingerMs);
+  }
+
+  protected override sourceOf(frames: Uint8Array[]): { source: Source; frames: Uint8Array[] } {
+    return { source: this.#source, frames };
+  }
+
+  protected override failed(error: unknown): void {
+    this.context.log.error("libzmq", `the DEALER to ${this.peerName} failed: ${reason(error)}`);
+  }
+
+  #releaseHeld(): void {
+    for (const source of this.#held) source.release();
+    this.#held.clear();
+  }
+}

@@ -1,0 +1,148 @@
+/**
+ * What a ZeroMQ socket is to the rest of the program. Two engines implement it: ours ({@link ./router.ts},
+ * {@link ./dealer.ts}), and libzmq by way of the npm package `zeromq` ({@link ./libzmq.ts}).
+ *
+ * A message is the bytes of its frames, headers included: `buf[start, end)`.
+ */
+import type { Address } from "../runtime/types.ts";
+
+/** Where a message came from. */
+export interface Source {
+  /** The frame that a ROUTER puts in front of this peer's messages: its identity, header included. */
+  readonly prefix: Uint8Array;
+  /** For people and logs. */
+  readonly name: string;
+  /** Nothing more is read from it until {@link release}; counted, so that several may hold it. */
+  hold(): void;
+  release(): void;
+}
+
+/** Takes the messages of a socket. The bytes are borrowed until the call returns, unless `owned`. */
+export interface MessageSink {
+  /**
+   * One message.
+   *
+   * @param source The peer it came from; for a ROUTER its prefix belongs in front of the message.
+   * @param delimiter Where the first empty frame's header stands; -1 where there is none.
+   * @param tail Frames behind that one.
+   * @param owned `buf` is this message's alone and may be held without copying; the source's prefix stands right
+   *   in front of `start`.
+   */
+  message(
+    source: Source,
+    buf: Uint8Array,
+    start: number,
+    end: number,
+    delimiter: number,
+    tail: number,
+    owned: boolean,
+  ): void;
+  /** The chunk that held the last messages is done. */
+  chunkEnd(): void;
+}
+
+/** Why a socket dropped a message. */
+export type DropReason =
+  /** A client's queue is full: it does not read. */
+  | "client-full"
+  /** No peer has the identity in front of the message; it has gone, most likely. */
+  | "no-such-peer"
+  /** The message has no route to send it along. */
+  | "no-route"
+  /** The upstream is not there and its queue is full. */
+  | "upstream-down"
+  /** What waited when a client left. */
+  | "client-gone"
+  /** What was being written when a link broke, where the runtime cannot tell how far it came. */
+  | "link-lost"
+  /** What still waited when linger ran out. */
+  | "linger";
+
+/** Messages dropped by a socket since it was made. */
+export interface Drops {
+  readonly total: number;
+  readonly byReason: ReadonlyMap<DropReason, number>;
+}
+
+/** A ROUTER: many peers, each known by its identity. */
+export interface RouterSocket {
+  /**
+   * Listens on an endpoint; returns it with the port the system chose.
+   *
+   * @throws An error with a sentence for the operator and the system's `code`.
+   */
+  bind(endpoint: string): Promise<string>;
+  /**
+   * Sends a message whose first frame is the identity of the peer it goes to.
+   *
+   * @returns False when it was dropped; it is counted then.
+   */
+  send(buf: Uint8Array, start: number, end: number, owned: boolean): boolean;
+  /** No more messages come in; what is queued still goes out. */
+  stopReceiving(): void;
+  /** Waits up to `lingerMs` for what is queued, then ends everything. */
+  close(lingerMs: number): Promise<void>;
+  /** Peers whose handshake is done. */
+  readonly peers: number;
+  readonly drops: Drops;
+}
+
+/** A DEALER that is connected to one endpoint. */
+export interface DealerSocket {
+  /**
+   * Sends `prefix`, then the message.
+   *
+   * @returns False when the queue is full: the message is queued, but its source should be held back with
+   *   {@link hold}.
+   */
+  send(prefix: Uint8Array, buf: Uint8Array, start: number, end: number, owned: boolean): boolean;
+  /** Holds the source until the queue has drained or the upstream is down. */
+  hold(source: Source): void;
+  stopReceiving(): void;
+  close(lingerMs: number): Promise<void>;
+  /** Is the peer there, its handshake done? */
+  readonly up: boolean;
+  /** Messages that wait. */
+  readonly queued: number;
+  readonly drops: Drops;
+}
+
+/** What a DEALER tells besides messages. */
+export interface DealerEvents {
+  up?(): void;
+  down?(reason: string): void;
+}
+
+/** Options of both sockets. */
+export interface SocketOptions {
+  /** High water mark: messages that may wait for one peer. */
+  hwm: number;
+  receiveBufferBytes: number;
+  sendBufferBytes: number;
+  keepAlive: { idleSeconds: number; intervalSeconds: number; count: number } | null;
+  /** Bytes of one message, all frames with their headers. */
+  messageMaxBytes: number;
+}
+
+/** Options of a DEALER. */
+export interface DealerOptions extends SocketOptions {
+  /** Sent to the peer; empty lets the peer choose one. */
+  identity?: Uint8Array;
+  /** An upstream that takes nothing for so long counts as down. */
+  stallMs?: number;
+}
+
+/** An engine: makes sockets. */
+export interface Engine {
+  readonly name: "native" | "libzmq";
+  /** One line for people: which implementation, which version. */
+  readonly description: string;
+  router(options: SocketOptions, sink: MessageSink): RouterSocket;
+  dealer(endpoint: string, options: DealerOptions, sink: MessageSink, events?: DealerEvents): DealerSocket;
+}
+
+/** The address of a bound socket as an endpoint. */
+export function formatEndpoint(address: Address): string {
+  if (address.transport === "ipc") return `ipc://${address.path}`;
+  return `tcp://${address.host.includes(":") ? `[${address.host}]` : address.host}:${address.port}`;
+}

@@ -1,0 +1,289 @@
+/**
+ * Bytes in, messages out. Every chunking gives the same messages.
+ *
+ * A message that lies whole in a chunk is handed on where it lies. Only one whose chunk ends in its middle is put
+ * together again, in a buffer of its own; when the length of a frame is known, room for all of it is made at once.
+ *
+ * ```
+ *   chunk   ...m1][m2 .....][m3 ..|            m1, m2: views of the chunk
+ *   next                          |....][m4    m3: copied into the carry, then m4 again a view
+ * ```
+ *
+ * The carry keeps room in front of the message for one frame (`prefix`): the identity of the peer, so that a
+ * large message can be forwarded as one piece, without another copy.
+ */
+import { COMMAND, LONG, MORE, ProtocolError, RESERVED } from "./frame.ts";
+
+/** Takes what the decoder finds. The bytes are borrowed until the call returns, unless `owned`. */
+export interface FrameSink {
+  /**
+   * A whole message.
+   *
+   * @param delimiter Where the first empty frame's header stands; -1 where there is none.
+   * @param tail Frames behind that one.
+   * @param owned The buffer is this message's alone: it may be held without copying, and the decoder's prefix
+   *   stands right in front of `start`.
+   */
+  message(
+    buf: Uint8Array,
+    start: number,
+    end: number,
+    delimiter: number,
+    tail: number,
+    owned: boolean,
+  ): void;
+  /** A command: its body, name first. */
+  command(buf: Uint8Array, start: number, end: number): void;
+}
+
+/** The bounds a decoder keeps. */
+export interface DecoderLimits {
+  messageMaxBytes: number;
+  messageMaxFrames: number;
+  commandMaxBytes: number;
+  announcedMaxBytes: number;
+}
+
+/** A message put together in a buffer at least this large owns it; below, the buffer is used again. */
+const OWNED_MIN_BYTES = 16 * 1024;
+
+/** A carry up to this size is kept for the next message; an idle peer holds no more than that. */
+const KEPT_MAX_BYTES = 4 * 1024;
+
+export class Decoder {
+  /** The bytes in front of every owned message; see {@link FrameSink.message}. */
+  readonly prefix: Uint8Array;
+  readonly #sink: FrameSink;
+  readonly #limits: DecoderLimits;
+  /** Found by the last scan that reached a message's end. */
+  #delimiter = -1;
+  #tail = 0;
+  #command = false;
+  /** Bytes from the message's start that the next scan needs at least. */
+  #need = 0;
+  /** The message whose chunk ended in its middle: prefix, then `#have` bytes. */
+  #carry: Uint8Array | null = null;
+  #have = 0;
+  #paused = false;
+
+  constructor(sink: FrameSink, limits: DecoderLimits, prefix: Uint8Array = new Uint8Array(0)) {
+    this.#sink = sink;
+    this.#limits = limits;
+    this.prefix = prefix;
+  }
+
+  /** Is the stream between two messages? */
+  get idle(): boolean {
+    return this.#have === 0;
+  }
+
+  /** Bytes reserved for a message that has not come whole. */
+  get reserved(): number {
+    return this.#carry === null ? 0 : this.#carry.length;
+  }
+
+  /** Hands on nothing more until {@link resume}; a sink may say so in the middle of a chunk. */
+  pause(): void {
+    this.#paused = true;
+  }
+
+  resume(): void {
+    this.#paused = false;
+  }
+
+  /** Forgets the message that has not come whole. */
+  clear(): void {
+    this.#carry = null;
+    this.#have = 0;
+  }
+
+  /**
+   * Takes the bytes `chunk[at, end)`.
+   *
+   * @returns How far it came: `end`, or where the first message stands that was not handed on because of
+   *   {@link pause}. Those bytes are to be given again.
+   * @throws {ProtocolError} The stream cannot go on. What came whole before has been handed on.
+   */
+  push(chunk: Uint8Array, at: number, end: number): number {
+    if (this.#have > 0) at = this.#complete(chunk, at, end);
+    const sink = this.#sink;
+    while (at < end) {
+      if (this.#paused) return at;
+      const next = this.#scan(chunk, at, end);
+      if (next < 0) {
+        this.#hold(chunk, at, end);
+        return end;
+      }
+      if (this.#command) {
+        this.#emitCommand(chunk, at, next);
+      } else {
+        sink.message(chunk, at, next, this.#delimiter, this.#tail, false);
+      }
+      at = next;
+    }
+    return at;
+  }
+
+  /**
+   * Where the next bytes of a large message belong, for a runtime that reads into a buffer of ours: they need
+   * no second copy then. Null when there is no such message. Tell {@link filled} how many were put there.
+   */
+  space(minBytes: number): Uint8Array | null {
+    const carry = this.#carry;
+    if (carry === null || this.#need - this.#have < minBytes) return null;
+    const from = this.prefix.length + this.#have;
+    const to = Math.min(carry.length, this.prefix.length + this.#need);
+    return to - from >= minBytes ? carry.subarray(from, to) : null;
+  }
+
+  /** `n` bytes were put where {@link space} said. */
+  filled(n: number): void {
+    this.#have += n;
+    if (this.#have >= this.#need) this.#rescan();
+  }
+
+  /** Takes what the carried message still needs from the chunk; returns where the next one starts. */
+  #complete(chunk: Uint8Array, at: number, end: number): number {
+    while (at < end && this.#have > 0 && !this.#paused) {
+      const take = Math.min(this.#need - this.#have, end - at);
+      this.#reserve(this.#have + take);
+      copy(chunk, at, at + take, this.#carry!, this.prefix.length + this.#have);
+      this.#have += take;
+      at += take;
+      if (this.#have >= this.#need) this.#rescan();
+    }
+    return at;
+  }
+
+  #rescan(): void {
+    const base = this.prefix.length;
+    const carry = this.#carry!;
+    const end = base + this.#have;
+    const next = this.#scan(carry, base, end);
+    if (next < 0) {
+      this.#reserve(this.#have);
+      return;
+    }
+    // The scan asks for no byte beyond a message's end, so next === end.
+    this.#have = 0;
+    this.#need = 0;
+    const owned = carry.length >= OWNED_MIN_BYTES;
+    if (carry.length > KEPT_MAX_BYTES) this.#carry = null;
+    if (this.#command) {
+      this.#emitCommand(carry, base, next);
+    } else {
+      this.#sink.message(carry, base, next, this.#delimiter, this.#tail, owned);
+    }
+  }
+
+  #hold(chunk: Uint8Array, at: number, end: number): void {
+    this.#reserve(end - at);
+    copy(chunk, at, end, this.#carry!, this.prefix.length);
+    this.#have = end - at;
+  }
+
+  /** Makes the carry large enough for `bytes`, and for all that is announced, within bounds. */
+  #reserve(bytes: number): void {
+    const announced = Math.min(this.#need, Math.max(this.#limits.announcedMaxBytes, 2 * this.#have));
+    const room = this.prefix.length + Math.max(bytes, announced);
+    if (this.#carry !== null && this.#carry.length >= room) return;
+    const larger = new Uint8Array(room < 1024 ? 1024 : room);
+    larger.set(this.prefix, 0);
+    if (this.#carry !== null && this.#have > 0) {
+      copy(this.#carry, this.prefix.length, this.prefix.length + this.#have, larger, this.prefix.length);
+    }
+    this.#carry = larger;
+  }
+
+  #emitCommand(buf: Uint8Array, at: number, end: number): void {
+    this.#sink.command(buf, at + (buf[at] & LONG ? 9 : 2), end);
+  }
+
+  /** Finds the end of the message that starts at `start`; -1 when it is not all there, with `#need` set. */
+  #scan(buf: Uint8Array, start: number, end: number): number {
+    const maxEnd = start + this.#limits.messageMaxBytes;
+    let at = start;
+    let delimiter = -1;
+    let frames = 0;
+    let delimiterFrame = 0;
+    for (;;) {
+      if (end - at < 2) {
+        this.#need = at - start + 2;
+        return -1;
+      }
+      const flags = buf[at];
+      let size = buf[at + 1];
+      let body = at + 2;
+      if (flags > MORE) {
+        this.#checkFlags(flags, frames);
+        if (flags & LONG) {
+          if (end - at < 9) {
+            this.#need = at - start + 9;
+            return -1;
+          }
+          size = longSize(buf, at);
+          body = at + 9;
+        }
+        if (flags & COMMAND) {
+          if (size > this.#limits.commandMaxBytes) {
+            throw new ProtocolError("bad-command", `command of ${size} bytes`);
+          }
+          if (body + size > end) {
+            this.#need = body + size - start;
+            return -1;
+          }
+          this.#command = true;
+          return body + size;
+        }
+      }
+      if (size === 0 && delimiter < 0) {
+        delimiter = at;
+        delimiterFrame = frames;
+      }
+      if (++frames > this.#limits.messageMaxFrames) {
+        throw new ProtocolError("too-many-frames", `message of more than ${frames - 1} frames`);
+      }
+      at = body + size;
+      if (at > maxEnd) {
+        throw new ProtocolError("too-large", `message of more than ${this.#limits.messageMaxBytes} bytes`);
+      }
+      if (at > end) {
+        this.#need = at - start;
+        return -1;
+      }
+      if ((flags & MORE) === 0) {
+        this.#command = false;
+        this.#delimiter = delimiter;
+        this.#tail = frames - delimiterFrame - 1;
+        return at;
+      }
+    }
+  }
+
+  #checkFlags(flags: number, frames: number): void {
+    if (flags & RESERVED) {
+      throw new ProtocolError("reserved-flags", `reserved flag bits in 0x${flags.toString(16)}`);
+    }
+    if (flags & COMMAND) {
+      if (frames > 0) throw new ProtocolError("command-in-message", "command inside a multipart message");
+      if (flags & MORE) throw new ProtocolError("bad-command", "command with the MORE flag");
+    }
+  }
+}
+
+/** The size in a long header, refused from 2^53 on: beyond, a number is not exact. */
+export function longSize(buf: Uint8Array, at: number): number {
+  const high = ((buf[at + 1] << 24) | (buf[at + 2] << 16) | (buf[at + 3] << 8) | buf[at + 4]) >>> 0;
+  const low = ((buf[at + 5] << 24) | (buf[at + 6] << 16) | (buf[at + 7] << 8) | buf[at + 8]) >>> 0;
+  if (high >= 0x20_0000) throw new ProtocolError("length", "frame length of 2^53 or more");
+  return high * 0x1_0000_0000 + low;
+}
+
+/** Copies small ranges in a loop, which allocates no view; large ones natively. */
+function copy(from: Uint8Array, start: number, end: number, to: Uint8Array, at: number): void {
+  if (end - start <= 64) {
+    while (start < end) to[at++] = from[start++];
+  } else {
+    to.set(start === 0 && end === from.length ? from : from.subarray(start, end), at);
+  }
+}
