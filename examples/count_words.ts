@@ -10,7 +10,9 @@ import type { HandlerModule } from "../mod.ts";
 const handler: HandlerModule = {
   create({ options, hostname, log, toClient, count }) {
     const leastLength = Number(options["least-length"] ?? 1);
-    if (!Number.isInteger(leastLength)) throw new Error(`least-length = ${options["least-length"]}: expected a number`);
+    if (!Number.isInteger(leastLength)) {
+      throw new Error(`least-length = ${options["least-length"]}: expected a number`);
+    }
     return {
       handle(message) {
         const body: { text?: unknown } = JSON.parse(new TextDecoder().decode(message.body));

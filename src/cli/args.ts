@@ -22,6 +22,8 @@ export function usageError(message: string, usage: string): Exit {
 export function numberArg(value: string | undefined, name: string, fallback: number, usage: string): number {
   if (value === undefined) return fallback;
   const n = Number(value);
-  if (!(n > 0) || value.trim() === "") throw usageError(`${name} ${value}: expected a number above zero`, usage);
+  if (!(n > 0) || value.trim() === "") {
+    throw usageError(`${name} ${value}: expected a number above zero`, usage);
+  }
   return n;
 }

@@ -23,7 +23,10 @@ export async function check(config: ServerConfig): Promise<number> {
 /** Prints the handlers that a type would reach, in order. */
 export function routes(type: string, config: ServerConfig): number {
   if (!isType(type)) {
-    throw new Exit(EXIT.usage, `ccserver: "${type}" is not a message type, expected dotted names such as pub.infofile`);
+    throw new Exit(
+      EXIT.usage,
+      `ccserver: "${type}" is not a message type, expected dotted names such as pub.infofile`,
+    );
   }
   const matches = new RouteTable(config.routes).match(type);
   if (matches.length === 0) {

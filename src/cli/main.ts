@@ -61,10 +61,14 @@ async function run(args: string[]): Promise<number> {
   if (values.help) return print(HELP);
   if (values.version) return print(`ccserver ${VERSION} (${runtime.name} ${runtime.version})\n`);
   if (values.ini) return print(EXAMPLE_CONFIG);
-  const level: Level = values.quiet ? "WARNING" : (["INFO", "DEBUG"] as const)[values.verbose?.length ?? 0] ?? "TRACE";
+  const level: Level = values.quiet
+    ? "WARNING"
+    : (["INFO", "DEBUG"] as const)[values.verbose?.length ?? 0] ?? "TRACE";
   if (values.example) return await serve(null, level, selfName());
   if (positionals.length === 0) throw usageError("a config file is needed", USAGE);
-  if (positionals.length > 1) throw usageError(`one config file is expected, not "${positionals[1]}" too`, USAGE);
+  if (positionals.length > 1) {
+    throw usageError(`one config file is expected, not "${positionals[1]}" too`, USAGE);
+  }
   const [file] = positionals;
   if (values.check) return await check(configOrExit(() => loadConfig(file)));
   if (values.routes !== undefined) return routes(values.routes, configOrExit(() => loadConfig(file)));

@@ -36,14 +36,18 @@ export async function ping(args: string[], log: Logger): Promise<number> {
   while (running && sent < count) {
     const seq = ++sent;
     const start = performance.now();
-    const answer = client.query("echo.request", { target: endpoint }, { timeoutMs }).then(({ type, body }) => {
-      const ms = performance.now() - start;
-      if (type !== "echo.response") throw new ClientError("timeout", `the answer is "${printable(type)}"`);
-      times.push(ms);
-      console.log(`echo from ${printable(String(body.hostname))}: seq=${seq} time=${ms.toFixed(3)} ms`);
-    }).catch((error: Error) => {
+    const answer = client.query("echo.request", { target: endpoint }, { timeoutMs }).then(
+      ({ type, body }) => {
+        const ms = performance.now() - start;
+        if (type !== "echo.response") throw new ClientError("timeout", `the answer is "${printable(type)}"`);
+        times.push(ms);
+        console.log(`echo from ${printable(String(body.hostname))}: seq=${seq} time=${ms.toFixed(3)} ms`);
+      },
+    ).catch((error: Error) => {
       // What ends with the program is told by the summary.
-      if (!(error instanceof ClientError && error.code === "closed")) console.log(`seq=${seq}: ${error.message}`);
+      if (!(error instanceof ClientError && error.code === "closed")) {
+        console.log(`seq=${seq}: ${error.message}`);
+      }
     });
     await Promise.race([answer, interrupted]);
     if (!running || sent >= count) break;

@@ -20,7 +20,9 @@ export async function send(args: string[], log: Logger): Promise<number> {
     timeout: { type: "string" },
   }, SEND_USAGE);
   const [endpoint, type, ...pairs] = positionals;
-  if (endpoint === undefined || type === undefined) throw usageError("send needs an endpoint and a type", SEND_USAGE);
+  if (endpoint === undefined || type === undefined) {
+    throw usageError("send needs an endpoint and a type", SEND_USAGE);
+  }
   if (!isType(type)) throw usageError(`"${type}" is not a message type`, SEND_USAGE);
   const fields = { ...defaultsFor(type), ...Object.fromEntries(pairs.map(readPair)) };
   const timeoutMs = numberArg(values.timeout, "--timeout", 5, SEND_USAGE) * 1000;
@@ -35,7 +37,9 @@ export async function send(args: string[], log: Logger): Promise<number> {
     }
     await client.publish(type, fields, { blob });
     await client.close(LINGER_MS);
-    if (client.dropped > 0) throw new Exit(EXIT.unavailable, `ccserver: ${endpoint} did not take the message`);
+    if (client.dropped > 0) {
+      throw new Exit(EXIT.unavailable, `ccserver: ${endpoint} did not take the message`);
+    }
     return EXIT.ok;
   } catch (error) {
     if (error instanceof ClientError) throw new Exit(EXIT.unavailable, `ccserver: ${error.message}`);

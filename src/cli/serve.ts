@@ -82,7 +82,10 @@ function openLogOrExit(config: ServerConfig, path: string): LineWriter {
   try {
     return openLog(path).writer;
   } catch (error) {
-    throw new Exit(EXIT.unavailable, `ccserver: ${config.file}: cannot open logfile ${path}: ${reason(error)}`);
+    throw new Exit(
+      EXIT.unavailable,
+      `ccserver: ${config.file}: cannot open logfile ${path}: ${reason(error)}`,
+    );
   }
 }
 

@@ -116,7 +116,9 @@ export class CCClient {
       };
       const cancel = this.#clock.after(timeoutMs, () => {
         this.#upWaits.delete(done);
-        reject(new ClientError("unreachable", `no answer from ${this.endpoint} within ${timeoutMs / 1000} s`));
+        reject(
+          new ClientError("unreachable", `no answer from ${this.endpoint} within ${timeoutMs / 1000} s`),
+        );
       });
       this.#upWaits.add(done);
     });
@@ -147,13 +149,20 @@ export class CCClient {
   ): Promise<Reply> {
     const { timeoutMs = 5000, blob } = options;
     if (this.#waiting.size >= QUERIES_MAX) {
-      return Promise.reject(new ClientError("too-many-queries", `${QUERIES_MAX} queries wait for a reply already`));
+      return Promise.reject(
+        new ClientError("too-many-queries", `${QUERIES_MAX} queries wait for a reply already`),
+      );
     }
     const id = `Q${String(++this.#serial).padStart(6, "0")}`;
     return new Promise((resolve, reject) => {
       const cancel = this.#clock.after(timeoutMs, () => {
         this.#waiting.delete(id);
-        reject(new ClientError("timeout", `no reply to "${type}" from ${this.endpoint} within ${timeoutMs / 1000} s`));
+        reject(
+          new ClientError(
+            "timeout",
+            `no reply to "${type}" from ${this.endpoint} within ${timeoutMs / 1000} s`,
+          ),
+        );
       });
       this.#waiting.set(id, { resolve, reject, cancel });
       try {
@@ -178,7 +187,12 @@ export class CCClient {
     await this.#dealer.close(lingerMs);
   }
 
-  #send(route: Uint8Array[], type: string, fields: Record<string, unknown>, blob: Uint8Array | undefined): void {
+  #send(
+    route: Uint8Array[],
+    type: string,
+    fields: Record<string, unknown>,
+    blob: Uint8Array | undefined,
+  ): void {
     if (this.#closed) throw new ClientError("closed", "the client was closed");
     const message = encodeMessage(route, type, fields, { hostname: this.#hostname, blob });
     if (this.#dealer.send(NO_PREFIX, message, 0, message.length, true) || this.#room !== null) return;

@@ -4,9 +4,9 @@ import { basename, dirname, isAbsolute, resolve } from "node:path";
 import * as v from "valibot";
 import { isType } from "../message/type.ts";
 import { reason } from "../log.ts";
-import { ConfigError, didYouMean, Diagnostics } from "./diagnostics.ts";
+import { ConfigError, Diagnostics, didYouMean } from "./diagnostics.ts";
 import { type Entry, expand, type Ini, parse, type Section } from "./ini.ts";
-import { list, type Reading, readSection, handlerName } from "./options.ts";
+import { handlerName, list, type Reading, readSection } from "./options.ts";
 import { HANDLERS, type Role, SERVER_OPTIONS, type ServerOptions } from "./schemas.ts";
 
 /** A handler's section. */
@@ -118,7 +118,9 @@ export function readConfig(text: string, file: string, reads: ReadOptions = {}):
 
 function checkSectionNames(ini: Ini, diagnostics: Diagnostics): void {
   for (const { name, line } of ini.sections.values()) {
-    if (name === "ccserver" || name === "routes" || /^h:\S+$/.test(name) || OTHER_SECTIONS.test(name)) continue;
+    if (name === "ccserver" || name === "routes" || /^h:\S+$/.test(name) || OTHER_SECTIONS.test(name)) {
+      continue;
+    }
     diagnostics.add(line, `unknown section [${name}]${didYouMean(name, ["ccserver", "routes"])}`);
   }
 }
@@ -165,7 +167,10 @@ function readHandler(
   const short = value.replace(/^cc\.handler\./, "");
   const spec = Object.hasOwn(HANDLERS, short) ? HANDLERS[short] : undefined;
   if (spec === undefined) {
-    diagnostics.add(entry.line, `unknown handler "${value}" in [${name}]${didYouMean(short, [...Object.keys(HANDLERS), ...own])}`);
+    diagnostics.add(
+      entry.line,
+      `unknown handler "${value}" in [${name}]${didYouMean(short, [...Object.keys(HANDLERS), ...own])}`,
+    );
     return null;
   }
   if (spec.missing) {
@@ -210,20 +215,35 @@ function readRoutes(reading: Reading, section: Section | undefined, serverLine: 
       continue;
     }
     if (result.output.length === 0) diagnostics.add(entry.line, `route "${entry.key}" names no handler`);
-    for (const name of result.output) checkHandlerExists(ini, name, entry, `route "${entry.key}"`, diagnostics);
+    for (const name of result.output) {
+      checkHandlerExists(ini, name, entry, `route "${entry.key}"`, diagnostics);
+    }
     routes.push({ type: entry.key, handlers: result.output, line: entry.line });
   }
   return routes;
 }
 
-function checkHandlerExists(ini: Ini, name: string, entry: Entry, what: string, diagnostics: Diagnostics): void {
+function checkHandlerExists(
+  ini: Ini,
+  name: string,
+  entry: Entry,
+  what: string,
+  diagnostics: Diagnostics,
+): void {
   if (ini.sections.has(name)) return;
   const known = [...ini.sections.keys()].filter((key) => key.startsWith("h:"));
-  diagnostics.add(entry.line, `${what} names ${name}, but there is no section [${name}]${didYouMean(name, known)}`);
+  diagnostics.add(
+    entry.line,
+    `${what} names ${name}, but there is no section [${name}]${didYouMean(name, known)}`,
+  );
 }
 
 /** `forward-to` must name a handler and must not come back to where it started. */
-function checkForwarding(ini: Ini, handlers: ReadonlyMap<string, HandlerConfig>, diagnostics: Diagnostics): void {
+function checkForwarding(
+  ini: Ini,
+  handlers: ReadonlyMap<string, HandlerConfig>,
+  diagnostics: Diagnostics,
+): void {
   for (const start of handlers.values()) {
     const seen = [start.name];
     let at: HandlerConfig | undefined = start;
@@ -231,7 +251,9 @@ function checkForwarding(ini: Ini, handlers: ReadonlyMap<string, HandlerConfig>,
       const next: unknown = at.options["forward-to"];
       if (typeof next !== "string") break;
       const entry = ini.sections.get(at.name)?.entries.get("forward-to");
-      if (at === start && entry) checkHandlerExists(ini, next, entry, `forward-to in [${start.name}]`, diagnostics);
+      if (at === start && entry) {
+        checkHandlerExists(ini, next, entry, `forward-to in [${start.name}]`, diagnostics);
+      }
       if (next === start.name) {
         diagnostics.add(entry?.line ?? at.line, `forward-to goes round: ${[...seen, next].join(" -> ")}`);
         break;

@@ -12,7 +12,7 @@
  *
  * A comment is a whole line: in the last line of the example, the semicolon belongs to the value.
  */
-import { didYouMean, Diagnostics } from "./diagnostics.ts";
+import { Diagnostics, didYouMean } from "./diagnostics.ts";
 
 /** One option as it stands in the file. */
 export interface Entry {
@@ -89,8 +89,9 @@ export function parse(text: string, file: string, diagnostics: Diagnostics = new
     const key = option[1].toLowerCase();
     const twice = entries.get(key);
     entry = { key, raw: option[2], line };
-    if (twice) diagnostics.add(line, `option "${key}" stands in [${sectionName}] on line ${twice.line} already`);
-    else entries.set(key, entry);
+    if (twice) {
+      diagnostics.add(line, `option "${key}" stands in [${sectionName}] on line ${twice.line} already`);
+    } else entries.set(key, entry);
   }
   return ini;
 }
@@ -141,7 +142,10 @@ export function stringify(sections: Readonly<Record<string, Readonly<Record<stri
     if (lines.length > 0) lines.push("");
     lines.push(`[${name}]`);
     for (const [key, value] of Object.entries(entries)) {
-      lines.push(`${key} = ${value.replaceAll("%", "%%").split("\n").map((part) => part.trim()).join("\n    ")}`.trimEnd());
+      lines.push(
+        `${key} = ${value.replaceAll("%", "%%").split("\n").map((part) => part.trim()).join("\n    ")}`
+          .trimEnd(),
+      );
     }
   }
   return lines.join("\n") + "\n";

@@ -3,7 +3,7 @@ import { homedir } from "node:os";
 import { resolve } from "node:path";
 import * as v from "valibot";
 import { EndpointError, parseEndpoint } from "../socket/endpoint.ts";
-import { didYouMean, type Diagnostics } from "./diagnostics.ts";
+import { type Diagnostics, didYouMean } from "./diagnostics.ts";
 import { expand, type Ini, type Section } from "./ini.ts";
 
 /** One option: how its text is read, what it is when it is missing, and what it does. */
@@ -39,7 +39,11 @@ export function required<T>(schema: v.GenericSchema<string, T>, doc: string): Op
 }
 
 /** An option that may be missing. */
-export function optional<T>(schema: v.GenericSchema<string, T>, doc: string, unit?: string): Option<T | null> {
+export function optional<T>(
+  schema: v.GenericSchema<string, T>,
+  doc: string,
+  unit?: string,
+): Option<T | null> {
   return { schema, default: null, doc, unit };
 }
 
@@ -165,7 +169,9 @@ export function readSection<O extends Options>(
     const entry = section.entries.get(name.toLowerCase()) ?? ini.defaults.get(name.toLowerCase());
     values[name] = fallback === null || fallback === undefined ? null : v.parse(schema, fallback);
     if (entry === undefined) {
-      if (fallback === undefined) diagnostics.add(section.line, `[${section.name}] needs the option "${name}"`);
+      if (fallback === undefined) {
+        diagnostics.add(section.line, `[${section.name}] needs the option "${name}"`);
+      }
       continue;
     }
     const value = expand(ini, section, entry, builtins, diagnostics);

@@ -34,7 +34,10 @@ const socket = {
 
 export const SERVER_OPTIONS = {
   job_name: optional(text, "name of this server; the file's name without folder and .ini"),
-  "cc-socket": required(endpoint("bind"), "where to listen: tcp://127.0.0.1:10000, tcp://*:22632, ipc:///run/cc.sock"),
+  "cc-socket": required(
+    endpoint("bind"),
+    "where to listen: tcp://127.0.0.1:10000, tcp://*:22632, ipc:///run/cc.sock",
+  ),
   "cc-role": option(
     choice("insecure", "local", "remote"),
     "insecure",
@@ -54,7 +57,11 @@ export const SERVER_OPTIONS = {
     "largest message taken from a peer, all frames; a larger one ends its connection",
     "bytes",
   ),
-  "zmq-engine": option(choice("native", "libzmq"), "native", "ZeroMQ implementation; libzmq needs Node or Deno"),
+  "zmq-engine": option(
+    choice("native", "libzmq"),
+    "native",
+    "ZeroMQ implementation; libzmq needs Node or Deno",
+  ),
   pidfile: optional(path, "file with the server's process id"),
   logfile: optional(path, "log lines are appended here instead of going to the terminal"),
   "cms-keystore": optional(path, "folder of certificates NAME.crt and keys private/NAME.key"),
@@ -62,7 +69,12 @@ export const SERVER_OPTIONS = {
   "cms-verify-ca": optional(list(text), "CAs that may have issued a signer's certificate"),
   "cms-encrypt": optional(text, "certificate to encrypt for"),
   "cms-decrypt": optional(text, "key to decrypt with"),
-  "cms-time-window": option(number(0), "0", "largest difference between a message's time and now; 0 is off", "s"),
+  "cms-time-window": option(
+    number(0),
+    "0",
+    "largest difference between a message's time and now; 0 is off",
+    "s",
+  ),
 } satisfies Options;
 
 export type ServerOptions = Values<typeof SERVER_OPTIONS>;
@@ -74,7 +86,11 @@ export const ECHO_OPTIONS = {
 export const PROXY_OPTIONS = {
   "remote-cc": required(endpoint("connect"), "the CC server that messages go to"),
   ping: option(boolean, "no", "send an echo.request every second and warn when no answer comes"),
-  zmq_hwm: option(integer(1, 1_000_000), "100", "high water mark: messages that may wait for the remote server"),
+  zmq_hwm: option(
+    integer(1, 1_000_000),
+    "100",
+    "high water mark: messages that may wait for the remote server",
+  ),
   ...socket,
   "stall-timeout": option(
     number(0.1, 86_400),
@@ -111,7 +127,11 @@ export interface HandlerSpec {
 }
 
 const everywhere: readonly Role[] = ["insecure", "local", "remote"];
-const later = (role: Role): HandlerSpec => ({ options: NO_OPTIONS, roles: ["insecure", role], missing: true });
+const later = (role: Role): HandlerSpec => ({
+  options: NO_OPTIONS,
+  roles: ["insecure", role],
+  missing: true,
+});
 
 /** Handlers by their short names. */
 export const HANDLERS: Readonly<Record<string, HandlerSpec>> = {

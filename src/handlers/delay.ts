@@ -30,7 +30,9 @@ export const delay: HandlerFactory<DelayOptions> = (context) => {
       queue = queue.slice(head);
       head = 0;
     }
-    cancel = head < queue.length ? clock.after(Math.max(0, queue[head].due - now), () => pass(clock.now())) : null;
+    cancel = head < queue.length
+      ? clock.after(Math.max(0, queue[head].due - now), () => pass(clock.now()))
+      : null;
   }
 
   return {
@@ -38,7 +40,11 @@ export const delay: HandlerFactory<DelayOptions> = (context) => {
       count("delay.count");
       if (queue.length - head >= DELAYED_MAX_MESSAGES || bytes + message.size > DELAYED_MAX_BYTES) {
         count("delay.count.dropped");
-        log.limited("handle", "full", `dropping "${message.type}": ${queue.length - head} messages wait already`);
+        log.limited(
+          "handle",
+          "full",
+          `dropping "${message.type}": ${queue.length - head} messages wait already`,
+        );
         return;
       }
       const now = clock.now();

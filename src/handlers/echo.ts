@@ -14,9 +14,17 @@ export const echo: HandlerFactory<EchoOptions> = (context) => {
   return {
     start() {
       for (const endpoint of context.options["ping-remotes"]) {
-        const pinger = new Pinger(context, endpoint, (ping) => void dealer.send(NO_PREFIX, ping, 0, ping.length, true));
+        const pinger = new Pinger(
+          context,
+          endpoint,
+          (ping) => void dealer.send(NO_PREFIX, ping, 0, ping.length, true),
+        );
         // One ping waits at most: what was asked an hour ago is no answer.
-        const dealer = context.dealer(endpoint, { hwm: 1 }, new ResponseSink((message) => pinger.pong(message)));
+        const dealer = context.dealer(
+          endpoint,
+          { hwm: 1 },
+          new ResponseSink((message) => pinger.pong(message)),
+        );
         remotes.push({ dealer, pinger });
         pinger.start();
       }

@@ -13,6 +13,9 @@ export const locallogger: HandlerFactory<unknown> = (context) => ({
     const line = readOrCount(context, message, LogMessage);
     if (line === null) return;
     const { job_name, hostname, log_time, log_level, log_msg } = line;
-    context.log.info("handle", `[${job_name ?? ""}@${hostname}] ${clock(log_time * 1000)} ${log_level} ${log_msg}`);
+    context.log.info(
+      "handle",
+      `[${job_name ?? ""}@${hostname}] ${clock(log_time * 1000)} ${log_level} ${log_msg}`,
+    );
   },
 });

@@ -60,7 +60,11 @@ export class Pinger {
     const { clock, hostname, log } = this.#context;
     const silent = clock.now() - this.#lastPong;
     if (silent > LATE_MS) {
-      log.limited("ping", this.#endpoint, `no pong from ${this.#endpoint} for ${Math.round(silent / 1000)} s`);
+      log.limited(
+        "ping",
+        this.#endpoint,
+        `no pong from ${this.#endpoint} for ${Math.round(silent / 1000)} s`,
+      );
       this.#warned = true;
     }
     this.#send(encodeMessage([], "echo.request", { target: this.#endpoint }, { hostname }));

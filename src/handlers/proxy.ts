@@ -23,7 +23,10 @@ class Proxy implements Handler, MessageSink {
   #dealer!: DealerSocket;
   #pinger: Pinger | null = null;
   /** For replies without a route of their own: pongs. */
-  readonly #own = new ResponseSink((message) => this.#unrouted(message), () => this.#dropped("not a CC message"));
+  readonly #own = new ResponseSink(
+    (message) => this.#unrouted(message),
+    () => this.#dropped("not a CC message"),
+  );
 
   constructor(context: HandlerContext<ProxyOptions>) {
     this.#context = context;

@@ -15,7 +15,11 @@ export function readOrCount<S extends v.GenericSchema<unknown, { req: string }>>
     if (!(error instanceof MessageError)) throw error;
     const from = message.source?.name ?? "a client";
     context.count(`${context.name.slice(2)}.${error.code}`);
-    context.log.limited("handle", `${error.code} ${from}`, `dropping "${message.type}" from ${from}: ${error.message}`);
+    context.log.limited(
+      "handle",
+      `${error.code} ${from}`,
+      `dropping "${message.type}" from ${from}: ${error.message}`,
+    );
     return null;
   }
 }

@@ -199,7 +199,9 @@ export function encodeMessage(
   { hostname, time = Date.now() / 1000, blob }: Envelope,
 ): Uint8Array {
   // One more than a peer may send: a reply has the identity of that peer in front.
-  if (route.length > ROUTE_MAX_FRAMES + 1) throw new RangeError(`A route has at most ${ROUTE_MAX_FRAMES} frames`);
+  if (route.length > ROUTE_MAX_FRAMES + 1) {
+    throw new RangeError(`A route has at most ${ROUTE_MAX_FRAMES} frames`);
+  }
   if (!isType(type)) throw new TypeError(`"${type}" is not a message type`);
   const body = { ...fields, req: type, time, hostname, blob_hash: "" };
   const frames = [...route, EMPTY, utf8(type), utf8(JSON.stringify(body)), EMPTY];

@@ -11,7 +11,9 @@ export function isType(text: string): boolean {
 /** What a type matches, in the order its handlers are called: `*`, then `a`, `a.b`, to the full type. */
 export function prefixesOf(type: string): string[] {
   const prefixes = ["*"];
-  for (let dot = type.indexOf("."); dot >= 0; dot = type.indexOf(".", dot + 1)) prefixes.push(type.slice(0, dot));
+  for (let dot = type.indexOf("."); dot >= 0; dot = type.indexOf(".", dot + 1)) {
+    prefixes.push(type.slice(0, dot));
+  }
   prefixes.push(type);
   return prefixes;
 }

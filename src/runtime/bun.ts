@@ -141,7 +141,7 @@ function listen(
   try {
     if (address.transport === "ipc") {
       const listener = Bun.listen<Slot>({ unix: address.path, socket, data, allowHalfOpen: true });
-      return Promise.resolve({ address, close: () => listener.stop() });
+      return Promise.resolve({ address, close: () => Promise.resolve(listener.stop()) });
     }
     const { host, port } = address;
     const listener = Bun.listen<Slot>({ hostname: host, port, socket, data, allowHalfOpen: true });
@@ -149,7 +149,7 @@ function listen(
     setOptions((listener as unknown as { fd: number }).fd, options);
     return Promise.resolve({
       address: { transport: "tcp", host, port: listener.port },
-      close: () => listener.stop(),
+      close: () => Promise.resolve(listener.stop()),
     });
   } catch (error) {
     return Promise.reject(systemError(error, `cannot listen on ${formatAddress(address)}`));
@@ -202,7 +202,15 @@ function connect(
 const NUMBERS = process.platform === "linux"
   ? { socket: 1, keepAlive: 9, sndbuf: 7, rcvbuf: 8, idle: 4, interval: 5, count: 6 }
   : process.platform === "darwin"
-  ? { socket: 0xffff, keepAlive: 8, sndbuf: 0x1001, rcvbuf: 0x1002, idle: 0x10, interval: 0x101, count: 0x102 }
+  ? {
+    socket: 0xffff,
+    keepAlive: 8,
+    sndbuf: 0x1001,
+    rcvbuf: 0x1002,
+    idle: 0x10,
+    interval: 0x101,
+    count: 0x102,
+  }
   : null;
 const IPPROTO_TCP = 6;
 

@@ -6,9 +6,7 @@ import type { Address, Link, LinkEvents, LinkOptions, Listener, Runtime } from "
 const runtime: Runtime = {
   name: "deno",
   version: Deno.version.deno,
-  self: Deno.build.standalone
-    ? [Deno.execPath()]
-    : [Deno.execPath(), "run", "-A", process.argv[1]],
+  self: Deno.build.standalone ? [Deno.execPath()] : [Deno.execPath(), "run", "-A", process.argv[1]],
   listen,
   connect,
   loadLibzmq: () => import("zeromq"),
@@ -110,7 +108,9 @@ class DenoLink implements Link {
 
   end(): void {
     this.#ending = true;
-    if (!this.#writing && !this.#gone) this.#conn.closeWrite().catch(() => {/* gone already: nothing to end */});
+    if (!this.#writing && !this.#gone) {
+      this.#conn.closeWrite().catch(() => {/* gone already: nothing to end */});
+    }
   }
 
   destroy(): void {
@@ -141,7 +141,7 @@ async function listen(
     throw systemError(error, `cannot listen on ${formatAddress(address)}`);
   }
   let closed = false;
-  (async () => {
+  const accepting = (async () => {
     while (!closed) {
       let conn: Deno.Conn;
       try {
@@ -162,9 +162,10 @@ async function listen(
     address: address.transport === "ipc"
       ? address
       : { transport: "tcp", host: address.host, port: (listener.addr as Deno.NetAddr).port },
-    close() {
+    async close() {
       closed = true;
       listener.close();
+      await accepting;
     },
   };
 }

@@ -36,7 +36,9 @@ class NodeLink implements Link {
   /** How `net.Socket` asks for a buffer and tells what came; the buffer is asked for after each read. */
   readonly onread = {
     buffer: (): Uint8Array =>
-      this.events === undefined || this.#gone ? READ_BUFFER : this.events.space(DIRECT_MIN_BYTES) ?? READ_BUFFER,
+      this.events === undefined || this.#gone
+        ? READ_BUFFER
+        : this.events.space(DIRECT_MIN_BYTES) ?? READ_BUFFER,
     callback: (n: number, buffer: Uint8Array): boolean => {
       if (this.#gone) return false;
       if (buffer === READ_BUFFER) this.events.data(buffer, 0, n);
@@ -151,7 +153,11 @@ function listen(
         address: address.transport === "ipc"
           ? address
           : { transport: "tcp", host: address.host, port: (server.address() as net.AddressInfo).port },
-        close: () => void server.close(),
+        close: () => {
+          // Its own links are not the server's any more, so it does not wait for them.
+          server.close();
+          return Promise.resolve();
+        },
       });
     };
     if (address.transport === "ipc") server.listen({ path: address.path }, listening);

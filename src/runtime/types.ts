@@ -62,8 +62,8 @@ export interface Link {
 export interface Listener {
   /** With the port the system chose. */
   readonly address: Address;
-  /** Stops listening. Links that were accepted live on. */
-  close(): void;
+  /** Stops listening; links that were accepted live on. Resolves when the address is free. */
+  close(): Promise<void>;
 }
 
 /** How a runtime makes links. */

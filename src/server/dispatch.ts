@@ -78,7 +78,11 @@ export class Dispatcher implements MessageSink {
     owned: boolean,
   ): void {
     if (delimiter < 0 || tail < 2 || tail > TAIL_MAX) {
-      this.#invalid(source, end - start, delimiter < 0 ? "it has no delimiter" : `${tail} frames follow its delimiter`);
+      this.#invalid(
+        source,
+        end - start,
+        delimiter < 0 ? "it has no delimiter" : `${tail} frames follow its delimiter`,
+      );
       return;
     }
     // The delimiter is mostly two bytes, and so is the header of the type behind it.
@@ -96,7 +100,11 @@ export class Dispatcher implements MessageSink {
       this.#endRun();
       entry = this.#find(buf, at, size);
       if (entry === null) {
-        this.#invalid(source, end - start, `"${printableBytes(buf.subarray(at, at + size))}" is not a message type`);
+        this.#invalid(
+          source,
+          end - start,
+          `"${printableBytes(buf.subarray(at, at + size))}" is not a message type`,
+        );
         return;
       }
       this.#entry = entry;
@@ -141,7 +149,11 @@ export class Dispatcher implements MessageSink {
   /** Logs what a handler threw. */
   crashed(named: NamedHandler, type: string, error: unknown): void {
     const text = error instanceof Error ? error.stack ?? error.message : String(error);
-    this.#log.limited("crashed", `${named.name} ${type}`, `${named.name} crashed on a message "${type}": ${text}`);
+    this.#log.limited(
+      "crashed",
+      `${named.name} ${type}`,
+      `${named.name} crashed on a message "${type}": ${text}`,
+    );
   }
 
   /** A handler of one's own may be an async function, against the contract: its failure must not end the server. */
@@ -163,7 +175,11 @@ export class Dispatcher implements MessageSink {
       entry.counters,
     );
     this.#statistics.add("crashed", this.#crashed, this.#crashedBytes, share * this.#crashed, entry.counters);
-    this.#count = this.#bytes = this.#crashed = this.#crashedBytes = 0;
+    this.#count =
+      this.#bytes =
+      this.#crashed =
+      this.#crashedBytes =
+        0;
   }
 
   #invalid(source: Source, bytes: number, why: string): void {

@@ -80,7 +80,9 @@ export class Server {
     try {
       this.#engine = await this.#parts.engine();
       this.#router = this.#engine.router(socketOptions(options), this.#dispatcher);
-      for (const name of this.#needed()) this.#handlers.set(name, { name, handler: await this.#create(name) });
+      for (const name of this.#needed()) {
+        this.#handlers.set(name, { name, handler: await this.#create(name) });
+      }
       for (const { name, handler } of this.#handlers.values()) {
         try {
           await handler.start?.();
@@ -132,7 +134,9 @@ export class Server {
   #warnings(): void {
     const { options } = this.config;
     const warn = (text: string) => this.#log.warn("startup", text);
-    if (options["cc-role"] === "insecure") warn("cc-role is insecure: every handler may run. Say local or remote");
+    if (options["cc-role"] === "insecure") {
+      warn("cc-role is insecure: every handler may run. Say local or remote");
+    }
     if (options["cc-role"] === "local" && !isLoopback(parseEndpoint(options["cc-socket"], "bind"))) {
       warn(`cc-role is local, but ${options["cc-socket"]} can be reached from other hosts`);
     }
@@ -173,7 +177,8 @@ export class Server {
       log: context.log.child(name),
       hostname: HOSTNAME,
       clock: context.clock,
-      toClient: (buf, start = 0, end = buf.length, owned = false) => this.#router!.send(buf, start, end, owned),
+      toClient: (buf, start = 0, end = buf.length, owned = false) =>
+        this.#router!.send(buf, start, end, owned),
       forward: (to, message) => this.#forward(to, message),
       dealer: (endpoint, some, sink, events) => {
         const dealer = this.#engine.dealer(endpoint, { ...own, ...some }, sink, events);
@@ -214,7 +219,9 @@ export class Server {
     const up = this.#dealers.filter((dealer) => dealer.up).length;
     this.#log.info(
       "heartbeat",
-      `${this.#router?.peers ?? 0} peers, ${up} of ${this.#dealers.length} upstreams up, ${this.drops} messages dropped`,
+      `${
+        this.#router?.peers ?? 0
+      } peers, ${up} of ${this.#dealers.length} upstreams up, ${this.drops} messages dropped`,
     );
   }
 }

@@ -2,7 +2,13 @@
  * A DEALER (RFC 28) that is connected to one endpoint: what is sent waits while the peer is away, up to the high water
  * mark, and goes out in order when it is there.
  */
-import { EGRESS_MAX_BYTES, RECONNECT_MAX_MS, RECONNECT_MIN_MS, UPSTREAM_EGRESS_FLOOR_BYTES, UPSTREAM_STALL_MS } from "../limits.ts";
+import {
+  EGRESS_MAX_BYTES,
+  RECONNECT_MAX_MS,
+  RECONNECT_MIN_MS,
+  UPSTREAM_EGRESS_FLOOR_BYTES,
+  UPSTREAM_STALL_MS,
+} from "../limits.ts";
 import { type Logger, reason } from "../log.ts";
 import type { Address, Link } from "../runtime/types.ts";
 import type { PeerProperties } from "../zmtp/handshake.ts";
@@ -177,7 +183,9 @@ export class Dealer implements DealerSocket {
     this.#log.limited(
       "connect",
       this.endpoint,
-      `${this.endpoint} is down: ${why}; trying again in ${(wait / 1000).toFixed(1)} s, then at growing intervals`,
+      `${this.endpoint} is down: ${why}; trying again in ${
+        (wait / 1000).toFixed(1)
+      } s, then at growing intervals`,
     );
     this.#cancel = clock.after(wait, () => this.#connect());
   }

@@ -30,7 +30,9 @@ export class DropCounter implements Drops {
     this.#log.limited(
       "drop",
       `${reason} ${peer}`,
-      `dropped ${messages} ${messages === 1 ? "message" : "messages"} for ${printable(peer)}: ${TEXTS[reason]} ` +
+      `dropped ${messages} ${messages === 1 ? "message" : "messages"} for ${printable(peer)}: ${
+        TEXTS[reason]
+      } ` +
         `(${reason}, ${count} in all)`,
     );
   }

@@ -2,12 +2,7 @@
  * A ROUTER (RFC 28): every peer has an identity; what comes from it carries the identity in front, and a message goes
  * to the peer whose identity is its first frame.
  */
-import {
-  CLIENT_EGRESS_FLOOR_BYTES,
-  CLIENT_STALL_MAX_MS,
-  EGRESS_MAX_BYTES,
-  PEERS_MAX,
-} from "../limits.ts";
+import { CLIENT_EGRESS_FLOOR_BYTES, CLIENT_STALL_MAX_MS, EGRESS_MAX_BYTES, PEERS_MAX } from "../limits.ts";
 import { type Logger, printableBytes, reason } from "../log.ts";
 import type { Link, LinkEvents, Listener } from "../runtime/types.ts";
 import { bodyStart, encodeFrame, frameEnd, MORE, ProtocolError } from "../zmtp/frame.ts";
@@ -32,6 +27,7 @@ export class Router implements RouterSocket {
   readonly #options: SocketOptions;
   readonly #sink: MessageSink;
   readonly #listeners: Listener[] = [];
+  readonly #unbinding: Promise<void>[] = [];
   /** Every connection, those in their handshake too. */
   readonly #connections = new Set<Peer>();
   /** Peers by the counter in the identity that we gave them. */
@@ -84,7 +80,9 @@ export class Router implements RouterSocket {
       return false;
     }
     const last = this.#last;
-    const peer = last !== null && startsWith(last.prefix, buf, start, next) ? last : this.#find(buf, start, next);
+    const peer = last !== null && startsWith(last.prefix, buf, start, next)
+      ? last
+      : this.#find(buf, start, next);
     if (peer === null) {
       this.drops.add("no-such-peer", identityName(buf.subarray(bodyStart(buf, start), next)));
       return false;
@@ -95,7 +93,7 @@ export class Router implements RouterSocket {
 
   stopReceiving(): void {
     for (const listener of this.#listeners) {
-      listener.close();
+      this.#unbinding.push(listener.close());
       if (listener.address.transport === "ipc") removeSocketFile(listener.address.path);
     }
     this.#listeners.length = 0;
@@ -113,6 +111,7 @@ export class Router implements RouterSocket {
     const peers = [...this.#connections];
     await waitEmpty(clock, peers.map(({ egress }) => egress), lingerMs);
     await finish(clock, peers, until - clock.now());
+    await Promise.all(this.#unbinding);
     for (const peer of this.#connections) {
       peer.close();
       this.drops.add("linger", peer.name, peer.egress.clear());
@@ -140,7 +139,11 @@ export class Router implements RouterSocket {
     if (this.#closed) {
       peer.close();
     } else if (this.#connections.size >= PEERS_MAX) {
-      this.#log.limited("accept", "peers", `refused ${link.remote}: ${PEERS_MAX} connections are open already`);
+      this.#log.limited(
+        "accept",
+        "peers",
+        `refused ${link.remote}: ${PEERS_MAX} connections are open already`,
+      );
       peer.close();
     } else {
       this.#connections.add(peer);
@@ -153,7 +156,10 @@ export class Router implements RouterSocket {
       const key = latin1(identity, 0, identity.length);
       const before = this.#named.get(key);
       if (before !== undefined) {
-        this.#log.info("peer", `${peer.name} takes over the identity ${identityName(identity)} from ${before.name}`);
+        this.#log.info(
+          "peer",
+          `${peer.name} takes over the identity ${identityName(identity)} from ${before.name}`,
+        );
         before.close();
         this.#forget(before);
       }

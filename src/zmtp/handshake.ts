@@ -51,7 +51,10 @@ function makeGreeting(): Uint8Array {
 
 /** The READY command of a socket, as a frame. */
 export function encodeReady(socketType: SocketType, identity: Uint8Array): Uint8Array {
-  return encodeCommand("READY", [...property("Socket-Type", latin1(socketType)), ...property("Identity", identity)]);
+  return encodeCommand("READY", [
+    ...property("Socket-Type", latin1(socketType)),
+    ...property("Identity", identity),
+  ]);
 }
 
 /** PONG for the PING in `buf[start, end)` (body of the command): it carries the context back. */
@@ -69,7 +72,9 @@ export function commandName(buf: Uint8Array, start: number, end: number): string
   let name = "";
   for (let i = 1; i <= size; i++) {
     const c = buf[start + i];
-    if (c < 0x20 || c > 0x7e) throw new ProtocolError("bad-command", "command name with unprintable characters");
+    if (c < 0x20 || c > 0x7e) {
+      throw new ProtocolError("bad-command", "command name with unprintable characters");
+    }
     name += String.fromCharCode(c);
   }
   return name;
@@ -151,8 +156,10 @@ export class Handshake {
   /** Checks the greeting as far as it has come, so that a peer of another kind is not waited for. */
   #greeting(held: Uint8Array): boolean {
     if (held.length > 0 && held[0] !== 0xff) {
-      // ZMTP 1.0 opens with a frame: length and flags of its identity.
-      throw held[0] > 0 && held[0] < 0x20 && (held.length < 2 || held[1] === 0)
+      // ZMTP 1.0 opens with a frame: the length of an identity, then zero flags.
+      const maybeOld = held[0] > 0 && held[0] < 0x20;
+      if (maybeOld && held.length < 2) return false;
+      throw maybeOld && held[1] === 0
         ? new ProtocolError("old-version", "peer speaks ZMTP 1.0, 3.0 or later is needed")
         : new ProtocolError("not-zmtp", `peer does not speak ZMTP, its first byte is ${hex(held[0])}`);
     }
@@ -216,7 +223,9 @@ export class Handshake {
     const peer = { version: `3.${this.#minor}`, socketType: "", identity: new Uint8Array(0) };
     while (at < end) {
       const nameEnd = at + 1 + buf[at];
-      if (buf[at] === 0 || nameEnd + 4 > end) throw new ProtocolError("bad-metadata", "metadata is cut short");
+      if (buf[at] === 0 || nameEnd + 4 > end) {
+        throw new ProtocolError("bad-metadata", "metadata is cut short");
+      }
       const name = String.fromCharCode(...buf.subarray(at + 1, nameEnd)).toLowerCase();
       const size = new DataView(buf.buffer, buf.byteOffset + nameEnd, 4).getUint32(0);
       const valueEnd = nameEnd + 4 + size;

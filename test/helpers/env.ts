@@ -1,0 +1,69 @@
+/** Where tests run, and on which builds of the server. */
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import process from "node:process";
+import runtime from "#runtime";
+
+/** The project's folder: tests are started there. */
+export const ROOT = resolve(process.cwd());
+export const RUNTIME = runtime.name as "bun" | "deno" | "node";
+export const BIN = join(ROOT, "node_modules", ".bin");
+
+/** A way to start the server. */
+export interface Target {
+  name: string;
+  command: string[];
+}
+
+const ALL: Record<string, Target> = {
+  bun: { name: "bun", command: [join(BIN, "bun"), "src/main.ts"] },
+  deno: { name: "deno", command: [join(BIN, "deno"), "run", "-A", "--quiet", "src/main.ts"] },
+  node: { name: "node", command: ["node", "dist/node/main.js"] },
+  binary: { name: "binary", command: [join(ROOT, "dist", "ccserver")] },
+};
+
+/** The server on the runtime the tests run on; with Bun the compiled binary too. `test/run.ts` has built them. */
+export const TARGETS: Target[] = (RUNTIME === "bun" ? ["bun", "binary"] : [RUNTIME]).map((name) => ALL[name]);
+/** The one that most tests use. */
+export const TARGET: Target = TARGETS[TARGETS.length - 1];
+
+for (const { command } of TARGETS) {
+  const built = command[command.length - 1];
+  if (!existsSync(resolve(ROOT, built))) throw new Error(`${built} is missing: run "npm run build" first`);
+}
+
+/** A folder that is removed when the test ends. */
+export function tempFolder(): { path: string; [Symbol.dispose](): void } {
+  const path = mkdtempSync(join(tmpdir(), "cc-test-"));
+  return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) };
+}
+
+/** Waits until `check` gives something true; an error says what was waited for. */
+export async function until<T>(what: string, check: () => T, timeoutMs = 10_000): Promise<NonNullable<T>> {
+  const end = performance.now() + timeoutMs;
+  for (;;) {
+    const value = check();
+    if (value) return value;
+    if (performance.now() > end) throw new Error(`waited ${timeoutMs / 1000} s for ${what}`);
+    await new Promise((r) => setTimeout(r, 5));
+  }
+}
+
+/** Random numbers under a seed (mulberry32). */
+export function seeded(seed: number): () => number {
+  return () => {
+    seed = (seed + 0x6d2b79f5) | 0;
+    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 0x1_0000_0000;
+  };
+}
+
+export function utf8(text: string): Uint8Array {
+  return new TextEncoder().encode(text);
+}
+
+export function text(bytes: Uint8Array): string {
+  return new TextDecoder().decode(bytes);
+}

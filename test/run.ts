@@ -1,0 +1,138 @@
+/**
+ * Runs all tests on Bun, Deno and Node, one after the other, and closes with `N passed, N failed`.
+ *
+ *     npm test                          everything; builds first
+ *     npm test -- --on=bun,node         on some runtimes
+ *     npm test -- decoder interop       only test files whose name has one of these words
+ */
+import { spawn, spawnSync } from "node:child_process";
+import { mkdirSync, readdirSync, rmSync } from "node:fs";
+import { join, resolve } from "node:path";
+import process from "node:process";
+import { parseArgs } from "node:util";
+
+const ROOT = resolve(process.cwd());
+const BIN = join(ROOT, "node_modules", ".bin");
+const NODE_TESTS = join(ROOT, "dist", "test-node");
+
+const { values, positionals } = parseArgs({
+  options: { on: { type: "string", default: "bun,deno,node" } },
+  allowPositionals: true,
+});
+
+const files = readdirSync(join(ROOT, "test"))
+  .filter((name) => name.endsWith("_test.ts"))
+  .filter((name) => positionals.length === 0 || positionals.some((word) => name.includes(word)))
+  .sort()
+  .map((name) => `./test/${name}`);
+if (files.length === 0) {
+  console.error(`no test file matches ${positionals.join(", ")}`);
+  process.exit(64);
+}
+
+const must = (command: string, args: string[]) => {
+  if (spawnSync(command, args, { cwd: ROOT, stdio: "inherit" }).status !== 0) process.exit(1);
+};
+
+/** Each runtime's runner, and how it says what passed. */
+const RUNNERS: Record<string, { command: string; args: () => string[]; counts: (output: string) => Counts }> =
+  {
+    bun: {
+      command: join(BIN, "bun"),
+      args: () => ["test", "--timeout=180000", ...files],
+      counts: (output) => ({
+        passed: last(output, /^ *(\d+) pass$/gm),
+        failed: last(output, /^ *(\d+) fail$/gm),
+        skipped: last(output, /^ *(\d+) skip$/gm),
+      }),
+    },
+    deno: {
+      command: join(BIN, "deno"),
+      args: () => ["test", "-A", "--no-check", "--quiet", ...files],
+      counts: (output) => ({
+        passed: last(output, /(\d+) passed/g),
+        failed: last(output, /(\d+) failed/g),
+        skipped: last(output, /(\d+) ignored/g),
+      }),
+    },
+    node: {
+      command: "node",
+      args() {
+        rmSync(NODE_TESTS, { recursive: true, force: true });
+        mkdirSync(NODE_TESTS, { recursive: true });
+        must(join(BIN, "bun"), [
+          "build",
+          "--target=node",
+          "--external=zeromq",
+          `--outdir=${NODE_TESTS}`,
+          ...files,
+        ]);
+        const built = readdirSync(NODE_TESTS).filter((name) => name.endsWith("_test.js"));
+        return ["--test", "--test-concurrency=1", ...built.map((name) => join(NODE_TESTS, name))];
+      },
+      counts: (output) => ({
+        passed: last(output, /^# pass (\d+)$/gm),
+        failed: last(output, /^# fail (\d+)$/gm),
+        skipped: last(output, /^# skipped (\d+)$/gm),
+      }),
+    },
+  };
+
+interface Counts {
+  passed: number;
+  failed: number;
+  skipped: number;
+}
+
+function last(output: string, pattern: RegExp): number {
+  return Number([...output.matchAll(pattern)].at(-1)?.[1] ?? 0);
+}
+
+function runTests(name: string): Promise<Counts> {
+  const { command, args, counts } = RUNNERS[name];
+  console.log(`\n=== tests on ${name} ===`);
+  const child = spawn(command, args(), {
+    cwd: ROOT,
+    env: { ...process.env, NO_COLOR: "1" },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
+  let output = "";
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.setEncoding("utf8");
+    stream.on("data", (chunk: string) => {
+      output += chunk;
+      process.stdout.write(chunk);
+    });
+  }
+  return new Promise((done) =>
+    child.on("close", (code) => {
+      const found = counts(output);
+      // A runner that ended badly with no test to blame has failed all the same.
+      if (code !== 0 && found.failed === 0) found.failed = 1;
+      if (found.passed + found.failed === 0) found.failed = 1;
+      done(found);
+    })
+  );
+}
+
+must(join(BIN, "bun"), ["build.ts"]);
+const total: Counts = { passed: 0, failed: 0, skipped: 0 };
+const lines: string[] = [];
+for (const name of values.on.split(",")) {
+  if (!(name in RUNNERS)) {
+    console.error(`--on=${name}: expected ${Object.keys(RUNNERS).join(", ")}`);
+    process.exit(64);
+  }
+  const begin = performance.now();
+  const counts = await runTests(name);
+  for (const key of ["passed", "failed", "skipped"] as const) total[key] += counts[key];
+  const seconds = ((performance.now() - begin) / 1000).toFixed(0);
+  lines.push(
+    `${name}: ${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped in ${seconds} s`,
+  );
+}
+console.log(`\n${lines.join("\n")}`);
+console.log(
+  `${total.passed} passed, ${total.failed} failed${total.skipped > 0 ? `, ${total.skipped} skipped` : ""}`,
+);
+process.exit(total.failed > 0 ? 1 : 0);

@@ -1,0 +1,355 @@
+/** What every driver in `runtime/` must do, on real sockets. The same file runs on Bun, Deno and Node. */
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { lookup } from "node:dns/promises";
+import { join } from "node:path";
+import net from "node:net";
+import { test } from "node:test";
+import runtime from "#runtime";
+import type { Address, Link, LinkEvents, Listener } from "../src/runtime/types.ts";
+import { RUNTIME, tempFolder, text, until, utf8 } from "./helpers/env.ts";
+
+const OPTIONS = {
+  keepAlive: { idleSeconds: 77, intervalSeconds: 15, count: 4 },
+  receiveBufferBytes: 0,
+  sendBufferBytes: 0,
+};
+const LOOPBACK: Address = { transport: "tcp", host: "127.0.0.1", port: 0 };
+
+/** One end of a link, with all that happened to it. */
+class End implements LinkEvents {
+  link!: Link;
+  received = 0;
+  chunks: string[] = [];
+  isEnded = false;
+  isClosed = false;
+  error: Error | undefined;
+  writes = 0;
+  keep = true;
+  data(chunk: Uint8Array, start: number, end: number) {
+    this.received += end - start;
+    if (this.keep) this.chunks.push(text(chunk.subarray(start, end)));
+  }
+  space(): Uint8Array | null {
+    return null;
+  }
+  filled(_n: number) {}
+  written() {
+    this.writes++;
+  }
+  ended() {
+    this.isEnded = true;
+  }
+  closed(error?: Error) {
+    this.isClosed = true;
+    this.error = error;
+  }
+  get text() {
+    return this.chunks.join("");
+  }
+  /** Writes and waits until the buffer is free again. */
+  async write(bytes: Uint8Array) {
+    const before = this.writes;
+    if (!this.link.write(bytes, 0, bytes.length)) await until("the write", () => this.writes > before);
+  }
+}
+
+async function listen(
+  address: Address = LOOPBACK,
+  make = () => new End(),
+): Promise<{ listener: Listener; accepted: End[] }> {
+  const accepted: End[] = [];
+  const listener = await runtime.listen(address, OPTIONS, (link) => {
+    const end = make();
+    end.link = link;
+    accepted.push(end);
+    return end;
+  });
+  return { listener, accepted };
+}
+
+function connect(address: Address, end = new End()): Promise<End> {
+  return new Promise((resolve, reject) => {
+    runtime.connect(address, OPTIONS, (link) => {
+      end.link = link;
+      resolve(end);
+      return end;
+    }, reject);
+  });
+}
+
+/** A pair of connected ends. */
+async function pair(address?: Address, make?: () => End) {
+  const { listener, accepted } = await listen(address, make);
+  const client = await connect(listener.address, make?.());
+  const server = await until("the accepted link", () => accepted[0]);
+  return {
+    listener,
+    client,
+    server,
+    [Symbol.dispose]() {
+      client.link.destroy();
+      server.link.destroy();
+      listener.close();
+    },
+  };
+}
+
+test(`${RUNTIME}: connects, and bytes go both ways`, async () => {
+  using p = await pair();
+  const { client, server } = p;
+  await client.write(utf8("to the server"));
+  await server.write(utf8("to the client"));
+  await until("bytes", () => server.text === "to the server" && client.text === "to the client");
+  assert.match(server.link.remote, /^tcp:\/\/127\.0\.0\.1:\d+$/);
+});
+
+test(`${RUNTIME}: writes only the range that is asked for`, async () => {
+  using p = await pair();
+  await p.client.write(utf8("a"));
+  const bytes = utf8("0123456789");
+  if (!p.client.link.write(bytes, 3, 6)) await until("the write", () => p.client.writes > 0);
+  await until("the range", () => p.server.text === "a345");
+});
+
+test(`${RUNTIME}: a refused connection is told, with its code`, async () => {
+  const { listener } = await listen();
+  const { address } = listener;
+  await listener.close();
+  await assert.rejects(connect(address), (error: { code?: string; message: string }) => {
+    assert.equal(error.code, "ECONNREFUSED");
+    assert.match(error.message, /connection refused/);
+    return true;
+  });
+});
+
+test(`${RUNTIME}: a cancelled connect calls nobody`, async () => {
+  const { listener, accepted } = await listen();
+  let called = false;
+  const cancel = runtime.connect(listener.address, OPTIONS, () => {
+    called = true;
+    return new End();
+  }, () => called = true);
+  cancel();
+  await connect(listener.address);
+  await until("a later link", () => accepted.length > 0);
+  assert.equal(called, false);
+  for (const { link } of accepted) link.destroy();
+  listener.close();
+});
+
+test(`${RUNTIME}: an address in use is told, with its code`, async () => {
+  const { listener } = await listen();
+  await assert.rejects(listen(listener.address), (error: { code?: string; message: string }) => {
+    assert.equal(error.code, "EADDRINUSE");
+    assert.match(error.message, /cannot listen on tcp:\/\/127\.0\.0\.1:\d+: the address is in use/);
+    return true;
+  });
+  listener.close();
+});
+
+test(`${RUNTIME}: half-close: the other side may go on writing`, async () => {
+  using p = await pair();
+  const { client, server } = p;
+  await client.write(utf8("last words"));
+  client.link.end();
+  await until("end", () => server.isEnded);
+  assert.equal(server.text, "last words");
+  await server.write(utf8("answer"));
+  await until("answer", () => client.text === "answer");
+  assert.equal(client.isClosed, false);
+});
+
+test(`${RUNTIME}: FIN waits for the write in flight`, async () => {
+  using p = await pair();
+  const { client, server } = p;
+  server.keep = false;
+  server.link.pause();
+  const large = new Uint8Array(16 * 1024 * 1024);
+  client.link.write(large, 0, large.length);
+  client.link.end();
+  server.link.resume();
+  await until("all bytes and the end", () => server.received === large.length && server.isEnded, 20_000);
+});
+
+test(`${RUNTIME}: destroy is seen by the other side, and calls nobody on this one`, async () => {
+  using p = await pair();
+  p.client.link.destroy();
+  await until("the end", () => p.server.isEnded || p.server.isClosed);
+  assert.equal(p.client.isClosed || p.client.isEnded, false);
+});
+
+test(`${RUNTIME}: a reset ends the link once`, async () => {
+  const { listener, accepted } = await listen();
+  const { port } = listener.address as { port: number };
+  const raw = net.connect(port, "127.0.0.1");
+  raw.on("error", () => {});
+  const server = await until("the link", () => accepted[0]);
+  await server.write(utf8("unread, so that closing resets"));
+  let closes = 0;
+  server.closed = () => void closes++;
+  let ends = 0;
+  server.ended = () => void ends++;
+  raw.resetAndDestroy();
+  await until("the end", () => closes + ends > 0);
+  server.link.destroy();
+  assert.ok(closes <= 1 && ends <= 1, `${closes} closes, ${ends} ends`);
+  listener.close();
+});
+
+test(`${RUNTIME}: back-pressure: a write to one that does not read stays in flight, and is done when it reads`, async () => {
+  using p = await pair();
+  const { client, server } = p;
+  server.keep = false;
+  server.link.pause();
+  const block = new Uint8Array(1024 * 1024);
+  let blocks = 0;
+  let stuck = false;
+  while (!stuck && blocks < 64) {
+    blocks++;
+    const before = client.writes;
+    if (client.link.write(block, 0, block.length)) continue;
+    stuck = await until("the write", () => client.writes > before, 300).then(() => false, () => true);
+  }
+  assert.ok(stuck, `${blocks} MiB were taken by one that does not read`);
+  const taken = client.link.taken();
+  assert.ok(taken >= 0 && taken < block.length, `taken ${taken}`);
+  server.link.resume();
+  await until("all bytes", () => server.received === blocks * block.length, 20_000);
+});
+
+test(`${RUNTIME}: pause and resume: no data while paused, none lost`, async () => {
+  using p = await pair();
+  const { client, server } = p;
+  await client.write(utf8("1"));
+  await until("1", () => server.text === "1");
+  server.link.pause();
+  await client.write(utf8("2"));
+  // A second link's round trip shows that time enough has passed for "2" to arrive.
+  using other = await pair();
+  await other.client.write(utf8("x"));
+  await until("x", () => other.server.text === "x");
+  const whilePaused = server.text;
+  server.link.resume();
+  await until("2", () => server.text === "12");
+  assert.equal(whilePaused, "1");
+});
+
+test(`${RUNTIME}: pause inside data holds what follows`, async () => {
+  class Pausing extends End {
+    override data(chunk: Uint8Array, start: number, end: number) {
+      super.data(chunk, start, end);
+      this.link.pause();
+    }
+  }
+  using p = await pair(LOOPBACK, () => new Pausing());
+  const { client, server } = p;
+  for (let i = 0; i < 3; i++) {
+    await client.write(utf8(String(i)));
+    await until(`chunk ${i}`, () => {
+      server.link.resume();
+      return server.text.length === i + 1;
+    });
+  }
+  assert.equal(server.text, "012");
+});
+
+test(`${RUNTIME}: large writes arrive whole and in order`, async () => {
+  using p = await pair();
+  const { client, server } = p;
+  const block = new Uint8Array(3 * 1024 * 1024 + 17);
+  let next = 0;
+  let wrong = 0;
+  server.data = (chunk, start, end) => {
+    for (let i = start; i < end; i++) if (chunk[i] !== next++ % 251) wrong++;
+    server.received += end - start;
+  };
+  for (let at = 0, n = 0; n < 8; n++) {
+    for (let i = 0; i < block.length; i++) block[i] = at++ % 251;
+    await client.write(block);
+  }
+  await until("all bytes", () => server.received === 8 * block.length, 20_000);
+  assert.equal(wrong, 0);
+});
+
+test(`${RUNTIME}: a driver that reads into our buffer fills what it asked for`, async () => {
+  class Direct extends End {
+    buffer = new Uint8Array(200_000);
+    at = 0;
+    override space() {
+      return this.at > 0 && this.at < this.buffer.length ? this.buffer.subarray(this.at) : null;
+    }
+    override filled(n: number) {
+      this.at += n;
+    }
+    override data(chunk: Uint8Array, start: number, end: number) {
+      this.buffer.set(chunk.subarray(start, end), this.at);
+      this.at += end - start;
+    }
+  }
+  const server = new Direct();
+  const { listener } = await listen(LOOPBACK, () => server);
+  const client = await connect(listener.address);
+  const bytes = Uint8Array.from({ length: 200_000 }, (_, i) => i % 241);
+  await client.write(bytes);
+  await until("all bytes", () => server.at === bytes.length);
+  assert.ok(server.buffer.every((b, i) => b === i % 241));
+  client.link.destroy();
+  server.link.destroy();
+  listener.close();
+});
+
+test(`${RUNTIME}: Unix sockets`, async () => {
+  using folder = tempFolder();
+  using p = await pair({ transport: "ipc", path: join(folder.path, "s.sock") });
+  await p.client.write(utf8("over a file"));
+  await until("bytes", () => p.server.text === "over a file");
+  assert.match(p.server.link.remote, /^ipc:\/\/.*s\.sock$/);
+  p.client.link.end();
+  await until("end", () => p.server.isEnded);
+});
+
+test(`${RUNTIME}: IPv6`, async (t) => {
+  const hasIpv6 = await lookup("::1").then(
+    () => listen({ transport: "tcp", host: "::1", port: 0 }),
+    () => null,
+  )
+    .catch(() => null);
+  if (hasIpv6 === null) {
+    console.log("skipped: this machine has no IPv6 loopback");
+    t.skip?.("no IPv6 loopback");
+    return;
+  }
+  hasIpv6.listener.close();
+  using p = await pair({ transport: "tcp", host: "::1", port: 0 });
+  await p.client.write(utf8("six"));
+  await until("bytes", () => p.server.text === "six");
+  assert.match(p.server.link.remote, /^tcp:\/\/\[::1\]:\d+$/);
+});
+
+test(`${RUNTIME}: keep-alive is on, as ss shows it`, async (t) => {
+  const ss = spawnSync("ss", ["-V"]);
+  if (ss.status !== 0) {
+    console.log("skipped: ss is not installed (Debian package iproute2)");
+    t.skip?.("ss is not installed");
+    return;
+  }
+  using p = await pair();
+  const { port } = p.listener.address as { port: number };
+  const { stdout } = spawnSync("ss", [
+    "-tnoH",
+    "state",
+    "established",
+    `sport = :${port} or dport = :${port}`,
+  ], {
+    encoding: "utf8",
+  });
+  const timers = [...stdout.matchAll(/timer:\(keepalive,(?:(\d+)min)?(?:([\d.]+)sec)?/g)];
+  assert.equal(timers.length, 2, `both ends have a keep-alive timer:\n${stdout}`);
+  // Deno switches keep-alive on, but its own sockets do not let the times be set.
+  if (RUNTIME === "deno") return;
+  for (const [, minutes = "0", seconds = "0"] of timers) {
+    const idle = Number(minutes) * 60 + Number(seconds);
+    assert.ok(idle > 60 && idle <= 77, `idle time ${idle} s, asked for 77:\n${stdout}`);
+  }
+});
