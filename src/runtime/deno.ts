@@ -9,7 +9,8 @@ const runtime: Runtime = {
   self: Deno.build.standalone ? [Deno.execPath()] : [Deno.execPath(), "run", "-A", process.argv[1]],
   listen,
   connect,
-  loadLibzmq: () => import("zeromq"),
+  // Its uv_poll calls back once and then never again (denoland/deno#36317).
+  loadLibzmq: async () => ({ zmq: await import("zeromq"), pollMs: 1 }),
 };
 export default runtime;
 

@@ -11,7 +11,7 @@ const runtime: Runtime = {
   self: [process.execPath, process.argv[1]],
   listen,
   connect,
-  loadLibzmq: () => import("zeromq"),
+  loadLibzmq: async () => ({ zmq: await import("zeromq"), pollMs: null }),
 };
 export default runtime;
 

@@ -98,5 +98,12 @@ export interface Runtime extends Transport {
    *
    * @throws {Error} With a sentence for the operator, where it does not.
    */
-  loadLibzmq(): Promise<typeof import("zeromq")>;
+  loadLibzmq(): Promise<LoadedLibzmq>;
+}
+
+/** The package, and what its user must know. */
+export interface LoadedLibzmq {
+  zmq: typeof import("zeromq");
+  /** Where the runtime does not tell the addon that a socket is ready: how often to look. Null: it tells. */
+  pollMs: number | null;
 }

@@ -26,6 +26,9 @@ import type { Context } from "./context.ts";
 import type { Egress } from "./egress.ts";
 import type { Source } from "./types.ts";
 
+/** A ROUTER sends READY so long after connecting at the latest. */
+const READY_LATEST_MS = 50;
+
 const NO_PREFIX = new Uint8Array(0);
 
 export abstract class Connection implements LinkEvents, FrameSink, Source {
@@ -44,6 +47,8 @@ export abstract class Connection implements LinkEvents, FrameSink, Source {
   #pending: Uint8Array | null = null;
   #finished: (() => void) | null = null;
   #cancelTimer: () => void;
+  #cancelReady: () => void = () => {};
+  #readyCommand: Uint8Array | null;
 
   constructor(
     context: Context,
@@ -66,8 +71,11 @@ export abstract class Connection implements LinkEvents, FrameSink, Source {
     });
     egress.attach(link);
     egress.control(GREETING);
-    // READY may follow at once: what we have to say does not depend on the peer.
-    egress.control(encodeReady(own, identity));
+    this.#readyCommand = encodeReady(own, identity);
+    // A ROUTER lets the peer speak first: a socket that does not fit would close at our READY without showing its own,
+    // and nobody would learn why. One that waits for ours gets it a little later.
+    if (own === "DEALER") this.#sendReady();
+    else this.#cancelReady = context.clock.after(READY_LATEST_MS, () => this.#sendReady());
   }
 
   get name(): string {
@@ -206,6 +214,7 @@ export abstract class Connection implements LinkEvents, FrameSink, Source {
     if (this.#gone) return;
     this.#gone = true;
     this.#cancelTimer();
+    this.#cancelReady();
     this.#pending = null;
     this.#decoder?.pause();
     this.#decoder?.clear();
@@ -217,6 +226,8 @@ export abstract class Connection implements LinkEvents, FrameSink, Source {
     this.#handshake = null;
     this.#cancelTimer();
     this.prefix = this.admitted(handshake.peer!);
+    this.#cancelReady();
+    this.#sendReady();
     this.#decoder = new Decoder(this, {
       messageMaxBytes: this.#messageMaxBytes,
       messageMaxFrames: MESSAGE_MAX_FRAMES,
@@ -227,6 +238,11 @@ export abstract class Connection implements LinkEvents, FrameSink, Source {
     this.egress.open();
     const { rest } = handshake;
     if (rest.length > 0) this.#push(this.#decoder, rest, 0, rest.length);
+  }
+
+  #sendReady(): void {
+    if (this.#readyCommand !== null && !this.#gone) this.egress.control(this.#readyCommand);
+    this.#readyCommand = null;
   }
 
   #push(decoder: Decoder, chunk: Uint8Array, start: number, end: number): void {

@@ -2,10 +2,12 @@
  * The second engine: libzmq by way of the npm package `zeromq`, behind the same two interfaces. It is the oracle that
  * our own is compared with, so it is kept plain; every message is put together from frames and taken apart again.
  */
+import type { Buffer } from "node:buffer";
 import { RECONNECT_MAX_MS, RECONNECT_MIN_MS } from "../limits.ts";
 import { reason } from "../log.ts";
 import { decodeFrames, encodeFrame, encodeFrames, MORE } from "../zmtp/frame.ts";
 import type { Context } from "./context.ts";
+import type { LoadedLibzmq } from "../runtime/types.ts";
 import { DropCounter } from "./drops.ts";
 import { parseEndpoint } from "./endpoint.ts";
 import { prepareSocketFile, removeSocketFile } from "./ipc.ts";
@@ -20,19 +22,19 @@ import type {
   Source,
 } from "./types.ts";
 
-type Libzmq = typeof import("zeromq");
+type Libzmq = LoadedLibzmq["zmq"];
 type Socket = InstanceType<Libzmq["Router"]> | InstanceType<Libzmq["Dealer"]>;
 
 const NO_PREFIX = new Uint8Array(0);
 
-/** @param libzmq The loaded package: `await runtime.loadLibzmq()`. */
-export function libzmqEngine(context: Context, libzmq: Libzmq): Engine {
+/** @param loaded The package: `await runtime.loadLibzmq()`. */
+export function libzmqEngine(context: Context, loaded: LoadedLibzmq): Engine {
   return {
     name: "libzmq",
-    description: `libzmq ${libzmq.version}`,
-    router: (options, sink) => new LibzmqRouter(context, libzmq, options, sink),
+    description: `libzmq ${loaded.zmq.version}`,
+    router: (options, sink) => new LibzmqRouter(context, loaded, options, sink),
     dealer: (endpoint, options, sink, events) =>
-      new LibzmqDealer(context, libzmq, endpoint, options, sink, events ?? {}),
+      new LibzmqDealer(context, loaded, endpoint, options, sink, events ?? {}),
   };
 }
 
@@ -58,6 +60,7 @@ abstract class LibzmqSocket<S extends Socket> {
   protected readonly socket: S;
   protected readonly context: Context;
   readonly #sink: MessageSink;
+  readonly #pollMs: number | null;
   #queue: Uint8Array[][] = [];
   #sending = false;
   #receiving = true;
@@ -66,9 +69,11 @@ abstract class LibzmqSocket<S extends Socket> {
   protected onroom: (() => void) | null = null;
   #onempty: (() => void) | null = null;
 
-  constructor(context: Context, socket: S, options: SocketOptions, sink: MessageSink) {
+  constructor(context: Context, socket: S, pollMs: number | null, options: SocketOptions, sink: MessageSink) {
     this.context = context;
     this.socket = socket;
+    this.#pollMs = pollMs;
+    if (pollMs !== null) socket.receiveTimeout = socket.sendTimeout = 0;
     this.#sink = sink;
     this.drops = new DropCounter(context.log);
     configure(socket, options);
@@ -108,7 +113,8 @@ abstract class LibzmqSocket<S extends Socket> {
 
   protected async receive(): Promise<void> {
     try {
-      for await (const received of this.socket as AsyncIterable<Uint8Array[]>) {
+      for (;;) {
+        const received: Uint8Array[] = await this.#ready(() => this.socket.receive());
         while (this.#held > 0) await new Promise<void>((resolve) => this.#resume = resolve);
         if (!this.#receiving) continue;
         const { source, frames } = this.sourceOf(received);
@@ -158,7 +164,7 @@ abstract class LibzmqSocket<S extends Socket> {
     this.#sending = true;
     for (let next = this.#queue.shift(); next !== undefined; next = this.#queue.shift()) {
       try {
-        await this.socket.send(next);
+        await this.#ready(() => this.socket.send(next as Buffer[]));
       } catch (error) {
         if (this.socket.closed) break;
         this.unsendable(next, error);
@@ -167,6 +173,20 @@ abstract class LibzmqSocket<S extends Socket> {
     }
     this.#sending = false;
     this.#onempty?.();
+  }
+
+  /** Does what waits for the socket; where libzmq is not told that it is ready, by trying again. */
+  async #ready<T>(act: () => Promise<T>): Promise<T> {
+    const pollMs = this.#pollMs;
+    if (pollMs === null) return await act();
+    for (;;) {
+      try {
+        return await act();
+      } catch (error) {
+        if ((error as { code?: string }).code !== "EAGAIN") throw error;
+        await new Promise<void>((resolve) => void this.context.clock.after(pollMs, resolve));
+      }
+    }
   }
 
   protected unsendable(_frames: Uint8Array[], error: unknown): void {
@@ -181,8 +201,8 @@ class LibzmqRouter extends LibzmqSocket<InstanceType<Libzmq["Router"]>> implemen
   #peers = 0;
   readonly #hwm: number;
 
-  constructor(context: Context, libzmq: Libzmq, options: SocketOptions, sink: MessageSink) {
-    super(context, new libzmq.Router(), options, sink);
+  constructor(context: Context, { zmq, pollMs }: LoadedLibzmq, options: SocketOptions, sink: MessageSink) {
+    super(context, new zmq.Router(), pollMs, options, sink);
     this.#hwm = options.hwm;
     this.socket.mandatory = true;
     this.socket.handover = true;
@@ -261,7 +281,7 @@ class LibzmqDealer extends LibzmqSocket<InstanceType<Libzmq["Dealer"]>> implemen
 
   constructor(
     context: Context,
-    libzmq: Libzmq,
+    { zmq, pollMs }: LoadedLibzmq,
     endpoint: string,
     options: DealerOptions,
     sink: MessageSink,
@@ -271,7 +291,7 @@ class LibzmqDealer extends LibzmqSocket<InstanceType<Libzmq["Dealer"]>> implemen
     const identity = options.identity === undefined || options.identity.length === 0
       ? {}
       : { routingId: String.fromCharCode(...options.identity) };
-    super(context, new libzmq.Dealer(identity), options, sink);
+    super(context, new zmq.Dealer(identity), pollMs, options, sink);
     this.peerName = endpoint;
     this.#hwm = options.hwm;
     this.#source = {

@@ -3,8 +3,9 @@ import { Buffer } from "node:buffer";
 import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import process from "node:process";
 import { createInterface } from "node:readline";
-import { BIN, ROOT, TARGET, type Target, tempFolder, until } from "./env.ts";
+import { ROOT, TARGET, type Target, tempFolder, until } from "./env.ts";
 
 /** A server in a process of its own. */
 export class ServerProcess {
@@ -72,7 +73,8 @@ export class ServerProcess {
   async stop(
     signal: "SIGTERM" | "SIGINT" = "SIGTERM",
   ): Promise<{ code: number | null; signal: string | null }> {
-    if (!this.#done) this.child.kill(signal);
+    // Not child.kill(): Deno then reports this signal as the end, however the process ended.
+    if (!this.#done) process.kill(this.pid, signal);
     return await this.exited;
   }
 
@@ -102,10 +104,7 @@ export class Libzmq {
   #serial = 0;
 
   constructor() {
-    this.#child = spawn(join(BIN, "deno"), ["run", "-A", "--quiet", "test/peers/libzmq.ts"], {
-      cwd: ROOT,
-      stdio: ["pipe", "pipe", "inherit"],
-    });
+    this.#child = spawn("node", ["dist/peers/libzmq.js"], { cwd: ROOT, stdio: ["pipe", "pipe", "inherit"] });
     createInterface({ input: this.#child.stdout! }).on("line", (line) => {
       const { id, result, error } = JSON.parse(line);
       const waiting = this.#waiting.get(id);

@@ -1,0 +1,343 @@
+/** Router and Dealer in one process: identities, queues, marks, linger, reconnecting. */
+import assert from "node:assert/strict";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import net from "node:net";
+import { join } from "node:path";
+import { test } from "node:test";
+import { CCMessage, Dealer, decodeFrames, encodeFrames, Logger, type MessageSink, Router, type Source } from "../mod.ts";
+import { Context } from "../src/socket/context.ts";
+import { Dealer as PlainDealer } from "../src/socket/dealer.ts";
+import { seeded, tempFolder, text, until, utf8 } from "./helpers/env.ts";
+import { GREETING, message, RawPeer, ready } from "./helpers/raw.ts";
+
+const NO_PREFIX = new Uint8Array(0);
+
+/** Keeps what comes: source and frames as text. */
+class Inbox implements MessageSink {
+  got: { from: Source; frames: string[] }[] = [];
+  message(source: Source, buf: Uint8Array, start: number, end: number): void {
+    this.got.push({ from: source, frames: decodeFrames(buf, start, end).map(text) });
+  }
+  chunkEnd(): void {}
+  /** The n-th message's frames. */
+  async frames(n = 0): Promise<string[]> {
+    return (await until(`message ${n}`, () => this.got[n])).frames;
+  }
+}
+
+function send(dealer: { send: PlainDealer["send"] }, ...frames: string[]): boolean {
+  const bytes = encodeFrames(frames.map(utf8));
+  return dealer.send(NO_PREFIX, bytes, 0, bytes.length, false);
+}
+
+function reply(router: Router, to: Source, ...frames: string[]): boolean {
+  const bytes = new Uint8Array([...to.prefix, ...encodeFrames(frames.map(utf8))]);
+  return router.send(bytes, 0, bytes.length, false);
+}
+
+const portOf = (endpoint: string) => Number(/:(\d+)$/.exec(endpoint)![1]);
+
+async function routerAndInbox(options = {}) {
+  const lines: string[] = [];
+  const inbox = new Inbox();
+  const router = new Router(inbox, {
+    ...options,
+    log: new Logger("test", { sink: (line) => lines.push(line), pid: 1, level: "DEBUG" }),
+  });
+  const endpoint = await router.bind("tcp://127.0.0.1:*");
+  return { router, inbox, endpoint, port: portOf(endpoint), lines };
+}
+
+test("a DEALER and a ROUTER talk; identities are five bytes, a zero byte first", async () => {
+  const { router, inbox, endpoint } = await routerAndInbox();
+  const answers = new Inbox();
+  const dealer = new Dealer(endpoint, answers);
+  send(dealer, "", "hello");
+  assert.deepEqual(await inbox.frames(), ["", "hello"]);
+  const { from } = inbox.got[0];
+  assert.equal(from.prefix.length, 7);
+  assert.deepEqual([...from.prefix.subarray(0, 3)], [1, 5, 0]);
+  assert.equal(reply(router, from, "", "there"), true);
+  assert.deepEqual(await answers.frames(), ["", "there"]);
+  await dealer.close(100);
+  await router.close(100);
+});
+
+test("a peer's own identity is kept, and a peer that comes with it takes it over", async () => {
+  const { router, inbox, port, lines } = await routerAndInbox();
+  using first = await RawPeer.open(port, "DEALER", "me");
+  first.write(message("one"));
+  await inbox.frames(0);
+  assert.deepEqual([...inbox.got[0].from.prefix], [1, 2, 0x6d, 0x65]);
+  using second = await RawPeer.open(port, "DEALER", "me");
+  await until("the first to be closed", () => first.closed);
+  second.write(message("two"));
+  await inbox.frames(1);
+  reply(router, inbox.got[0].from, "for me");
+  assert.equal((await second.receive())[0].toString(), "for me");
+  assert.equal(router.peers, 1);
+  assert.ok(lines.some((line) => line.includes('takes over the identity "me"')));
+  await router.close(0);
+});
+
+test("a message for nobody is dropped, counted and told", async () => {
+  const { router, lines } = await routerAndInbox();
+  const bytes = encodeFrames([utf8("nobody"), utf8("x")]);
+  assert.equal(router.send(bytes, 0, bytes.length, false), false);
+  assert.equal(router.drops.byReason.get("no-such-peer"), 1);
+  assert.ok(lines.some((line) => line.includes('dropped 1 message for "nobody": no peer has this identity')));
+  const only = encodeFrames([utf8("identity only")]);
+  assert.equal(router.send(only, 0, only.length, false), false);
+  assert.equal(router.drops.byReason.get("no-route"), 1);
+  await router.close(0);
+});
+
+test("while the upstream is down, messages wait up to the high water mark; the newest after that are dropped", async () => {
+  const free = await routerAndInbox();
+  await free.router.close(0);
+  const dealer = new Dealer(free.endpoint, new Inbox(), { hwm: 5 });
+  for (let i = 0; i < 8; i++) send(dealer, String(i));
+  assert.equal(dealer.queued, 5);
+  assert.equal(dealer.drops.byReason.get("upstream-down"), 3);
+  const inbox = new Inbox();
+  const router = new Router(inbox);
+  await router.bind(free.endpoint);
+  await inbox.frames(4);
+  assert.deepEqual(inbox.got.map(({ frames }) => frames[0]), ["0", "1", "2", "3", "4"]);
+  await dealer.close(100);
+  await router.close(100);
+});
+
+test("a DEALER connects anew when its upstream comes back, and what waited goes out in order", async () => {
+  const first = await routerAndInbox();
+  const states: string[] = [];
+  const dealer = new Dealer(first.endpoint, new Inbox(), {
+    events: { up: () => states.push("up"), down: () => states.push("down") },
+  });
+  send(dealer, "before");
+  await first.inbox.frames();
+  await first.router.close(0);
+  await until("down", () => states.includes("down"));
+  for (let i = 0; i < 3; i++) send(dealer, `while away ${i}`);
+  const inbox = new Inbox();
+  const router = new Router(inbox);
+  await router.bind(first.endpoint);
+  await inbox.frames(2);
+  assert.deepEqual(inbox.got.map(({ frames }) => frames[0]), ["while away 0", "while away 1", "while away 2"]);
+  assert.deepEqual(states, ["up", "down", "up"]);
+  await dealer.close(100);
+  await router.close(100);
+});
+
+test("a link that breaks in the middle of a write: the message that was not whole is sent again, none twice", async () => {
+  // A raw upstream that reads a little and resets, then one that reads all.
+  const sockets: net.Socket[] = [];
+  const server = net.createServer((socket) => {
+    sockets.push(socket);
+    socket.on("error", () => {});
+    socket.write(GREETING);
+    socket.write(ready("ROUTER"));
+    if (sockets.length === 1) socket.once("data", () => socket.pause());
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const port = (server.address() as net.AddressInfo).port;
+  const dealer = new Dealer(`tcp://127.0.0.1:${port}`, new Inbox(), { hwm: 100_000 });
+  await until("up", () => dealer.up);
+  const total = 300;
+  const size = 100_000;
+  for (let i = 0; i < total; i++) send(dealer, String(i), "x".repeat(size));
+  await until("a queue that stands", () => dealer.queued > 0 && dealer.queued < total);
+  const peer = await new Promise<RawPeer>((resolve) => {
+    server.once("connection", (socket) => resolve(new RawPeer(socket)));
+    sockets[0].destroy();
+  });
+  await peer.handshake();
+  const seen: number[] = [];
+  while (seen.at(-1) !== total - 1) {
+    const frames = await peer.receive();
+    assert.equal(frames[1].length, size, "the message is whole");
+    seen.push(Number(frames[0]));
+  }
+  const lost = dealer.drops.byReason.get("link-lost") ?? 0;
+  for (let i = 1; i < seen.length; i++) assert.equal(seen[i], seen[i - 1] + 1, "in order, none twice");
+  assert.ok(seen[0] > 0 && seen[0] + lost < total);
+  peer.close();
+  server.close();
+  await dealer.close(0);
+});
+
+test("reconnecting backs off exponentially, with jitter and a cap, and asks for the name each time", async () => {
+  const waits: number[] = [];
+  let asked = 0;
+  let now = 0;
+  const timers: { at: number; f: () => void; live: boolean }[] = [];
+  const context = new Context({
+    transport: {
+      listen: () => Promise.reject(new Error("not here")),
+      connect(_address, _options, _open, failed) {
+        queueMicrotask(() => failed(new Error("refused")));
+        return () => {};
+      },
+    },
+    clock: {
+      now: () => now,
+      after(ms, f) {
+        const timer = { at: now + ms, f, live: true };
+        timers.push(timer);
+        waits.push(ms);
+        return () => void (timer.live = false);
+      },
+    },
+    random: seeded(7),
+    resolve: (host) => {
+      asked++;
+      assert.equal(host, "collector.example");
+      return Promise.resolve(["192.0.2.1", "192.0.2.2"]);
+    },
+    log: new Logger("test", { sink: () => {}, pid: 1 }),
+  });
+  const dealer = new PlainDealer(context, "tcp://collector.example:22632", {
+    hwm: 1,
+    receiveBufferBytes: 0,
+    sendBufferBytes: 0,
+    keepAlive: null,
+    messageMaxBytes: 1000,
+  }, new Inbox());
+  for (let round = 0; round < 14; round++) {
+    await until("a retry", () => timers.some(({ live }) => live));
+    const timer = timers.find(({ live }) => live)!;
+    timer.live = false;
+    now = timer.at;
+    timer.f();
+  }
+  assert.ok(asked >= 14, `the name was resolved ${asked} times`);
+  for (let i = 0; i < 14; i++) {
+    const most = Math.min(10_000, 100 * 2 ** i);
+    assert.ok(waits[i] >= most / 2 && waits[i] <= most, `wait ${i}: ${waits[i]} ms, at most ${most}`);
+  }
+  assert.ok(new Set(waits.slice(8, 14)).size > 3, "the waits differ by chance");
+  const closed = dealer.close(0);
+  for (const timer of timers) if (timer.live) timer.f();
+  await closed;
+});
+
+test("PING is answered with PONG and its context", async () => {
+  const { router, port } = await routerAndInbox();
+  using peer = await RawPeer.open(port);
+  peer.write(new Uint8Array([4, 10, 4, ...utf8("PING"), 0, 100, ...utf8("ctx")]));
+  assert.equal((await peer.receive())[0].toString(), "\x04PONGctx");
+  await router.close(0);
+});
+
+test("closing waits for what is queued, at most linger", async () => {
+  const { router, inbox, endpoint } = await routerAndInbox();
+  const answers = new Inbox();
+  const dealer = new Dealer(endpoint, answers);
+  for (let i = 0; i < 100; i++) send(dealer, `${i}`, "x".repeat(10_000));
+  await dealer.close(5000);
+  await inbox.frames(99);
+  assert.equal(dealer.drops.total, 0);
+  await router.close(100);
+
+  const nobody = new Dealer(endpoint, new Inbox());
+  send(nobody, "never");
+  const begin = performance.now();
+  await nobody.close(200);
+  const took = performance.now() - begin;
+  assert.ok(took >= 190 && took < 1500, `${took} ms`);
+  assert.equal(nobody.drops.byReason.get("linger"), 1);
+});
+
+test("a large message is not copied on its way: kept as it came, and whole", async () => {
+  const owners: boolean[] = [];
+  const kept: CCMessage[] = [];
+  const router = new Router({
+    message(source, buf, start, end, delimiter, _tail, owned) {
+      owners.push(owned);
+      const view = new CCMessage();
+      view.set(source, buf, start, end, delimiter, owned, "x");
+      const copy = view.keep();
+      assert.equal(copy.buf === buf, owned);
+      kept.push(copy);
+    },
+    chunkEnd() {},
+  });
+  const endpoint = await router.bind("tcp://127.0.0.1:*");
+  const dealer = new Dealer(endpoint, new Inbox());
+  await until("up", () => dealer.up);
+  const blob = new Uint8Array(3_000_000).map((_, i) => i % 253);
+  for (let i = 0; i < 3; i++) {
+    const bytes = encodeFrames([new Uint8Array(0), utf8("x"), blob]);
+    dealer.send(NO_PREFIX, bytes, 0, bytes.length, true);
+  }
+  await until("three messages", () => kept.length === 3);
+  assert.ok(owners.every((owned) => owned));
+  for (const { frames } of kept) assert.deepEqual(frames[2], blob);
+  await dealer.close(100);
+  await router.close(100);
+});
+
+test("endpoints: names, IPv4, IPv6, ipc", async () => {
+  const inbox = new Inbox();
+  const router = new Router(inbox);
+  const byName = await router.bind("tcp://localhost:*");
+  const any = await router.bind("tcp://*:0");
+  assert.match(any, /^tcp:\/\/0\.0\.0\.0:\d+$/);
+  const dealers = [new Dealer(byName.replace(/\/\/.*:/, "//localhost:"), inbox), new Dealer(any.replace("0.0.0.0", "127.0.0.1"), inbox)];
+  for (const dealer of dealers) send(dealer, "x");
+  await inbox.frames(1);
+  for (const dealer of dealers) await dealer.close(0);
+  await router.close(0);
+});
+
+test("ipc: a live socket and another file are left alone, and the own file is removed", async () => {
+  using folder = tempFolder();
+  const path = join(folder.path, "cc.sock");
+  const live = new Router(new Inbox());
+  await live.bind(`ipc://${path}`);
+  const second = new Router(new Inbox());
+  await assert.rejects(second.bind(`ipc://${path}`), { code: "EADDRINUSE", message: /the address is in use/ });
+  await live.close(0);
+  assert.equal(existsSync(path), false, "the socket file is removed");
+
+  const other = join(folder.path, "file");
+  writeFileSync(other, "precious");
+  await assert.rejects(second.bind(`ipc://${other}`), /a file that is not a socket stands there/);
+  await assert.rejects(second.bind(`ipc://${folder.path}`), /a file that is not a socket stands there/);
+  assert.equal(readFileSync(other, "utf8"), "precious");
+  await second.close(0);
+});
+
+test("an upstream that reads nothing: its sources are held, and released when it reads or counts as down", async () => {
+  const sockets: net.Socket[] = [];
+  const server = net.createServer({ pauseOnConnect: false }, (socket) => {
+    sockets.push(socket);
+    socket.on("error", () => {});
+    socket.write(GREETING);
+    socket.write(ready("ROUTER"));
+    socket.once("data", () => socket.pause());
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as net.AddressInfo;
+  const states: string[] = [];
+  const dealer = new Dealer(`tcp://127.0.0.1:${port}`, new Inbox(), {
+    hwm: 10,
+    stallMs: 300,
+    events: { up: () => states.push("up"), down: (why) => states.push(why) },
+  });
+  await until("up", () => dealer.up);
+  let held = 0;
+  const source: Source = { prefix: NO_PREFIX, name: "test", hold: () => held++, release: () => held-- };
+  let messages = 0;
+  while (held === 0) {
+    assert.ok(messages++ < 100_000, "the queue fills at some time");
+    if (!send(dealer, "x".repeat(10_000))) dealer.hold(source);
+    if (messages % 50 === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+  await until("counts as down", () => states.length > 1);
+  assert.match(states[1], /took nothing for 0\.3 s while its queue was full/);
+  assert.equal(held, 0, "the source is released");
+  server.close();
+  for (const socket of sockets) socket.destroy();
+  await dealer.close(0);
+});
