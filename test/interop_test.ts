@@ -7,10 +7,17 @@ import { after, before, describe, test } from "node:test";
 import { ROOT, RUNTIME, TARGETS, tempFolder, text } from "./helpers/env.ts";
 import { Libzmq, ServerProcess } from "./helpers/process.ts";
 
-const VECTORS = readdirSync(join(ROOT, "test", "vectors")).filter((name) => name.endsWith(".json")).map((name) => {
-  const { frames } = JSON.parse(readFileSync(join(ROOT, "test", "vectors", name), "utf8")) as { frames: string[] };
-  return { name: name.replace(".json", ""), frames: frames.map((frame) => new Uint8Array(Buffer.from(frame, "base64"))) };
-});
+const VECTORS = readdirSync(join(ROOT, "test", "vectors")).filter((name) => name.endsWith(".json")).map(
+  (name) => {
+    const { frames } = JSON.parse(readFileSync(join(ROOT, "test", "vectors", name), "utf8")) as {
+      frames: string[];
+    };
+    return {
+      name: name.replace(".json", ""),
+      frames: frames.map((frame) => new Uint8Array(Buffer.from(frame, "base64"))),
+    };
+  },
+);
 
 const ECHO = `
 [ccserver]
@@ -37,7 +44,14 @@ handler = cc.handler.proxy
 remote-cc = ${endpoint}
 `;
 
-const request = (target: string) => ["", "echo.request", JSON.stringify({ req: "echo.request", time: 1, hostname: "t", target, blob_hash: "" }), ""];
+const request = (
+  target: string,
+) => [
+  "",
+  "echo.request",
+  JSON.stringify({ req: "echo.request", time: 1, hostname: "t", target, blob_hash: "" }),
+  "",
+];
 const bytes = (frames: Uint8Array[]) => frames.map((frame) => Buffer.from(frame).toString("base64"));
 
 for (const target of TARGETS) {
@@ -50,7 +64,8 @@ for (const target of TARGETS) {
         peer = new Libzmq();
       });
       after(() => peer[Symbol.asyncDispose]());
-      const withEngine = (ini: string) => ini.replace("cc-role = local", `cc-role = local\nzmq-engine = ${engine}`);
+      const withEngine = (ini: string) =>
+        ini.replace("cc-role = local", `cc-role = local\nzmq-engine = ${engine}`);
 
       test("answers a DEALER, a REQ and a ROUTER", async () => {
         await using server = await ServerProcess.start(withEngine(ECHO), target);
@@ -92,7 +107,11 @@ for (const target of TARGETS) {
           assert.deepEqual(bytes(rest), bytes(frames), `${name} on its way`);
           assert.equal(identity.length, 5, "the client's identity is as libzmq makes them");
           await upstream.send([hop, identity, "extra", ...frames]);
-          assert.deepEqual(bytes(await client.receive()), bytes([Buffer.from("extra"), ...frames]), `${name} on its way back`);
+          assert.deepEqual(
+            bytes(await client.receive()),
+            bytes([Buffer.from("extra"), ...frames]),
+            `${name} on its way back`,
+          );
         }
         await client.close();
         await upstream.close();
@@ -165,7 +184,9 @@ test("a libzmq peer of a type that does not fit is refused with one line, others
   await using server = await ServerProcess.start(ECHO);
   await using peer = new Libzmq();
   const push = await peer.open("Push", server.endpoint);
-  await server.until(/closed tcp:\/\/127\.0\.0\.1:\d+: a PUSH socket cannot talk to a ROUTER \(socket-type\)/);
+  await server.until(
+    /closed tcp:\/\/127\.0\.0\.1:\d+: a PUSH socket cannot talk to a ROUTER \(socket-type\)/,
+  );
   const client = await peer.open("Dealer", server.endpoint);
   await client.send(request("still there"));
   assert.equal(text((await client.receive())[1]), "echo.response");

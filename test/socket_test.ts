@@ -4,7 +4,16 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import net from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
-import { CCMessage, Dealer, decodeFrames, encodeFrames, Logger, type MessageSink, Router, type Source } from "../mod.ts";
+import {
+  CCMessage,
+  Dealer,
+  decodeFrames,
+  encodeFrames,
+  Logger,
+  type MessageSink,
+  Router,
+  type Source,
+} from "../mod.ts";
 import { Context } from "../src/socket/context.ts";
 import { Dealer as PlainDealer } from "../src/socket/dealer.ts";
 import { seeded, tempFolder, text, until, utf8 } from "./helpers/env.ts";
@@ -123,7 +132,11 @@ test("a DEALER connects anew when its upstream comes back, and what waited goes 
   const router = new Router(inbox);
   await router.bind(first.endpoint);
   await inbox.frames(2);
-  assert.deepEqual(inbox.got.map(({ frames }) => frames[0]), ["while away 0", "while away 1", "while away 2"]);
+  assert.deepEqual(inbox.got.map(({ frames }) => frames[0]), [
+    "while away 0",
+    "while away 1",
+    "while away 2",
+  ]);
   assert.deepEqual(states, ["up", "down", "up"]);
   await dealer.close(100);
   await router.close(100);
@@ -283,7 +296,10 @@ test("endpoints: names, IPv4, IPv6, ipc", async () => {
   const byName = await router.bind("tcp://localhost:*");
   const any = await router.bind("tcp://*:0");
   assert.match(any, /^tcp:\/\/0\.0\.0\.0:\d+$/);
-  const dealers = [new Dealer(byName.replace(/\/\/.*:/, "//localhost:"), inbox), new Dealer(any.replace("0.0.0.0", "127.0.0.1"), inbox)];
+  const dealers = [
+    new Dealer(byName.replace(/\/\/.*:/, "//localhost:"), inbox),
+    new Dealer(any.replace("0.0.0.0", "127.0.0.1"), inbox),
+  ];
   for (const dealer of dealers) send(dealer, "x");
   await inbox.frames(1);
   for (const dealer of dealers) await dealer.close(0);
@@ -296,7 +312,10 @@ test("ipc: a live socket and another file are left alone, and the own file is re
   const live = new Router(new Inbox());
   await live.bind(`ipc://${path}`);
   const second = new Router(new Inbox());
-  await assert.rejects(second.bind(`ipc://${path}`), { code: "EADDRINUSE", message: /the address is in use/ });
+  await assert.rejects(second.bind(`ipc://${path}`), {
+    code: "EADDRINUSE",
+    message: /the address is in use/,
+  });
   await live.close(0);
   assert.equal(existsSync(path), false, "the socket file is removed");
 

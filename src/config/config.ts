@@ -173,14 +173,13 @@ function readHandler(
     );
     return null;
   }
-  if (spec.missing) {
-    diagnostics.add(entry.line, `handler "${value}" in [${name}] is not part of this version`);
-    return null;
-  }
   if (!spec.roles.includes(role)) {
     const allowed = spec.roles.filter((r) => r !== "insecure").join(" or ");
     diagnostics.add(entry.line, `handler "${value}" in [${name}] needs cc-role = ${allowed}, it is ${role}`);
+  } else if (spec.missing) {
+    diagnostics.add(entry.line, `handler "${value}" in [${name}] is not part of this version`);
   }
+  if (spec.missing) return null;
   const options = readSection(reading, section, spec.options, ["handler", "plugin"]);
   return { name, handler: short, kind: "named", options, line };
 }
@@ -246,16 +245,16 @@ function checkForwarding(
 ): void {
   for (const start of handlers.values()) {
     const seen = [start.name];
+    const entry = ini.sections.get(start.name)?.entries.get("forward-to");
     let at: HandlerConfig | undefined = start;
     while (at !== undefined) {
       const next: unknown = at.options["forward-to"];
       if (typeof next !== "string") break;
-      const entry = ini.sections.get(at.name)?.entries.get("forward-to");
       if (at === start && entry) {
         checkHandlerExists(ini, next, entry, `forward-to in [${start.name}]`, diagnostics);
       }
       if (next === start.name) {
-        diagnostics.add(entry?.line ?? at.line, `forward-to goes round: ${[...seen, next].join(" -> ")}`);
+        diagnostics.add(entry?.line ?? start.line, `forward-to goes round: ${[...seen, next].join(" -> ")}`);
         break;
       }
       if (seen.includes(next)) break;

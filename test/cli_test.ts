@@ -1,0 +1,324 @@
+/** The command as an operator meets it: each runtime, and the compiled binary. */
+import assert from "node:assert/strict";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import { test } from "node:test";
+import { RUNTIME, TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { run, ServerProcess } from "./helpers/process.ts";
+
+const CONFIG = `[ccserver]
+cc-socket = tcp://127.0.0.1:*
+cc-role = local
+[routes]
+echo = h:echo
+log = h:log
+[h:echo]
+handler = cc.handler.echo
+[h:log]
+handler = cc.handler.locallogger
+`;
+
+function file(folder: string, text: string, name = "test.ini"): string {
+  const path = join(folder, name);
+  writeFileSync(path, text);
+  return path;
+}
+
+for (const target of TARGETS) {
+  const on = target.name;
+
+  test(`${on}: help, version, example config, wrong usage`, async () => {
+    const help = await run(["--help"], target);
+    assert.equal(help.code, 0);
+    assert.match(help.output, /usage:[\s\S]*--check[\s\S]*send[\s\S]*ping/);
+    assert.match((await run(["-V"], target)).output, /^ccserver \d+\.\d+\.\d+ \(\w+ \d/);
+    const ini = await run(["--ini"], target);
+    assert.match(ini.output, /\[ccserver\]/);
+    for (
+      const args of [[], ["--nonsense"], ["a.ini", "b.ini"], ["send"], [
+        "send",
+        "tcp://127.0.0.1:1",
+        "bad type",
+      ], ["ping"]]
+    ) {
+      const { code, output } = await run(args, target);
+      assert.equal(code, 64, `${args}: ${output}`);
+      assert.match(output, /^ccserver: .*\nusage: ccserver/, `${args}`);
+    }
+  });
+
+  test(`${on}: --check tells all that is wrong, with exit code 78; a server does not start on it`, async () => {
+    using folder = tempFolder();
+    const bad = file(
+      folder.path,
+      CONFIG.replace("cc-role", "cc-rolle").replace("handler.echo", "handler.ecco"),
+    );
+    const expected = [
+      `${bad}:3: unknown option "cc-rolle" in [ccserver]. Did you mean "cc-role"?`,
+      `${bad}:8: unknown handler "cc.handler.ecco" in [h:echo]. Did you mean "echo"?`,
+      "",
+    ].join("\n");
+    assert.deepEqual(await run(["--check", bad], target), { code: 78, output: expected });
+    assert.deepEqual(await run([bad], target), { code: 78, output: expected });
+    const good = file(folder.path, CONFIG);
+    assert.deepEqual(await run(["--check", good], target), {
+      code: 0,
+      output: `${good}: ok, 2 routes, 2 handlers\n`,
+    });
+    const none = await run([join(folder.path, "none.ini")], target);
+    assert.equal(none.code, 78);
+    assert.match(none.output, /none\.ini:1: cannot read the config: no such file/);
+  });
+
+  test(`${on}: --routes tells which handlers a type reaches`, async () => {
+    using folder = tempFolder();
+    const ini = file(folder.path, CONFIG.replace("log = h:log", "log = h:log\n* = h:log, h:echo"));
+    assert.deepEqual(await run(["--routes", "log.info", ini], target), {
+      code: 0,
+      output:
+        'h:log (locallogger), by the route "*"\nh:echo (echo), by the route "*"\nh:log (locallogger), by the route "log"\n',
+    });
+    assert.equal((await run(["--routes", "x.y", file(folder.path, CONFIG)], target)).code, 1);
+    assert.equal((await run(["--routes", "x..y", ini], target)).code, 64);
+  });
+
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    test(`${on}: ${signal} stops cleanly, exit code 0`, async () => {
+      await using server = await ServerProcess.start(CONFIG, target);
+      assert.deepEqual(await server.stop(signal), { code: 0, signal: null });
+      assert.match(server.output, /stopped\n$/);
+    });
+  }
+
+  test(`${on}: an upstream that is away holds the stop no longer than linger`, async () => {
+    using folder = tempFolder();
+    const ini = CONFIG.replace("[routes]", "zmq_linger = 400\n[routes]\npub = h:up") +
+      "[h:up]\nhandler = proxy\nremote-cc = tcp://127.0.0.1:1\nzmq_linger = 400\n";
+    await using server = await ServerProcess.start(ini, target);
+    const blob = file(folder.path, "contents", "blob");
+    assert.equal((await run(["send", server.endpoint, "pub.x", "a=b", "--blob", blob], target)).code, 0);
+    const begin = performance.now();
+    assert.equal((await server.stop()).code, 0);
+    const took = performance.now() - begin;
+    assert.ok(took > 350 && took < 2500, `${took} ms`);
+    assert.match(server.output, /dropped 1 message for tcp:\/\/127\.0\.0\.1:1: linger ran out/);
+  });
+
+  test(`${on}: a port in use: one clear line, exit code 69, nothing left behind`, async () => {
+    using folder = tempFolder();
+    await using server = await ServerProcess.start(CONFIG, target);
+    const ini = file(
+      folder.path,
+      CONFIG.replace("tcp://127.0.0.1:*", server.endpoint).replace(
+        "[routes]",
+        `pidfile = ${folder.path}/x.pid\n[routes]`,
+      ),
+    );
+    const { code, output } = await run([ini], target);
+    assert.equal(code, 69);
+    assert.equal(output, `ccserver: ${ini}: cannot listen on ${server.endpoint}: the address is in use\n`);
+    assert.deepEqual(readdirSync(folder.path), ["test.ini"]);
+  });
+
+  test(`${on}: bad paths and addresses: one clear line each`, async () => {
+    using folder = tempFolder();
+    const told = async (change: (ini: string) => string) => {
+      const { code, output } = await run([file(folder.path, change(CONFIG))], target);
+      assert.equal(code, 69, output);
+      return output;
+    };
+    const at = (socket: string) => (ini: string) => ini.replace("tcp://127.0.0.1:*", socket);
+    assert.match(
+      await told(at(`ipc://${folder.path}/none/cc.sock`)),
+      /cannot listen on ipc:.*: no such file or folder\n$/,
+    );
+    assert.match(
+      await told(at("tcp://192.0.2.1:5000")),
+      /cannot listen on .*: the address is not one of this host\n$/,
+    );
+    assert.match(
+      await told(at("tcp://no-such-name.invalid:5000")),
+      /the name "no-such-name\.invalid" cannot be resolved/,
+    );
+    const logfile = (ini: string) => ini.replace("[routes]", `logfile = ${folder.path}/none/x.log\n[routes]`);
+    assert.match(await told(logfile), /cannot open logfile/);
+    const pidfile = (ini: string) => ini.replace("[routes]", `pidfile = ${folder.path}/none/x.pid\n[routes]`);
+    assert.match(await told(pidfile), /cannot write pidfile/);
+  });
+
+  test(`${on}: send and ping`, async () => {
+    await using server = await ServerProcess.start(CONFIG, target);
+    const { endpoint } = server;
+    assert.deepEqual(await run(["send", endpoint, "log.warning", "log_msg=from the shell"], target), {
+      code: 0,
+      output: "",
+    });
+    await server.until(/\[send@[^\]]+\] [\d:,]+ WARNING from the shell/);
+    const reply = await run(["send", "--reply", endpoint, "echo.request", "target=x", "n:=[1,2]"], target);
+    assert.equal(reply.code, 0);
+    assert.match(reply.output, /^echo\.response \{.*"orig_target":"x"/);
+    const ping = await run(["ping", "-c", "3", "-i", "0.01", endpoint], target);
+    assert.equal(ping.code, 0, ping.output);
+    assert.match(
+      ping.output,
+      /^PING tcp:.*\n(echo from \S+: seq=\d time=\d+\.\d{3} ms\n){3}\n--- tcp:.* echo statistics ---\n3 sent, 3 received, 0% loss, time \d+ ms\nrtt min\/avg\/max\/mdev = [\d.]+\/[\d.]+\/[\d.]+\/[\d.]+ ms\n$/,
+    );
+    const gone = await run(["ping", "-c", "1", "-W", "0.2", "tcp://127.0.0.1:1"], target);
+    assert.equal(gone.code, 1);
+    assert.match(gone.output, /1 sent, 0 received, 100% loss/);
+    const nobody = await run(["send", "--timeout", "0.2", "tcp://127.0.0.1:1", "x"], target);
+    assert.equal(nobody.code, 69);
+    assert.match(nobody.output, /no answer from tcp:\/\/127\.0\.0\.1:1 within 0\.2 s/);
+  });
+
+  test(`${on}: logfile, pidfile; a second server on the same pidfile does not start`, async () => {
+    using folder = tempFolder();
+    const log = join(folder.path, "log", "test.log");
+    mkdirSync(join(folder.path, "log"));
+    const ini = file(
+      folder.path,
+      CONFIG.replace(
+        "[routes]",
+        `logfile = ${folder.path}/log/%(job_name)s.log\npidfile = ${folder.path}/%(job_name)s.pid\n[routes]`,
+      ),
+    );
+    await using server = new ServerProcess(target, [ini]);
+    await until("the log file", () => existsSync(log) && readFileSync(log, "utf8").includes("listening on"));
+    assert.equal(readFileSync(join(folder.path, "test.pid"), "utf8"), `${server.pid}\n`);
+    const second = await run([ini], target);
+    assert.equal(second.code, 69);
+    assert.match(second.output, new RegExp(`a server runs already, process ${server.pid}`));
+    assert.equal((await server.stop()).code, 0);
+    assert.equal(existsSync(join(folder.path, "test.pid")), false);
+    assert.match(
+      readFileSync(log, "utf8"),
+      /^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \d+ INFO CCServer\.startup: listening on /,
+    );
+    // A pidfile of a process that is gone, or of another program, is taken over.
+    for (const stale of ["999999999", String(process.pid), "junk"]) {
+      writeFileSync(join(folder.path, "test.pid"), stale);
+      await using again = new ServerProcess(target, [ini]);
+      await until("its pid", () => readFileSync(join(folder.path, "test.pid"), "utf8") === `${again.pid}\n`);
+      await until(
+        "the start",
+        () => readFileSync(log, "utf8").includes(` ${again.pid} INFO CCServer.startup`),
+      );
+      assert.equal((await again.stop()).code, 0);
+    }
+  });
+
+  test(`${on}: -q and -v change what is logged`, async () => {
+    using folder = tempFolder();
+    const ini = file(folder.path, CONFIG);
+    await using verbose = new ServerProcess(target, ["-v", ini]);
+    await verbose.until(/^\d\d:\d\d:\d\d,\d{3} INFO CCServer\.startup: listening on/m);
+    assert.equal((await run(["ping", "-c", "1", verbose.endpoint], target)).code, 0);
+    await verbose.until(/^\d\d:\d\d:\d\d,\d{3} DEBUG CCServer\.peer: .* connected as/m);
+    await using quiet = new ServerProcess(target, [
+      "-q",
+      file(folder.path, CONFIG.replace("127.0.0.1", "0.0.0.0")),
+    ]);
+    await quiet.until(
+      /WARNING CCServer\.startup: cc-role is local, but tcp:\/\/0\.0\.0\.0:\* can be reached from other hosts/,
+    );
+    await quiet.stop();
+    assert.doesNotMatch(quiet.output, /INFO/);
+  });
+
+  test(`${on}: a killed server's socket file is taken over`, async () => {
+    using folder = tempFolder();
+    const ini = CONFIG.replace("tcp://127.0.0.1:*", `ipc://${folder.path}/cc.sock`);
+    {
+      await using _killed = await ServerProcess.start(ini, target);
+    }
+    assert.equal(existsSync(join(folder.path, "cc.sock")), true, "SIGKILL leaves the file");
+    await using server = await ServerProcess.start(ini, target);
+    assert.equal((await run(["ping", "-c", "1", server.endpoint], target)).code, 0);
+  });
+
+  test(`${on}: --example starts with no config at all and says what to try`, async () => {
+    // Its port is fixed: another server of this machine may have it.
+    await using server = new ServerProcess(target, ["--example"]);
+    await server.until(/listens on tcp:\/\/127\.0\.0\.1:10000|the address is in use/);
+    if (/in use/.test(server.output)) return console.log("port 10000 is in use: only the refusal was tested");
+    await server.until(/Try, in another terminal:\n.* ping tcp:\/\/127\.0\.0\.1:10000/);
+    assert.ok(server.output.split("\n").length < 25, "one screen");
+    assert.equal((await run(["ping", "-c", "1", "tcp://127.0.0.1:10000"], target)).code, 0);
+  });
+
+  test(`${on}: a handler of one's own, in TypeScript, as the example has it`, async (t) => {
+    if (on === "node") {
+      console.log("skipped: Node 20 runs no TypeScript, the next test loads JavaScript");
+      return t.skip?.("Node 20 runs no TypeScript");
+    }
+    await using server = new ServerProcess(target, ["examples/count_words.ini"]);
+    await server.until(/listening on/);
+    const { code, output } = await run([
+      "send",
+      "--reply",
+      server.endpoint,
+      "text.count",
+      "text=how many words are these",
+    ], target);
+    assert.equal(code, 0, output);
+    assert.match(output, /^text\.counted \{.*"words":5/);
+    assert.match(
+      (await run(["send", "--reply", server.endpoint, "text.count"], target)).output,
+      /^error .*is missing/,
+    );
+  });
+
+  test(`${on}: a handler of one's own in JavaScript; one that cannot be loaded is told by --check`, async () => {
+    using folder = tempFolder();
+    file(
+      folder.path,
+      "export default { create: ({options, toClient}) => ({ handle(m) { toClient(m.reply('mine', {o: options.o}, {hostname: 'x'})); } }) };",
+      "mine.mjs",
+    );
+    file(folder.path, "export const nothing = 1;", "empty.mjs");
+    file(folder.path, "this is not JavaScript", "broken.mjs");
+    const ini = (name: string) =>
+      file(
+        folder.path,
+        CONFIG.replace("log = h:log", "log = h:log\nmine = h:mine") +
+          `[h:mine]\nhandler = ./${name}\no = 5\n`,
+      );
+    {
+      await using server = new ServerProcess(target, [ini("mine.mjs")]);
+      await server.until(/listening on/);
+      assert.match(
+        (await run(["send", "--reply", server.endpoint, "mine.x"], target)).output,
+        /^mine \{"o":"5"/,
+      );
+    }
+    for (
+      const [name, why] of [["empty.mjs", /is no handler: its default export has no function "create"/], [
+        "broken.mjs",
+        /cannot load/,
+      ], ["none.mjs", /cannot load/]] as const
+    ) {
+      const { code, output } = await run(["--check", ini(name)], target);
+      assert.equal(code, 78, output);
+      assert.match(output, why);
+      assert.match(output, /test\.ini:12: \[h:mine\]/);
+      assert.equal((await run([ini(name)], target)).code, 69);
+    }
+  });
+
+  test(`${on}: zmq-engine = libzmq runs where its addon does, and is a clear error elsewhere`, async () => {
+    using folder = tempFolder();
+    const ini = file(folder.path, CONFIG.replace("cc-role", "zmq-engine = libzmq\ncc-role"));
+    if (RUNTIME !== "bun") {
+      await using server = new ServerProcess(target, [ini]);
+      await server.until(/engine libzmq 4\.\d/);
+      return;
+    }
+    const { code, output } = await run([ini], target);
+    assert.equal(code, 69);
+    assert.match(
+      output,
+      /^ccserver: .*zmq-engine = libzmq needs Node or Deno: .* Use zmq-engine = native\n$/,
+    );
+  });
+}
