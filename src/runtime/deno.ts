@@ -20,6 +20,9 @@ const READ_MAX_BYTES = 256 * 1024;
 /** From here on a large message is read where it belongs, instead of copied there. */
 const DIRECT_MIN_BYTES = 16 * 1024;
 
+/** Accepts that may fail in a row before there is a rest. */
+const ACCEPT_FAILURES_MAX = 200;
+
 class DenoLink implements Link {
   readonly remote: string;
   events!: LinkEvents;
@@ -142,16 +145,21 @@ async function listen(
     throw systemError(error, `cannot listen on ${formatAddress(address)}`);
   }
   let closed = false;
+  let failures = 0;
   const accepting = (async () => {
     while (!closed) {
       let conn: Deno.Conn;
       try {
         conn = await listener.accept();
       } catch {
-        // Out of descriptors, or the peer is gone already: neither ends the listener.
-        if (!closed) await new Promise((resolve) => setTimeout(resolve, 50));
+        // A peer that has reset already fails alone (one after the other, if it wants to: those must not slow the rest
+        // down); out of descriptors, it fails until one is free.
+        if (!closed && ++failures > ACCEPT_FAILURES_MAX) {
+          await new Promise((resolve) => setTimeout(resolve, 20));
+        }
         continue;
       }
+      failures = 0;
       const link = new DenoLink(conn, remoteOf(conn, address));
       setOptions(conn, options);
       link.events = accept(link);

@@ -63,8 +63,9 @@ class NodeLink implements Link {
   }
 
   /** Writes come back in order, so the last one's call-back tells that the one in flight is done. */
-  readonly #written = (): void => {
+  readonly #written = (error?: Error | null): void => {
     this.#callbacks--;
+    if (error) return; // the close that follows tells
     if (this.#callbacks === 0 && this.#pending && !this.#gone && this.#socket.writableLength === 0) {
       this.#pending = false;
       this.events.written();

@@ -1,5 +1,6 @@
 /** The files of `ipc://` sockets: a stale one is taken over, a live or foreign one never. */
-import { lstatSync, unlinkSync } from "node:fs";
+import { existsSync, lstatSync, unlinkSync } from "node:fs";
+import { dirname } from "node:path";
 import type { Transport } from "../runtime/types.ts";
 
 /**
@@ -9,7 +10,13 @@ import type { Transport } from "../runtime/types.ts";
  */
 export async function prepareSocketFile(path: string, transport: Transport): Promise<void> {
   const stat = lstatSync(path, { throwIfNoEntry: false });
-  if (stat === undefined) return;
+  if (stat === undefined) {
+    if (existsSync(dirname(path))) return;
+    // libuv would say that permission is denied.
+    throw Object.assign(new Error(`cannot listen on ipc://${path}: no such file or folder`), {
+      code: "ENOENT",
+    });
+  }
   const inUse = (why: string) =>
     Object.assign(new Error(`cannot listen on ipc://${path}: ${why}`), { code: "EADDRINUSE" });
   if (!stat.isSocket()) throw inUse("a file that is not a socket stands there");
