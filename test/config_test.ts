@@ -1,10 +1,11 @@
 import assert from "node:assert/strict";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { readdirSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { test } from "node:test";
 import { ConfigError, loadConfig, parseIni, readConfig, stringifyIni } from "../mod.ts";
 import { Diagnostics } from "../src/config/diagnostics.ts";
+import { configurationPage } from "../docs/generate.ts";
 import { expand } from "../src/config/ini.ts";
 import { ROOT, tempFolder } from "./helpers/env.ts";
 
@@ -290,4 +291,9 @@ test("config: every example is right", () => {
   const examples = readdirSync(join(ROOT, "examples")).filter((name) => name.endsWith(".ini"));
   assert.ok(examples.length >= 4);
   for (const name of examples) loadConfig(join(ROOT, "examples", name));
+});
+
+test("docs/configuration.md is what the option tables say", () => {
+  const page = readFileSync(join(ROOT, "docs", "configuration.md"), "utf8");
+  assert.equal(page, configurationPage(), "run: bun docs/generate.ts");
 });
