@@ -12,12 +12,17 @@ const DOES: Record<string, string> = {
   locallogger: "Writes each `log.*` message as one line of the server's own log.",
   disposer: "Discards messages and counts them (`disposed_count`, `disposed_bytes`).",
   filter: "Passes on what `include` names and `exclude` does not (`filter.count`, `.ok`, `.dropped`).",
-  delay: "Passes messages on later; at most 100 000 messages and 256 MB wait. At the end, what waits is passed on at once.",
+  delay:
+    "Passes messages on later; at most 100 000 messages and 256 MB wait. At the end, what waits is passed on at once.",
 };
 
 function table(options: Options): string {
   const rows = Object.entries(options).map(([name, { default: fallback, unit, doc }]) => {
-    const value = fallback === undefined ? "required" : fallback === null || fallback === "" ? "–" : `\`${fallback}\``;
+    const value = fallback === undefined
+      ? "required"
+      : fallback === null || fallback === ""
+      ? "–"
+      : `\`${fallback}\``;
     return `| \`${name}\` | ${value} | ${unit ?? ""} | ${doc.replaceAll("|", "\\|")} |`;
   });
   return ["| option | default | unit | what it does |", "| --- | --- | --- | --- |", ...rows].join("\n");
@@ -25,11 +30,15 @@ function table(options: Options): string {
 
 /** The whole page. */
 export function configurationPage(): string {
-  const handlers = Object.entries(HANDLERS).filter(([, spec]) => !spec.missing).map(([name, { options, roles }]) => {
-    const where = roles.filter((role) => role !== "insecure").join(" and ");
-    const body = Object.keys(options).length === 0 ? "No options." : table(options);
-    return `### ${name}\n\n\`handler = cc.handler.${name}\`, or \`${name}\`; runs where cc-role is ${where}.\n${DOES[name]}\n\n${body}`;
-  });
+  const handlers = Object.entries(HANDLERS).filter(([, spec]) => !spec.missing).map(
+    ([name, { options, roles }]) => {
+      const where = roles.filter((role) => role !== "insecure").join(" and ");
+      const body = Object.keys(options).length === 0 ? "No options." : table(options);
+      return `### ${name}\n\n\`handler = cc.handler.${name}\`, or \`${name}\`; runs where cc-role is ${where}.\n${
+        DOES[name]
+      }\n\n${body}`;
+    },
+  );
   return `# Configuration
 
 Made from \`src/config/schemas.ts\` by \`bun docs/generate.ts\`: do not edit.

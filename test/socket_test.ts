@@ -1,5 +1,6 @@
 /** Router and Dealer in one process: identities, queues, marks, linger, reconnecting. */
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import net from "node:net";
 import { join } from "node:path";
@@ -11,11 +12,15 @@ import {
   encodeFrames,
   Logger,
   type MessageSink,
+  readConfig,
   Router,
   type Source,
 } from "../mod.ts";
-import { Context } from "../src/socket/context.ts";
+import type { Link, LinkEvents } from "../src/runtime/types.ts";
+import { Server } from "../src/server/server.ts";
+import { Context, SYSTEM_CLOCK } from "../src/socket/context.ts";
 import { Dealer as PlainDealer } from "../src/socket/dealer.ts";
+import { nativeEngine } from "../src/socket/native.ts";
 import { seeded, tempFolder, text, until, utf8 } from "./helpers/env.ts";
 import { GREETING, message, RawPeer, ready } from "./helpers/raw.ts";
 
@@ -232,6 +237,76 @@ test("reconnecting backs off exponentially, with jitter and a cap, and asks for 
   const closed = dealer.close(0);
   for (const timer of timers) if (timer.live) timer.f();
   await closed;
+});
+
+test("a chunk is borrowed: its buffer is used again, while sources are held and types are remembered", async () => {
+  let events!: LinkEvents;
+  const link: Link = {
+    remote: "tcp://192.0.2.1:1",
+    write: () => true,
+    taken: () => 0,
+    pause() {},
+    resume() {},
+    end() {},
+    destroy() {},
+  };
+  const context = new Context({
+    transport: {
+      listen(address, _options, accept) {
+        events = accept(link);
+        return Promise.resolve({ address, close: () => Promise.resolve() });
+      },
+      connect: () => () => {},
+    },
+    clock: SYSTEM_CLOCK,
+    random: seeded(1),
+    resolve: (host) => Promise.resolve([host]),
+    log: new Logger("test", { sink: () => {}, pid: 1 }),
+  });
+  const seen: string[] = [];
+  const held: Source[] = [];
+  const config = readConfig(
+    "[ccserver]\ncc-socket = tcp://127.0.0.1:1\n[routes]\n* = h:t\n[h:t]\nhandler = t\n",
+    "t.ini",
+    { handlers: ["t"] },
+  );
+  const server = new Server(config, {
+    context,
+    engine: () => Promise.resolve(nativeEngine(context)),
+    handlers: {
+      t: () => ({
+        handle(m) {
+          seen.push(`${m.type} ${text(m.body)}`);
+          if (seen.length % 3 === 1) {
+            m.source!.hold();
+            held.push(m.source!);
+          }
+        },
+      }),
+    },
+  });
+  await server.start();
+  // A Buffer, whose slice() is a view, as libuv reads into one again and again.
+  const shared = Buffer.alloc(4096);
+  const deliver = (...chunks: Uint8Array[]) => {
+    const bytes = Buffer.concat(chunks);
+    shared.set(bytes);
+    events.data(shared, 0, bytes.length);
+    shared.fill(0xee);
+  };
+  deliver(GREETING, ready("DEALER", "identity"));
+  for (let round = 0; round < 4; round++) {
+    deliver(
+      message("", "a.b", `${round}.0`),
+      message("", "c.d", `${round}.1`),
+      message("", "a.b", `${round}.2`),
+    );
+    assert.equal(seen.length, 3 * round + 1, "held in the middle of the chunk");
+    held.pop()!.release();
+    await until("the rest", () => seen.length === 3 * round + 3);
+  }
+  assert.deepEqual(seen, [0, 1, 2, 3].flatMap((r) => [`a.b ${r}.0`, `c.d ${r}.1`, `a.b ${r}.2`]));
+  await server.stop();
 });
 
 test("PING is answered with PONG and its context", async () => {

@@ -8,7 +8,7 @@ import { SYSTEM_CLOCK } from "../socket/context.ts";
 import { systemContext } from "../socket/system.ts";
 import { nativeEngine } from "../socket/native.ts";
 import type { DealerSocket, MessageSink, Source } from "../socket/types.ts";
-import { bodyStart, frameEnd } from "../zmtp/frame.ts";
+import { bodyStart, copyOf, frameEnd } from "../zmtp/frame.ts";
 
 const NO_PREFIX = new Uint8Array(0);
 
@@ -228,7 +228,7 @@ export class CCClient {
       try {
         if (!isType(type)) throw new TypeError("the reply's type is not a message type");
         const body = JSON.parse(new TextDecoder().decode(view.body)) as Record<string, unknown>;
-        waiting.resolve({ type, body, blob: view.blob.slice() });
+        waiting.resolve({ type, body, blob: copyOf(view.blob) });
       } catch (error) {
         waiting.reject(error as Error);
       }

@@ -15,7 +15,7 @@ import { type Logger, printableBytes } from "../log.ts";
 import { CCMessage } from "../message/message.ts";
 import { isType } from "../message/type.ts";
 import type { MessageSink, Source } from "../socket/types.ts";
-import { bodyStart, frameEnd, MORE } from "../zmtp/frame.ts";
+import { bodyStart, copyOf, frameEnd, MORE } from "../zmtp/frame.ts";
 import type { Statistics, TypeCounters } from "./stats.ts";
 
 /** A handler with the name it has in the config. */
@@ -197,7 +197,7 @@ export class Dispatcher implements MessageSink {
     if (!isType(type)) return null;
     const entry = {
       type,
-      bytes: buf.slice(at, at + size),
+      bytes: copyOf(buf, at, at + size),
       handlers: this.#resolve(type),
       counters: this.#statistics.type(type),
     };

@@ -12,7 +12,7 @@ import {
 import { printable, reason } from "../log.ts";
 import type { Link, LinkEvents } from "../runtime/types.ts";
 import { Decoder, type FrameSink } from "../zmtp/decoder.ts";
-import { ProtocolError } from "../zmtp/frame.ts";
+import { copyOf, ProtocolError } from "../zmtp/frame.ts";
 import {
   commandName,
   encodePong,
@@ -247,7 +247,7 @@ export abstract class Connection implements LinkEvents, FrameSink, Source {
 
   #push(decoder: Decoder, chunk: Uint8Array, start: number, end: number): void {
     const at = decoder.push(chunk, start, end);
-    if (at < end && !this.#gone) this.#pending = chunk.slice(at, end);
+    if (at < end && !this.#gone) this.#pending = copyOf(chunk, at, end);
   }
 
   #over(why: string, error?: Error): void {

@@ -5,7 +5,7 @@
 import type { Buffer } from "node:buffer";
 import { RECONNECT_MAX_MS, RECONNECT_MIN_MS } from "../limits.ts";
 import { reason } from "../log.ts";
-import { decodeFrames, encodeFrame, encodeFrames, MORE } from "../zmtp/frame.ts";
+import { copyOf, decodeFrames, encodeFrame, encodeFrames, MORE } from "../zmtp/frame.ts";
 import type { Context } from "./context.ts";
 import type { LoadedLibzmq } from "../runtime/types.ts";
 import { DropCounter } from "./drops.ts";
@@ -156,7 +156,7 @@ abstract class LibzmqSocket<S extends Socket> {
 
   /** Queues frames; they are copied, since libzmq reads them later. */
   protected push(frames: Uint8Array[]): void {
-    this.#queue.push(frames.map((frame) => frame.slice()));
+    this.#queue.push(frames.map((frame) => copyOf(frame)));
     if (!this.#sending) this.#send().catch((error) => this.failed(error));
   }
 

@@ -89,6 +89,11 @@ export function encodeFrames(frames: readonly Uint8Array[]): Uint8Array {
   return out;
 }
 
+/** A copy of `buf[start, end)`. Not `slice`: on Node's and Bun's Buffer that is a view. */
+export function copyOf(buf: Uint8Array, start = 0, end: number = buf.length): Uint8Array {
+  return new Uint8Array(buf.subarray(start, end));
+}
+
 /** Where the body of the frame at `at` starts. The frame must be whole and valid. */
 export function bodyStart(buf: Uint8Array, at: number): number {
   return at + (buf[at] & LONG ? 9 : 2);

@@ -2,7 +2,7 @@
  * Greeting and READY of ZMTP 3.0 and 3.1 with the NULL mechanism (RFC 23, RFC 37), and the commands of a running
  * connection. Bytes in, a result out; no clock, no socket.
  */
-import { COMMAND, encodeFrame, LONG, MORE, ProtocolError } from "./frame.ts";
+import { COMMAND, copyOf, encodeFrame, LONG, MORE, ProtocolError } from "./frame.ts";
 import { longSize } from "./decoder.ts";
 
 /** The socket types that ZMTP knows. */
@@ -220,7 +220,11 @@ export class Handshake {
   }
 
   #properties(buf: Uint8Array, at: number, end: number): PeerProperties {
-    const peer = { version: `3.${this.#minor}`, socketType: "", identity: new Uint8Array(0) };
+    const peer: PeerProperties = {
+      version: `3.${this.#minor}`,
+      socketType: "",
+      identity: new Uint8Array(0),
+    };
     while (at < end) {
       const nameEnd = at + 1 + buf[at];
       if (buf[at] === 0 || nameEnd + 4 > end) {
@@ -230,7 +234,7 @@ export class Handshake {
       const size = new DataView(buf.buffer, buf.byteOffset + nameEnd, 4).getUint32(0);
       const valueEnd = nameEnd + 4 + size;
       if (valueEnd > end) throw new ProtocolError("bad-metadata", "metadata is cut short");
-      const value = buf.slice(nameEnd + 4, valueEnd);
+      const value = copyOf(buf, nameEnd + 4, valueEnd);
       if (name === "socket-type") peer.socketType = String.fromCharCode(...value.subarray(0, 16));
       if (name === "identity") peer.identity = value;
       at = valueEnd;

@@ -1,0 +1,346 @@
+/*
+ * Raw load for the benchmarks: bytes that were encoded before, so that neither end is ever the bottleneck.
+ *
+ *   load gen   PORT CLIENTS MESSAGES hello.bin message.bin      sends messages over CLIENTS connections, then waits to be ended
+ *   load sink  PORT BYTES hello.bin                             listens; counts bytes behind each peer's handshake
+ *   load drink PORT BYTES hello.bin                             the same, but connects (for servers that deliver to clients)
+ *   load echo  PORT hello.bin                                   listens; sends back every byte
+ *   load rtt   PORT RATE MESSAGES hello.bin message.bin         open loop: RATE messages a second, round trips in microseconds
+ *   load idle  PORT CLIENTS hello.bin                           connects and rests until ended
+ *   load relay PORT TO_PORT                                     blind copy of bytes between two sockets
+ *
+ * hello.bin is what a peer says first (greeting and READY); HELLO_REPLY of the environment says how many bytes of the
+ * other side's are its handshake. A message of rtt has its time stamp in the 8 bytes at STAMP_AT.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define CHUNK (1 << 20)
+
+static int64_t now_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+static void die(const char *what) {
+  perror(what);
+  exit(1);
+}
+
+static char *slurp(const char *path, size_t *size) {
+  FILE *f = fopen(path, "rb");
+  if (!f) die(path);
+  fseek(f, 0, SEEK_END);
+  *size = ftell(f);
+  rewind(f);
+  char *bytes = malloc(*size + 1);
+  if (fread(bytes, 1, *size, f) != *size) die(path);
+  fclose(f);
+  return bytes;
+}
+
+static struct sockaddr_in address(int port) {
+  struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(port)};
+  a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  return a;
+}
+
+static void no_delay(int fd) {
+  int on = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+}
+
+static int connect_to(int port) {
+  struct sockaddr_in a = address(port);
+  int fd = socket(AF_INET, SOCK_STREAM, 0);
+  if (connect(fd, (struct sockaddr *)&a, sizeof a)) die("connect");
+  no_delay(fd);
+  return fd;
+}
+
+static int listen_on(int port) {
+  struct sockaddr_in a = address(port);
+  socklen_t size = sizeof a;
+  int on = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  if (bind(fd, (struct sockaddr *)&a, sizeof a) || listen(fd, 4096)) die("listen");
+  getsockname(fd, (struct sockaddr *)&a, &size);
+  printf("port %d\n", ntohs(a.sin_port));
+  fflush(stdout);
+  return fd;
+}
+
+static void write_all(int fd, const char *bytes, size_t size) {
+  while (size > 0) {
+    ssize_t n = write(fd, bytes, size);
+    if (n <= 0) die("write");
+    bytes += n;
+    size -= n;
+  }
+}
+
+static void read_all(int fd, size_t size) {
+  char buf[4096];
+  while (size > 0) {
+    ssize_t n = read(fd, buf, size < sizeof buf ? size : sizeof buf);
+    if (n <= 0) die("handshake");
+    size -= n;
+  }
+}
+
+static size_t env_size(const char *name) {
+  const char *value = getenv(name);
+  return value ? strtoul(value, NULL, 10) : 0;
+}
+
+static int shake(int port, const char *hello, size_t hello_size) {
+  int fd = connect_to(port);
+  write_all(fd, hello, hello_size);
+  read_all(fd, env_size("HELLO_REPLY"));
+  return fd;
+}
+
+static void rest(void) {
+  for (;;) pause();
+}
+
+static void wait_for_go(void) {
+  printf("ready\n");
+  fflush(stdout);
+  if (getchar() == EOF) exit(0);
+}
+
+static int gen(int port, int clients, long messages, const char *hello_path, const char *message_path) {
+  size_t hello_size, size;
+  char *hello = slurp(hello_path, &hello_size), *message = slurp(message_path, &size);
+  long batch = CHUNK / 4 / size ? CHUNK / 4 / size : 1;
+  char *block = malloc(batch * size);
+  for (long i = 0; i < batch; i++) memcpy(block + i * size, message, size);
+  int *fds = malloc(clients * sizeof *fds);
+  long *left = malloc(clients * sizeof *left);
+  size_t *offset = calloc(clients, sizeof *offset);
+  int ep = epoll_create1(0);
+  for (int i = 0; i < clients; i++) {
+    fds[i] = shake(port, hello, hello_size);
+    fcntl(fds[i], F_SETFL, O_NONBLOCK);
+    left[i] = messages / clients * (long)size;
+  }
+  wait_for_go();
+  for (int i = 0; i < clients; i++) {
+    struct epoll_event e = {.events = EPOLLOUT, .data.u32 = i};
+    epoll_ctl(ep, EPOLL_CTL_ADD, fds[i], &e);
+  }
+  int open = clients;
+  struct epoll_event events[256];
+  while (open > 0) {
+    int n = epoll_wait(ep, events, 256, -1);
+    for (int k = 0; k < n; k++) {
+      int i = events[k].data.u32;
+      /* A block holds whole messages, so its start is always a message's start. */
+      size_t room = batch * size - offset[i];
+      if ((long)room > left[i]) room = left[i];
+      ssize_t w = write(fds[i], block + offset[i], room);
+      if (w < 0 && errno == EAGAIN) continue;
+      if (w <= 0) die("write");
+      left[i] -= w;
+      offset[i] = (offset[i] + w) % (batch * size);
+      if (left[i] == 0) {
+        epoll_ctl(ep, EPOLL_CTL_DEL, fds[i], NULL);
+        open--;
+      }
+    }
+  }
+  rest();
+  return 0;
+}
+
+struct peer {
+  int fd;
+  size_t skip;
+};
+
+static void report(long bytes, int64_t start, int64_t end) {
+  printf("{\"bytes\":%ld,\"ns\":%lld}\n", bytes, (long long)(end - start));
+  fflush(stdout);
+}
+
+static int sink(int port, long expected, const char *hello_path, int connects, int reflects) {
+  size_t hello_size;
+  char *hello = slurp(hello_path, &hello_size), *buf = malloc(CHUNK);
+  int ep = epoll_create1(0), listener = -1;
+  long bytes = 0;
+  int64_t start = 0;
+  struct peer none = {.fd = -1};
+  if (connects) {
+    int fd = connect_to(port);
+    write_all(fd, hello, hello_size);
+    usleep(300000); /* what a server says first is not counted */
+    while (recv(fd, buf, CHUNK, MSG_DONTWAIT) > 0) {
+    }
+    struct peer *p = malloc(sizeof *p);
+    *p = (struct peer){.fd = fd};
+    struct epoll_event e = {.events = EPOLLIN, .data.ptr = p};
+    epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e);
+    printf("port %d\n", port);
+    fflush(stdout);
+  } else {
+    listener = listen_on(port);
+    struct epoll_event e = {.events = EPOLLIN, .data.ptr = &none};
+    epoll_ctl(ep, EPOLL_CTL_ADD, listener, &e);
+  }
+  struct epoll_event events[256];
+  for (;;) {
+    int n = epoll_wait(ep, events, 256, -1);
+    for (int k = 0; k < n; k++) {
+      struct peer *p = events[k].data.ptr;
+      if (p == &none) {
+        p = malloc(sizeof *p);
+        *p = (struct peer){.fd = accept(listener, NULL, NULL), .skip = env_size("HELLO_REPLY")};
+        no_delay(p->fd);
+        write_all(p->fd, hello, hello_size);
+        struct epoll_event e = {.events = EPOLLIN, .data.ptr = p};
+        epoll_ctl(ep, EPOLL_CTL_ADD, p->fd, &e);
+        continue;
+      }
+      ssize_t r = read(p->fd, buf, CHUNK);
+      if (r <= 0) {
+        epoll_ctl(ep, EPOLL_CTL_DEL, p->fd, NULL);
+        close(p->fd);
+        continue;
+      }
+      size_t skip = (size_t)r < p->skip ? (size_t)r : p->skip;
+      p->skip -= skip;
+      if ((size_t)r == skip) continue;
+      if (reflects) {
+        write_all(p->fd, buf + skip, r - skip);
+        continue;
+      }
+      if (bytes == 0) start = now_ns();
+      bytes += r - skip;
+      if (bytes >= expected) {
+        report(bytes, start, now_ns());
+        bytes = 0;
+      }
+    }
+  }
+}
+
+static int by_size(const void *a, const void *b) {
+  int64_t d = *(const int64_t *)a - *(const int64_t *)b;
+  return d < 0 ? -1 : d > 0;
+}
+
+static int rtt(int port, long rate, long messages, const char *hello_path, const char *message_path) {
+  size_t hello_size, size;
+  char *hello = slurp(hello_path, &hello_size), *message = slurp(message_path, &size);
+  size_t stamp_at = env_size("STAMP_AT");
+  int fd = shake(port, hello, hello_size);
+  int64_t *times = malloc(messages * sizeof *times);
+  long sent = 0, received = 0;
+  size_t have = 0;
+  char *in = malloc(CHUNK), *out = malloc(CHUNK);
+  wait_for_go();
+  int64_t start = now_ns(), deadline = start + messages * 1000000000LL / rate + 10000000000LL;
+  while (received < messages && now_ns() < deadline) {
+    int64_t t = now_ns();
+    long due = (t - start) * rate / 1000000000LL;
+    if (due > messages) due = messages;
+    if (sent < due) {
+      size_t fill = 0;
+      while (sent < due && fill + size < CHUNK) {
+        memcpy(out + fill, message, size);
+        /* When it was due, not when it was sent: a stall is not left out. */
+        int64_t stamp = start + sent * 1000000000LL / rate;
+        memcpy(out + fill + stamp_at, &stamp, 8);
+        fill += size;
+        sent++;
+      }
+      write_all(fd, out, fill);
+    }
+    ssize_t r = recv(fd, in + have, CHUNK - have, MSG_DONTWAIT);
+    if (r <= 0) {
+      if (r == 0) die("closed");
+      struct timespec nap = {0, 20000};
+      nanosleep(&nap, NULL);
+      continue;
+    }
+    have += r;
+    t = now_ns();
+    size_t at = 0;
+    for (; have - at >= size; at += size) {
+      int64_t stamp;
+      memcpy(&stamp, in + at + stamp_at, 8);
+      if (received < messages) times[received++] = t - stamp;
+    }
+    memmove(in, in + at, have - at);
+    have -= at;
+  }
+  qsort(times, received, sizeof *times, by_size);
+  if (received == 0) return 1;
+  printf("{\"received\":%ld,\"p50\":%.1f,\"p99\":%.1f,\"p999\":%.1f}\n", received, times[received / 2] / 1e3,
+         times[received * 99 / 100] / 1e3, times[received * 999 / 1000] / 1e3);
+  fflush(stdout);
+  return 0;
+}
+
+static int idle(int port, int clients, const char *hello_path) {
+  size_t hello_size;
+  char *hello = slurp(hello_path, &hello_size);
+  for (int i = 0; i < clients; i++) shake(port, hello, hello_size);
+  printf("ready\n");
+  fflush(stdout);
+  rest();
+  return 0;
+}
+
+static int relay(int port, int to) {
+  int listener = listen_on(port);
+  char *buf = malloc(CHUNK);
+  int a = accept(listener, NULL, NULL), b = connect_to(to), ep = epoll_create1(0);
+  no_delay(a);
+  struct epoll_event ea = {.events = EPOLLIN, .data.fd = a}, eb = {.events = EPOLLIN, .data.fd = b}, events[2];
+  epoll_ctl(ep, EPOLL_CTL_ADD, a, &ea);
+  epoll_ctl(ep, EPOLL_CTL_ADD, b, &eb);
+  for (;;) {
+    int n = epoll_wait(ep, events, 2, -1);
+    for (int k = 0; k < n; k++) {
+      int from = events[k].data.fd;
+      ssize_t r = read(from, buf, CHUNK);
+      if (r <= 0) return 0;
+      write_all(from == a ? b : a, buf, r);
+    }
+  }
+}
+
+int main(int argc, char **argv) {
+  signal(SIGPIPE, SIG_IGN);
+  struct rlimit files;
+  getrlimit(RLIMIT_NOFILE, &files);
+  files.rlim_cur = files.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &files);
+  const char *mode = argc > 2 ? argv[1] : "";
+  int port = argc > 2 ? atoi(argv[2]) : 0;
+  if (!strcmp(mode, "gen") && argc == 7) return gen(port, atoi(argv[3]), atol(argv[4]), argv[5], argv[6]);
+  if (!strcmp(mode, "sink") && argc == 5) return sink(port, atol(argv[3]), argv[4], 0, 0);
+  if (!strcmp(mode, "drink") && argc == 5) return sink(port, atol(argv[3]), argv[4], 1, 0);
+  if (!strcmp(mode, "echo") && argc == 4) return sink(port, 0, argv[3], 0, 1);
+  if (!strcmp(mode, "rtt") && argc == 7) return rtt(port, atol(argv[3]), atol(argv[4]), argv[5], argv[6]);
+  if (!strcmp(mode, "idle") && argc == 5) return idle(port, atoi(argv[3]), argv[4]);
+  if (!strcmp(mode, "relay") && argc == 4) return relay(port, atoi(argv[3]));
+  fprintf(stderr, "load: wrong arguments, see the head of load.c\n");
+  return 64;
+}
