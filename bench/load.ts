@@ -74,7 +74,10 @@ export function buildPeers(): { load: string; proxyMissing: string | null } {
   };
   const failed = cc("load");
   if (failed) throw new Error(`load.c does not compile:\n${failed}`);
-  return { load: join(OUT, "load"), proxyMissing: cc("zmq_proxy", "-lzmq") && "libzmq's headers (Debian package libzmq3-dev)" };
+  return {
+    load: join(OUT, "load"),
+    proxyMissing: cc("zmq_proxy", "-lzmq") && "libzmq's headers (Debian package libzmq3-dev)",
+  };
 }
 
 /** A child process whose lines are waited for. */
@@ -84,8 +87,17 @@ class Child {
   #wake: (() => void) | null = null;
   #exited: string | null = null;
 
-  constructor(command: string, args: string[], env: Record<string, string> = {}, stream: "stdout" | "stderr" = "stdout") {
-    this.process = spawn(command, args, { cwd: ROOT, env: { ...process.env, ...env }, stdio: ["pipe", "pipe", "pipe"] });
+  constructor(
+    command: string,
+    args: string[],
+    env: Record<string, string> = {},
+    stream: "stdout" | "stderr" = "stdout",
+  ) {
+    this.process = spawn(command, args, {
+      cwd: ROOT,
+      env: { ...process.env, ...env },
+      stdio: ["pipe", "pipe", "pipe"],
+    });
     const other = stream === "stdout" ? this.process.stderr! : this.process.stdout!;
     let rest = "";
     other.on("data", (chunk) => rest = (rest + chunk).slice(-2000));
@@ -131,7 +143,8 @@ class Child {
   }
 }
 
-function server(name: string, command: string[], missing: string | null, guess: number): Forwarder {
+/** Our server, started by this command. */
+export function server(name: string, command: string[], missing: string | null, guess: number): Forwarder {
   return {
     name,
     missing,
@@ -140,7 +153,9 @@ function server(name: string, command: string[], missing: string | null, guess: 
     async start(to, handlers) {
       const file = join(folder, `${name.replace(/\W/g, "")}${to}.ini`);
       const names = Array.from({ length: handlers }, (_, i) => `h:p${i}`);
-      const sections = names.map((h) => `[${h}]\nhandler = proxy\nremote-cc = tcp://127.0.0.1:${to}\n`).join("");
+      const sections = names.map((h) => `[${h}]\nhandler = proxy\nremote-cc = tcp://127.0.0.1:${to}\n`).join(
+        "",
+      );
       writeFileSync(
         file,
         `[ccserver]\ncc-socket = tcp://127.0.0.1:*\ncc-role = local\ncc-stats = 2\n[routes]\npub = ${names}\n${sections}`,
@@ -166,7 +181,9 @@ function program(
     guess,
     wire,
     async start(to) {
-      const child = new Child(command[0], [...command.slice(1).map((arg) => arg.replace("{to}", String(to)))]);
+      const child = new Child(command[0], [
+        ...command.slice(1).map((arg) => arg.replace("{to}", String(to))),
+      ]);
       const [, port] = await child.match(/(?:127\.0\.0\.1:|^port )(\d+)$/);
       return { port: Number(port), pid: child.process.pid!, stop: () => child.stop() };
     },
@@ -194,14 +211,30 @@ export function forwarders(proxyMissing: string | null): Record<string, Forwarde
   return {
     binary: server("ccserver, binary", [join(ROOT, "dist", "ccserver")], needs("dist/ccserver"), 4_000_000),
     bun: server("ccserver on Bun", [join(BIN, "bun"), "src/main.ts"], null, 4_000_000),
-    deno: server("ccserver on Deno", [join(BIN, "deno"), "run", "-A", "--quiet", "src/main.ts"], null, 4_000_000),
+    deno: server(
+      "ccserver on Deno",
+      [join(BIN, "deno"), "run", "-A", "--quiet", "src/main.ts"],
+      null,
+      4_000_000,
+    ),
     node: server("ccserver on Node", ["node", "dist/node/main.js"], needs("dist/node/main.js"), 2_000_000),
     zmq_proxy: program("libzmq zmq_proxy, C", [join(OUT, "zmq_proxy"), "{to}"], proxyMissing, 700_000),
     nats: nats(),
-    npm_deno: program("npm zeromq on Deno", [join(BIN, "deno"), "run", "-A", "--quiet", npm, "{to}"], null, 50_000),
+    npm_deno: program(
+      "npm zeromq on Deno",
+      [join(BIN, "deno"), "run", "-A", "--quiet", npm, "{to}"],
+      null,
+      50_000,
+    ),
     npm_node: program("npm zeromq on Node", ["node", npm, "{to}"], null, 40_000),
     relay_c: program("blind relay, C", [join(OUT, "load"), "relay", "0", "{to}"], null, 8_000_000, "relay"),
-    relay_bun: program("blind relay, Bun", [join(BIN, "bun"), "bench/peers/bun_relay.ts", "{to}"], null, 6_000_000, "relay"),
+    relay_bun: program(
+      "blind relay, Bun",
+      [join(BIN, "bun"), "bench/peers/bun_relay.ts", "{to}"],
+      null,
+      6_000_000,
+      "relay",
+    ),
   };
 }
 
@@ -227,7 +260,11 @@ function fixtures(wire: Forwarder["wire"], shape: Shape) {
   const key = `${wire}-${shape.bodyBytes}-${shape.blobBytes}`;
   if (wire === "nats") {
     const payload = Buffer.concat([Buffer.from(bodyOf(shape)), ...blob]);
-    const message = Buffer.concat([Buffer.from(`PUB pub.infofile ${payload.length}\r\n`), payload, Buffer.from("\r\n")]);
+    const message = Buffer.concat([
+      Buffer.from(`PUB pub.infofile ${payload.length}\r\n`),
+      payload,
+      Buffer.from("\r\n"),
+    ]);
     const connect = 'CONNECT {"verbose":false}\r\n';
     return {
       genHello: write("nats-gen", Buffer.from(connect)),
@@ -238,7 +275,13 @@ function fixtures(wire: Forwarder["wire"], shape: Shape) {
       helloReply: 0,
     };
   }
-  const message = encodeFrames([NO_IDENTITY, Buffer.from("pub.infofile"), Buffer.from(bodyOf(shape)), NO_IDENTITY, ...blob]);
+  const message = encodeFrames([
+    NO_IDENTITY,
+    Buffer.from("pub.infofile"),
+    Buffer.from(bodyOf(shape)),
+    NO_IDENTITY,
+    ...blob,
+  ]);
   return {
     genHello: write("dealer", Buffer.concat([GREETING, encodeReady("DEALER", NO_IDENTITY)])),
     sinkHello: write("router", Buffer.concat([GREETING, encodeReady("ROUTER", NO_IDENTITY)])),
@@ -268,6 +311,8 @@ export interface LoadOptions {
   handlers: number;
   /** How long one run should take. */
   seconds: number;
+  /** Called when all messages are through, before anything is stopped. */
+  loaded?: (pid: number) => Promise<void>;
 }
 
 /** Sends messages through a forwarder and measures. */
@@ -304,8 +349,11 @@ export async function load(load: string, forwarder: Forwarder, options: LoadOpti
     const before = cpuSeconds(forward.pid);
     gen.go();
     const { bytes, ns } = JSON.parse((await sink.match(/^\{.*\}$/))[0]) as { bytes: number; ns: number };
-    if (bytes !== expected) throw new Error(`${forwarder.name}: ${bytes} bytes came, ${expected} were expected`);
+    if (bytes !== expected) {
+      throw new Error(`${forwarder.name}: ${bytes} bytes came, ${expected} were expected`);
+    }
     const cpu = cpuSeconds(forward.pid) - before;
+    await options.loaded?.(forward.pid);
     return {
       messagesPerSecond: messages / (ns / 1e9),
       megabytesPerSecond: messages * f.messageBytes / (ns / 1e9) / 1e6,
@@ -334,12 +382,26 @@ export async function roundTrips(
     running.push(second);
     const first = await forwarder.start(second.port, 1);
     running.push(first);
-    const rtt = new Child(load, ["rtt", String(first.port), String(rate), String(rate * seconds), f.genHello, f.message], env);
+    const rtt = new Child(load, [
+      "rtt",
+      String(first.port),
+      String(rate),
+      String(rate * seconds),
+      f.genHello,
+      f.message,
+    ], env);
     running.push(rtt);
     await rtt.match(/^ready/);
     rtt.go();
-    const found = JSON.parse((await rtt.match(/^\{.*\}$/))[0]) as { received: number; p50: number; p99: number; p999: number };
-    if (found.received < rate * seconds) throw new Error(`${forwarder.name}: ${found.received} of ${rate * seconds} came back`);
+    const found = JSON.parse((await rtt.match(/^\{.*\}$/))[0]) as {
+      received: number;
+      p50: number;
+      p99: number;
+      p999: number;
+    };
+    if (found.received < rate * seconds) {
+      throw new Error(`${forwarder.name}: ${found.received} of ${rate * seconds} came back`);
+    }
     return found;
   } finally {
     for (const child of running.reverse()) await child.stop();

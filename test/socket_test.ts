@@ -5,6 +5,7 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import net from "node:net";
 import { join } from "node:path";
 import { test } from "node:test";
+import runtime from "#runtime";
 import {
   CCMessage,
   Dealer,
@@ -191,6 +192,7 @@ test("reconnecting backs off exponentially, with jitter and a cap, and asks for 
   const timers: { at: number; f: () => void; live: boolean }[] = [];
   const context = new Context({
     transport: {
+      copy: runtime.copy,
       listen: () => Promise.reject(new Error("not here")),
       connect(_address, _options, _open, failed) {
         queueMicrotask(() => failed(new Error("refused")));
@@ -256,6 +258,7 @@ test("a chunk is borrowed: its buffer is used again, while sources are held and 
         events = accept(link);
         return Promise.resolve({ address, close: () => Promise.resolve() });
       },
+      copy: runtime.copy,
       connect: () => () => {},
     },
     clock: SYSTEM_CLOCK,

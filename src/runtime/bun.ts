@@ -1,5 +1,6 @@
 /// <reference types="bun-types" />
 /** The driver for Bun, and so for the compiled binary. */
+import { Buffer } from "node:buffer";
 import { dlopen } from "bun:ffi";
 import { formatAddress, systemError } from "./common.ts";
 import type { Address, Link, LinkEvents, LinkOptions, Listener, Runtime } from "./types.ts";
@@ -8,6 +9,7 @@ const runtime: Runtime = {
   name: "bun",
   version: Bun.version,
   self: Bun.main.startsWith("/$bunfs/") ? [process.execPath] : [process.execPath, Bun.main],
+  copy,
   listen,
   connect,
   loadLibzmq: () =>
@@ -19,6 +21,13 @@ const runtime: Runtime = {
     ),
 };
 export default runtime;
+
+const bufferCopy = Buffer.prototype.copy;
+
+/** Native on Bun, and half the time of making a view; it takes any Uint8Array. */
+function copy(from: Uint8Array, start: number, end: number, to: Uint8Array, at: number): void {
+  bufferCopy.call(from as Buffer, to, at, start, end);
+}
 
 class BunLink implements Link {
   readonly remote: string;

@@ -1,6 +1,12 @@
 /** What the drivers share. */
 import type { Address } from "./types.ts";
 
+/** Copies by a view: the way of V8. */
+export function copyByView(from: Uint8Array, start: number, end: number, to: Uint8Array, at: number): void {
+  if (from === to) to.copyWithin(at, start, end);
+  else to.set(from.subarray(start, end), at);
+}
+
 /** An address for people and logs. */
 export function formatAddress(address: Address): string {
   if (address.transport === "ipc") return `ipc://${address.path}`;

@@ -1,12 +1,44 @@
 /** The driver for Deno: its own sockets, each read into a buffer of ours. */
 import process from "node:process";
-import { formatAddress, systemError } from "./common.ts";
+import { copyByView, formatAddress, systemError } from "./common.ts";
 import type { Address, Link, LinkEvents, LinkOptions, Listener, Runtime } from "./types.ts";
+
+/** A read that waits pins its buffer: an idle link holds the smallest, a busy one grows to the largest. */
+const READ_MIN_BYTES = 2 * 1024;
+const READ_MAX_BYTES = 256 * 1024;
+/** So many links at a time read into the arena. */
+const SLOTS = 8;
+const ARENA = new Uint8Array(SLOTS * READ_MAX_BYTES + 3 * 1024 * 1024);
+const FREE_SLOTS = Array.from({ length: SLOTS }, (_, i) => i * READ_MAX_BYTES);
+
+/** Where a link reads to: memory of its own, or a slot of the arena. */
+interface ReadBuffer {
+  /** For `conn.read`. */
+  view: Uint8Array;
+  /** The array that `start` counts in: `view`, or the arena. */
+  buf: Uint8Array;
+  start: number;
+}
+
+function readBuffer(bytes: number): ReadBuffer {
+  const slot = bytes >= READ_MAX_BYTES ? FREE_SLOTS.pop() : undefined;
+  if (slot !== undefined) {
+    return { view: ARENA.subarray(slot, slot + READ_MAX_BYTES), buf: ARENA, start: slot };
+  }
+  const view = new Uint8Array(Math.min(bytes, READ_MAX_BYTES));
+  return { view, buf: view, start: 0 };
+}
+
+function release({ buf, start }: ReadBuffer): void {
+  if (buf === ARENA) FREE_SLOTS.push(start);
+}
 
 const runtime: Runtime = {
   name: "deno",
   version: Deno.version.deno,
   self: Deno.build.standalone ? [Deno.execPath()] : [Deno.execPath(), "run", "-A", process.argv[1]],
+  arena: { buf: ARENA, egressStart: SLOTS * READ_MAX_BYTES },
+  copy: copyByView,
   listen,
   connect,
   // Its uv_poll calls back once and then never again (denoland/deno#36317).
@@ -14,9 +46,6 @@ const runtime: Runtime = {
 };
 export default runtime;
 
-/** A read that waits pins its buffer: an idle link holds the smallest, a busy one grows to the largest. */
-const READ_MIN_BYTES = 2 * 1024;
-const READ_MAX_BYTES = 256 * 1024;
 /** From here on a large message is read where it belongs, instead of copied there. */
 const DIRECT_MIN_BYTES = 16 * 1024;
 
@@ -46,14 +75,16 @@ class DenoLink implements Link {
   async #read(): Promise<void> {
     const conn = this.#conn;
     const events = this.events;
-    let buffer = new Uint8Array(READ_MIN_BYTES);
+    let to = readBuffer(READ_MIN_BYTES);
+    // Until it ends: a slot of the arena is for others then.
+    using _slot = { [Symbol.dispose]: () => release(to) };
     for (;;) {
       while (this.#paused && !this.#gone) {
         await new Promise<void>((resolve) => this.#wake = resolve);
       }
       if (this.#gone) return;
       const direct = events.space(DIRECT_MIN_BYTES);
-      const n = await conn.read(direct ?? buffer);
+      const n = await conn.read(direct ?? to.view);
       if (this.#gone) return;
       if (n === null) {
         events.ended();
@@ -68,9 +99,17 @@ class DenoLink implements Link {
         events.filled(n);
         continue;
       }
-      events.data(buffer, 0, n);
-      if (n === buffer.length && n < READ_MAX_BYTES) buffer = new Uint8Array(n * 4);
-      else if (n * 8 < buffer.length) buffer = new Uint8Array(Math.max(READ_MIN_BYTES, buffer.length / 4));
+      events.data(to.buf, to.start, to.start + n);
+      const size = to.view.length;
+      const wanted = n === size
+        ? Math.min(size * 4, READ_MAX_BYTES)
+        : n * 8 < size
+        ? Math.max(size / 4, READ_MIN_BYTES)
+        : size;
+      if (wanted !== size) {
+        release(to);
+        to = readBuffer(wanted);
+      }
     }
   }
 

@@ -2,21 +2,26 @@
 import { Buffer } from "node:buffer";
 import net from "node:net";
 import process from "node:process";
-import { formatAddress, systemError } from "./common.ts";
+import { copyByView, formatAddress, systemError } from "./common.ts";
 import type { Address, Link, LinkEvents, LinkOptions, Listener, Runtime } from "./types.ts";
+
+/** libuv reads here and calls back at once, so one buffer serves every link and idle ones hold none. */
+const READ_BYTES = 256 * 1024;
+const ARENA = Buffer.allocUnsafeSlow(READ_BYTES + 3 * 1024 * 1024);
+const READ_BUFFER = ARENA.subarray(0, READ_BYTES);
 
 const runtime: Runtime = {
   name: "node",
   version: process.versions.node,
   self: [process.execPath, process.argv[1]],
+  arena: { buf: ARENA, egressStart: READ_BYTES },
+  copy: copyByView,
   listen,
   connect,
   loadLibzmq: async () => ({ zmq: await import("zeromq"), pollMs: null }),
 };
 export default runtime;
 
-/** libuv reads here and calls back at once, so one buffer serves every link and idle ones hold none. */
-const READ_BUFFER = Buffer.allocUnsafeSlow(256 * 1024);
 const DIRECT_MIN_BYTES = 16 * 1024;
 
 class NodeLink implements Link {
@@ -41,7 +46,7 @@ class NodeLink implements Link {
         : this.events.space(DIRECT_MIN_BYTES) ?? READ_BUFFER,
     callback: (n: number, buffer: Uint8Array): boolean => {
       if (this.#gone) return false;
-      if (buffer === READ_BUFFER) this.events.data(buffer, 0, n);
+      if (buffer === READ_BUFFER) this.events.data(ARENA, 0, n);
       else this.events.filled(n);
       return !this.#paused && !this.#gone;
     },

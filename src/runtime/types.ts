@@ -66,8 +66,19 @@ export interface Listener {
   close(): Promise<void>;
 }
 
+/** Memory that reads and writes share: within one array, `copyWithin` moves bytes without making a view. */
+export interface Arena {
+  readonly buf: Uint8Array;
+  /** The driver reads into the part before; what lies from here on is for egress. */
+  readonly egressStart: number;
+}
+
 /** How a runtime makes links. */
 export interface Transport {
+  /** Where the driver reads a chunk to, if it can choose. */
+  readonly arena?: Arena;
+  /** Copies `from[start, end)` to `to` at `at`, in the way that is fastest here. */
+  copy(from: Uint8Array, start: number, end: number, to: Uint8Array, at: number): void;
   /**
    * Listens; `accept` is called for each new link and says who takes its events.
    *

@@ -2,7 +2,7 @@
  * What the sockets of one program share: links, clock, randomness, log, egress buffers, and the list of those that
  * have something to flush. Everything from outside is a parameter, so that a whole network can run under a seed.
  */
-import type { Transport } from "../runtime/types.ts";
+import type { Arena, Transport } from "../runtime/types.ts";
 import type { Logger } from "../log.ts";
 
 /** Time, replaceable in tests. */
@@ -24,6 +24,16 @@ export interface Environment {
   log: Logger;
 }
 
+/** A piece of memory that egress fills. */
+export interface Block {
+  readonly buf: Uint8Array;
+  /** It is `buf[start, end)`. */
+  readonly start: number;
+  readonly end: number;
+  /** Its size class. */
+  readonly size: number;
+}
+
 /** Something with bytes to send. */
 export interface Flushable {
   flush(): void;
@@ -31,22 +41,37 @@ export interface Flushable {
 
 /** Sizes of egress blocks: a peer starts with the smallest and gets larger ones while it fills them. */
 export const BLOCK_BYTES = [4 * 1024, 32 * 1024, 256 * 1024] as const;
-/** Free blocks kept of each size. */
-const BLOCKS_KEPT = [256, 32, 8] as const;
+/** Free blocks kept of each size; where the driver has an arena, so many lie in it. */
+const BLOCKS_KEPT = [128, 32, 6] as const;
 
 export class Context {
   readonly environment: Environment;
   readonly clock: Clock;
   readonly log: Logger;
+  readonly copy: Transport["copy"];
   #depth = 0;
   #scheduled = false;
   #dirty: Flushable[] = [];
-  readonly #free: Uint8Array[][] = BLOCK_BYTES.map(() => []);
+  readonly #free: Block[][] = BLOCK_BYTES.map(() => []);
 
   constructor(environment: Environment) {
     this.environment = environment;
     this.clock = environment.clock;
     this.log = environment.log;
+    this.copy = environment.transport.copy;
+    this.#carve(environment.transport.arena);
+  }
+
+  /** Cuts the arena's free part into blocks, the largest first. */
+  #carve(arena: Arena | undefined): void {
+    if (arena === undefined) return;
+    let start = arena.egressStart;
+    for (let size = BLOCK_BYTES.length - 1; size >= 0; size--) {
+      for (let i = 0; i < BLOCKS_KEPT[size] && start + BLOCK_BYTES[size] <= arena.buf.length; i++) {
+        this.#free[size].push({ buf: arena.buf, start, end: start + BLOCK_BYTES[size], size });
+        start += BLOCK_BYTES[size];
+      }
+    }
   }
 
   /** A chunk is being taken in: what it causes to be sent is flushed once, by {@link leave}. */
@@ -80,13 +105,14 @@ export class Context {
   }
 
   /** An egress block of this size class. */
-  takeBlock(size: number): Uint8Array {
-    return this.#free[size].pop() ?? new Uint8Array(BLOCK_BYTES[size]);
+  takeBlock(size: number): Block {
+    const bytes = BLOCK_BYTES[size];
+    return this.#free[size].pop() ?? { buf: new Uint8Array(bytes), start: 0, end: bytes, size };
   }
 
-  returnBlock(size: number, block: Uint8Array): void {
-    const free = this.#free[size];
-    if (free.length < BLOCKS_KEPT[size]) free.push(block);
+  returnBlock(block: Block): void {
+    const free = this.#free[block.size];
+    if (free.length < BLOCKS_KEPT[block.size]) free.push(block);
   }
 }
 

@@ -14,28 +14,26 @@
  */
 import type { Link } from "../runtime/types.ts";
 import { lastBoundary } from "../zmtp/frame.ts";
-import { BLOCK_BYTES, type Context, type Flushable } from "./context.ts";
+import { type Block, BLOCK_BYTES, type Context, type Flushable } from "./context.ts";
 
 /** From here on a message that owns its buffer is not copied. */
 const REFERENCE_MIN_BYTES = 16 * 1024;
 const LARGEST = BLOCK_BYTES.length - 1;
 /** Control frames that may wait; a peer that asks for more without reading gets none. */
 const CONTROL_MAX = 8;
-/** Up to here a loop copies faster than a call. */
-const LOOP_MAX_BYTES = 16;
 
 class Segment {
   next: Segment | null = null;
   readonly buf: Uint8Array;
-  /** Size class of a pooled block; -1: the buffer is not of the pool. */
-  readonly size: number;
+  /** The block that `buf` is of, to be given back; null: none. */
+  readonly block: Block | null;
   start: number;
   end: number;
   messages: number;
 
-  constructor(buf: Uint8Array, size: number, start: number, end: number, messages: number) {
+  constructor(buf: Uint8Array, block: Block | null, start: number, end: number, messages: number) {
     this.buf = buf;
-    this.size = size;
+    this.block = block;
     this.start = start;
     this.end = end;
     this.messages = messages;
@@ -63,6 +61,7 @@ export class Egress implements Flushable {
 
   readonly #context: Context;
   readonly #options: EgressOptions;
+  readonly #copy: Context["copy"];
   #link: Link | null = null;
   #open = false;
   #dirty = false;
@@ -71,8 +70,10 @@ export class Egress implements Flushable {
   #head: Segment | null = null;
   #tail: Segment | null = null;
   /** The block being filled, not yet in the queue. */
-  #block: Uint8Array | null = null;
+  #block: Block | null = null;
+  /** Size class of the next one. */
   #blockSize = 0;
+  /** Where its next message goes. */
   #fill = 0;
   #blockMessages = 0;
   #watched = false;
@@ -81,6 +82,7 @@ export class Egress implements Flushable {
   constructor(context: Context, options: EgressOptions) {
     this.#context = context;
     this.#options = options;
+    this.#copy = context.copy;
   }
 
   /** Does more wait than should? */
@@ -154,9 +156,9 @@ export class Egress implements Flushable {
     const dropped = this.unwritten;
     for (let s = this.#head; s !== null; s = s.next) this.#release(s);
     this.#head = this.#tail = null;
-    if (this.#block !== null) this.#context.returnBlock(this.#blockSize, this.#block);
+    if (this.#block !== null) this.#context.returnBlock(this.#block);
     this.#block = null;
-    this.#fill = this.#blockMessages = 0;
+    this.#blockMessages = 0;
     this.messages = this.bytes = 0;
     this.#inFlight = null; // its buffer may still be read by the kernel: not back to the pool
     this.#link = null;
@@ -179,29 +181,26 @@ export class Egress implements Flushable {
     if (!this.#dirty) this.#mark();
     if (owned && size >= REFERENCE_MIN_BYTES && standsBefore(prefix, buf, start)) {
       this.#seal();
-      this.#push(new Segment(buf, -1, start - prefix.length, end, 1));
+      this.#push(new Segment(buf, null, start - prefix.length, end, 1));
       return;
     }
     let block = this.#block;
-    if (block === null || block.length - this.#fill < size) {
+    if (block === null || block.end - this.#fill < size) {
       block = this.#room(size);
       if (block === null) {
         const copy = new Uint8Array(size);
         copy.set(prefix, 0);
         copy.set(buf.subarray(start, end), prefix.length);
-        this.#push(new Segment(copy, -1, 0, size, 1));
+        this.#push(new Segment(copy, null, 0, size, 1));
         return;
       }
     }
+    const to = block.buf;
     let at = this.#fill;
-    for (let i = 0; i < prefix.length; i++) block[at++] = prefix[i];
-    if (end - start <= LOOP_MAX_BYTES) {
-      for (let i = start; i < end; i++) block[at++] = buf[i];
-    } else {
-      block.set(buf.subarray(start, end), at);
-      at += end - start;
-    }
-    this.#fill = at;
+    for (let i = 0; i < prefix.length; i++) to[at++] = prefix[i];
+    if (to === buf) to.copyWithin(at, start, end);
+    else this.#copy(buf, start, end, to, at);
+    this.#fill = at + end - start;
     this.#blockMessages++;
   }
 
@@ -254,7 +253,7 @@ export class Egress implements Flushable {
   #next(): Segment | null {
     if (this.#control.length > 0) {
       const frame = this.#control.shift()!;
-      return new Segment(frame, -1, 0, frame.length, 0);
+      return new Segment(frame, null, 0, frame.length, 0);
     }
     if (!this.#open) return null;
     if (this.#head === null) this.#seal();
@@ -269,7 +268,7 @@ export class Egress implements Flushable {
   }
 
   /** A block with room for `size` bytes at its end; null when no block is large enough. */
-  #room(size: number): Uint8Array | null {
+  #room(size: number): Block | null {
     // One that is full asks for a larger one next time; one that was left half empty, for a smaller.
     const wasFull = this.#block !== null;
     this.#seal();
@@ -283,17 +282,18 @@ export class Egress implements Flushable {
       this.#blockSize++;
     }
     this.#block = this.#context.takeBlock(this.#blockSize);
+    this.#fill = this.#block.start;
     return this.#block;
   }
 
   /** Puts the block, as far as it is filled, into the queue. */
   #seal(): void {
     const block = this.#block;
-    if (block === null || this.#fill === 0) return;
-    this.#push(new Segment(block, this.#blockSize, 0, this.#fill, this.#blockMessages));
-    if (this.#fill * 8 < block.length && this.#blockSize > 0) this.#blockSize--;
+    if (block === null) return;
+    this.#push(new Segment(block.buf, block, block.start, this.#fill, this.#blockMessages));
+    if ((this.#fill - block.start) * 8 < block.end - block.start && this.#blockSize > 0) this.#blockSize--;
     this.#block = null;
-    this.#fill = this.#blockMessages = 0;
+    this.#blockMessages = 0;
   }
 
   #push(segment: Segment): void {
@@ -303,7 +303,7 @@ export class Egress implements Flushable {
   }
 
   #release(segment: Segment): void {
-    if (segment.size >= 0) this.#context.returnBlock(segment.size, segment.buf);
+    if (segment.block !== null) this.#context.returnBlock(segment.block);
   }
 
   #mark(): void {
