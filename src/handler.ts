@@ -14,6 +14,11 @@ export interface Handler {
    * thrown is logged and counted `crashed`; the other handlers still get the message.
    */
   handle(message: CCMessage): void;
+  /**
+   * Set once started by a handler that does nothing but forward each message unchanged: the server then gives the bytes
+   * to this socket itself, and `handle` is called only for messages that another handler passes on.
+   */
+  readonly forwardsTo?: DealerSocket;
   /** Called before the server listens. What is thrown keeps it from starting. */
   start?(): void | Promise<void>;
   /** Called when the server has stopped listening; has up to `lingerMs` to send what it holds. */

@@ -20,7 +20,7 @@ export function proxy(context: HandlerContext<ProxyOptions>): Handler {
 class Proxy implements Handler, MessageSink {
   readonly #context: HandlerContext<ProxyOptions>;
   readonly #endpoint: string;
-  #dealer!: DealerSocket;
+  forwardsTo!: DealerSocket;
   #pinger: Pinger | null = null;
   /** For replies without a route of their own: pongs. */
   readonly #own = new ResponseSink(
@@ -35,7 +35,7 @@ class Proxy implements Handler, MessageSink {
 
   start(): void {
     const { options, log } = this.#context;
-    this.#dealer = this.#context.dealer(
+    this.forwardsTo = this.#context.dealer(
       this.#endpoint,
       { ...socketOptions(options), stallMs: options["stall-timeout"] * 1000 },
       this,
@@ -46,14 +46,14 @@ class Proxy implements Handler, MessageSink {
     );
     if (!options.ping) return;
     this.#pinger = new Pinger(this.#context, this.#endpoint, (ping) => {
-      if (this.#dealer.up) this.#dealer.send(NO_PREFIX, ping, 0, ping.length, true);
+      if (this.forwardsTo.up) this.forwardsTo.send(NO_PREFIX, ping, 0, ping.length, true);
     });
     this.#pinger.start();
   }
 
   handle(message: CCMessage): void {
     const { prefix, buf, start, end, owned, source } = message;
-    if (!this.#dealer.send(prefix, buf, start, end, owned) && source !== null) this.#dealer.hold(source);
+    if (!this.forwardsTo.send(prefix, buf, start, end, owned) && source !== null) this.forwardsTo.hold(source);
   }
 
   /** A reply: its route tells the client. */
@@ -74,7 +74,7 @@ class Proxy implements Handler, MessageSink {
 
   async stop(lingerMs: number): Promise<void> {
     this.#pinger?.stop();
-    await this.#dealer.close(Math.min(lingerMs, this.#context.options.zmq_linger));
+    await this.forwardsTo.close(Math.min(lingerMs, this.#context.options.zmq_linger));
   }
 
   #unrouted(message: CCMessage): void {

@@ -14,7 +14,7 @@ import type { Handler } from "../handler.ts";
 import { type Logger, printableBytes } from "../log.ts";
 import { CCMessage } from "../message/message.ts";
 import { isType } from "../message/type.ts";
-import type { MessageSink, Source } from "../socket/types.ts";
+import type { DealerSocket, MessageSink, Source } from "../socket/types.ts";
 import { bodyStart, copyOf, frameEnd, MORE } from "../zmtp/frame.ts";
 import type { Statistics, TypeCounters } from "./stats.ts";
 
@@ -29,6 +29,8 @@ interface TypeEntry {
   readonly type: string;
   readonly bytes: Uint8Array;
   readonly handlers: readonly NamedHandler[];
+  /** For each handler: where it forwards everything unchanged, or null. */
+  readonly forwards: readonly (DealerSocket | null)[];
   readonly counters: TypeCounters | null;
 }
 
@@ -117,9 +119,15 @@ export class Dispatcher implements MessageSink {
       this.#log.limited("route", `no route ${entry.type}`, `dropping msg, no route: ${entry.type}`);
       return;
     }
+    const { forwards } = entry;
     const view = this.#view;
     let crashed = false;
     for (let i = 0; i < handlers.length; i++) {
+      const to = forwards[i];
+      if (to !== null) {
+        if (!to.send(source.prefix, buf, start, end, owned)) to.hold(source);
+        continue;
+      }
       // Set anew for each: what one handler does to the view, the next does not see.
       view.set(source, buf, start, end, delimiter, owned, entry.type);
       if (!this.#call(handlers[i], view)) crashed = true;
@@ -195,10 +203,12 @@ export class Dispatcher implements MessageSink {
     let type = "";
     for (let i = at; i < at + size; i++) type += String.fromCharCode(buf[i]);
     if (!isType(type)) return null;
+    const handlers = this.#resolve(type);
     const entry = {
       type,
       bytes: copyOf(buf, at, at + size),
-      handlers: this.#resolve(type),
+      handlers,
+      forwards: handlers.map(({ handler }) => handler.forwardsTo ?? null),
       counters: this.#statistics.type(type),
     };
     this.#slots[slot] = entry;

@@ -40,9 +40,9 @@ export interface Flushable {
 }
 
 /** Sizes of egress blocks: a peer starts with the smallest and gets larger ones while it fills them. */
-export const BLOCK_BYTES = [4 * 1024, 32 * 1024, 256 * 1024] as const;
+export const BLOCK_BYTES = [4 * 1024, 32 * 1024, 512 * 1024] as const;
 /** Free blocks kept of each size; where the driver has an arena, so many lie in it. */
-const BLOCKS_KEPT = [128, 32, 6] as const;
+const BLOCKS_KEPT = [128, 16, 4] as const;
 
 export class Context {
   readonly environment: Environment;

@@ -55,6 +55,8 @@ export class Decoder {
   readonly prefix: Uint8Array;
   readonly #sink: FrameSink;
   readonly #limits: DecoderLimits;
+  readonly #maxBytes: number;
+  readonly #maxFrames: number;
   /** Found by the last scan that reached a message's end. */
   #delimiter = -1;
   #tail = 0;
@@ -69,6 +71,8 @@ export class Decoder {
   constructor(sink: FrameSink, limits: DecoderLimits, prefix: Uint8Array = new Uint8Array(0)) {
     this.#sink = sink;
     this.#limits = limits;
+    this.#maxBytes = limits.messageMaxBytes;
+    this.#maxFrames = limits.messageMaxFrames;
     this.prefix = prefix;
   }
 
@@ -201,7 +205,8 @@ export class Decoder {
 
   /** Finds the end of the message that starts at `start`; -1 when it is not all there, with `#need` set. */
   #scan(buf: Uint8Array, start: number, end: number): number {
-    const maxEnd = start + this.#limits.messageMaxBytes;
+    const maxEnd = start + this.#maxBytes;
+    const maxFrames = this.#maxFrames;
     let at = start;
     let delimiter = -1;
     let frames = 0;
@@ -240,7 +245,7 @@ export class Decoder {
         delimiter = at;
         delimiterFrame = frames;
       }
-      if (++frames > this.#limits.messageMaxFrames) {
+      if (++frames > maxFrames) {
         throw new ProtocolError("too-many-frames", `message of more than ${frames - 1} frames`);
       }
       at = body + size;
