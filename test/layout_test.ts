@@ -67,8 +67,8 @@ test("layout: on the forwarding path, no promise, closure, event or array per me
     "zmtp/decoder.ts": ["push(", "#scan(", "#complete(", "#rescan("],
     "server/dispatch.ts": ["message(", "#call("],
     "socket/egress.ts": ["append(", "get full("],
-    "socket/router.ts": ["send(", "message("],
-    "socket/dealer.ts": ["send(", "received("],
+    "socket/router.ts": ["send("],
+    "socket/dealer.ts": ["send("],
     "handlers/proxy.ts": ["handle(", "message("],
     "message/message.ts": ["set("],
   };

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { test } from "node:test";
-import { Decoder, type DecoderLimits } from "../src/zmtp/decoder.ts";
+import { type CommandSink, Decoder, type DecoderLimits } from "../src/zmtp/decoder.ts";
 import { decodeFrames, encodeFrames, lastBoundary, ProtocolError } from "../src/zmtp/frame.ts";
 import { seeded } from "./helpers/env.ts";
 import { message } from "./helpers/raw.ts";
@@ -23,14 +23,16 @@ function decode(chunks: Uint8Array[], options: { prefix?: Uint8Array; direct?: b
   const prefix = options.prefix ?? new Uint8Array(0);
   const decoder = new Decoder(
     {
-      message(buf, start, end, delimiter, tail, owned) {
+      command(buf: Uint8Array, start: number, end: number) {
+        commands.push(Buffer.from(buf.slice(start, end)).toString("latin1"));
+      },
+    },
+    {
+      message(_source, buf, start, end, delimiter, tail, owned) {
         if (owned) assert.equal(Buffer.compare(buf.subarray(start - prefix.length, start), prefix), 0);
         messages.push(Buffer.from(buf.slice(start, end)).toString("latin1"));
         delimiters.push(delimiter < 0 ? -1 : delimiter - start);
         tails.push(tail);
-      },
-      command(buf, start, end) {
-        commands.push(Buffer.from(buf.slice(start, end)).toString("latin1"));
       },
     },
     LIMITS,
@@ -123,12 +125,11 @@ test("decoder: pause stops in the middle of a chunk, and the rest can be given a
   const bytes = Buffer.concat([message("1"), message("2"), message("3"), message("4")]);
   for (const size of [bytes.length, 5, 2, 1]) {
     const out: string[] = [];
-    const decoder: Decoder = new Decoder({
-      message(buf, _start, end) {
+    const decoder: Decoder<CommandSink> = new Decoder({ command() {} }, {
+      message(_source, buf, _start, end) {
         out.push(String.fromCharCode(buf[end - 1]));
         decoder.pause();
       },
-      command() {},
     }, LIMITS);
     let rest = Buffer.alloc(0);
     for (let at = 0; at < bytes.length; at += size) {

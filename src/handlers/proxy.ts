@@ -53,7 +53,9 @@ class Proxy implements Handler, MessageSink {
 
   handle(message: CCMessage): void {
     const { prefix, buf, start, end, owned, source } = message;
-    if (!this.forwardsTo.send(prefix, buf, start, end, owned) && source !== null) this.forwardsTo.hold(source);
+    if (!this.forwardsTo.send(prefix, buf, start, end, owned) && source !== null) {
+      this.forwardsTo.hold(source);
+    }
   }
 
   /** A reply: its route tells the client. */

@@ -11,7 +11,7 @@ import {
 } from "../limits.ts";
 import { printable, reason } from "../log.ts";
 import type { Link, LinkEvents } from "../runtime/types.ts";
-import { Decoder, type FrameSink } from "../zmtp/decoder.ts";
+import { type CommandSink, Decoder } from "../zmtp/decoder.ts";
 import { copyOf, ProtocolError } from "../zmtp/frame.ts";
 import {
   commandName,
@@ -24,22 +24,23 @@ import {
 } from "../zmtp/handshake.ts";
 import type { Context } from "./context.ts";
 import type { Egress } from "./egress.ts";
-import type { Source } from "./types.ts";
+import type { MessageSink, Source } from "./types.ts";
 
 /** A ROUTER sends READY so long after connecting at the latest. */
 const READY_LATEST_MS = 50;
 
 const NO_PREFIX = new Uint8Array(0);
 
-export abstract class Connection implements LinkEvents, FrameSink, Source {
+export abstract class Connection implements LinkEvents, CommandSink, Source {
   /** Until the handshake is done, nobody sends here. */
   prefix: Uint8Array = NO_PREFIX;
   readonly link: Link;
   readonly egress: Egress;
   protected readonly context: Context;
+  readonly #sink: MessageSink;
   readonly #messageMaxBytes: number;
   #handshake: Handshake | null;
-  #decoder: Decoder | null = null;
+  #decoder: Decoder<Source & CommandSink> | null = null;
   #ready = false;
   #gone = false;
   #holds = 0;
@@ -54,6 +55,7 @@ export abstract class Connection implements LinkEvents, FrameSink, Source {
     context: Context,
     link: Link,
     egress: Egress,
+    sink: MessageSink,
     own: "DEALER" | "ROUTER",
     identity: Uint8Array,
     messageMaxBytes: number,
@@ -61,6 +63,7 @@ export abstract class Connection implements LinkEvents, FrameSink, Source {
     this.context = context;
     this.link = link;
     this.egress = egress;
+    this.#sink = sink;
     this.#messageMaxBytes = messageMaxBytes;
     this.#handshake = new Handshake(own, {
       metadataMaxBytes: METADATA_MAX_BYTES,
@@ -91,19 +94,8 @@ export abstract class Connection implements LinkEvents, FrameSink, Source {
     return this.#gone;
   }
 
-  abstract message(
-    buf: Uint8Array,
-    start: number,
-    end: number,
-    delimiter: number,
-    tail: number,
-    owned: boolean,
-  ): void;
-
   /** The peer is known; returns the frame to put in front of its messages. May throw {@link ProtocolError}. */
   protected abstract admitted(peer: PeerProperties): Uint8Array;
-  /** A chunk of messages is done. */
-  protected abstract chunkEnd(): void;
   /** The connection is over; called once, unless by {@link close}. */
   protected abstract lost(why: string, error: Error | undefined): void;
 
@@ -120,7 +112,7 @@ export abstract class Connection implements LinkEvents, FrameSink, Source {
     } catch (error) {
       this.fail(error);
     }
-    if (this.#ready) this.chunkEnd();
+    if (this.#ready) this.#sink.chunkEnd();
     this.context.leave();
   }
 
@@ -135,7 +127,7 @@ export abstract class Connection implements LinkEvents, FrameSink, Source {
     } catch (error) {
       this.fail(error);
     }
-    if (this.#ready) this.chunkEnd();
+    if (this.#ready) this.#sink.chunkEnd();
     this.context.leave();
   }
 
@@ -228,7 +220,7 @@ export abstract class Connection implements LinkEvents, FrameSink, Source {
     this.prefix = this.admitted(handshake.peer!);
     this.#cancelReady();
     this.#sendReady();
-    this.#decoder = new Decoder(this, {
+    this.#decoder = new Decoder<Source & CommandSink>(this, this.#sink, {
       messageMaxBytes: this.#messageMaxBytes,
       messageMaxFrames: MESSAGE_MAX_FRAMES,
       commandMaxBytes: COMMAND_MAX_BYTES,
@@ -245,7 +237,7 @@ export abstract class Connection implements LinkEvents, FrameSink, Source {
     this.#readyCommand = null;
   }
 
-  #push(decoder: Decoder, chunk: Uint8Array, start: number, end: number): void {
+  #push(decoder: Decoder<Source & CommandSink>, chunk: Uint8Array, start: number, end: number): void {
     const at = decoder.push(chunk, start, end);
     if (at < end && !this.#gone) this.#pending = copyOf(chunk, at, end);
   }

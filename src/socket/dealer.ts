@@ -125,23 +125,6 @@ export class Dealer implements DealerSocket {
     this.drops.add("linger", this.endpoint, this.#egress.clear());
   }
 
-  /** A message came; called by the connection. */
-  received(
-    source: Source,
-    buf: Uint8Array,
-    start: number,
-    end: number,
-    delimiter: number,
-    tail: number,
-    owned: boolean,
-  ): void {
-    this.#sink.message(source, buf, start, end, delimiter, tail, owned);
-  }
-
-  receivedAll(): void {
-    this.#sink.chunkEnd();
-  }
-
   /** The handshake is done; called by the connection. */
   admitted(): void {
     this.#up = true;
@@ -216,7 +199,8 @@ export class Dealer implements DealerSocket {
     cancellable(this.#context.environment.transport.connect(
       first,
       this.#options,
-      (link) => this.#upstream = new Upstream(this, this.#context, link, this.#egress, this.#options),
+      (link) =>
+        this.#upstream = new Upstream(this, this.#context, link, this.#egress, this.#sink, this.#options),
       (error) => {
         if (this.#closed) return;
         if (others.length > 0) this.#tryEach(others, cancellable);
@@ -230,24 +214,16 @@ export class Dealer implements DealerSocket {
 class Upstream extends Connection {
   readonly #dealer: Dealer;
 
-  constructor(dealer: Dealer, context: Context, link: Link, egress: Egress, options: DealerOptions) {
-    super(context, link, egress, "DEALER", options.identity ?? NO_PREFIX, options.messageMaxBytes);
+  constructor(
+    dealer: Dealer,
+    context: Context,
+    link: Link,
+    egress: Egress,
+    sink: MessageSink,
+    options: DealerOptions,
+  ) {
+    super(context, link, egress, sink, "DEALER", options.identity ?? NO_PREFIX, options.messageMaxBytes);
     this.#dealer = dealer;
-  }
-
-  override message(
-    buf: Uint8Array,
-    start: number,
-    end: number,
-    delimiter: number,
-    tail: number,
-    owned: boolean,
-  ): void {
-    this.#dealer.received(this, buf, start, end, delimiter, tail, owned);
-  }
-
-  protected override chunkEnd(): void {
-    this.#dealer.receivedAll();
   }
 
   protected override admitted(_peer: PeerProperties): Uint8Array {

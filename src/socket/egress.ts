@@ -51,9 +51,6 @@ export interface EgressOptions {
 }
 
 export class Egress implements Flushable {
-  /** Messages and bytes that wait, without those in flight. */
-  messages = 0;
-  bytes = 0;
   /** Called when a queue that was full (see {@link watch}) has drained to half. */
   ondrained: (() => void) | null = null;
   /** Called when nothing waits and nothing is in flight. */
@@ -61,19 +58,24 @@ export class Egress implements Flushable {
 
   readonly #context: Context;
   readonly #options: EgressOptions;
+  readonly #floorBytes: number;
   readonly #copy: Context["copy"];
   #link: Link | null = null;
   #open = false;
   #dirty = false;
   #inFlight: Segment | null = null;
   #control: Uint8Array[] = [];
+  /** Messages and bytes of the queue, without the block being filled. */
+  #sealedMessages = 0;
+  #sealedBytes = 0;
   #head: Segment | null = null;
   #tail: Segment | null = null;
   /** The block being filled, not yet in the queue. */
   #block: Block | null = null;
   /** Size class of the next one. */
   #blockSize = 0;
-  /** Where its next message goes. */
+  /** Where it starts, and where its next message goes. */
+  #blockStart = 0;
   #fill = 0;
   #blockMessages = 0;
   #watched = false;
@@ -82,13 +84,25 @@ export class Egress implements Flushable {
   constructor(context: Context, options: EgressOptions) {
     this.#context = context;
     this.#options = options;
+    this.#floorBytes = options.floorBytes;
     this.#copy = context.copy;
+  }
+
+  /** Messages that wait, without those in flight. */
+  get messages(): number {
+    return this.#sealedMessages + this.#blockMessages;
+  }
+
+  /** Their bytes. */
+  get bytes(): number {
+    return this.#sealedBytes + this.#fill - this.#blockStart;
   }
 
   /** Does more wait than should? */
   get full(): boolean {
-    const { hwm, floorBytes, maxBytes } = this.#options;
-    return (this.messages >= hwm && this.bytes >= floorBytes) || this.bytes >= maxBytes;
+    const bytes = this.#sealedBytes + this.#fill - this.#blockStart;
+    if (bytes < this.#floorBytes) return false;
+    return this.messages >= this.#options.hwm || bytes >= this.#options.maxBytes;
   }
 
   /** Twice over the bounds: nothing more should be put here. */
@@ -146,8 +160,8 @@ export class Egress implements Flushable {
     segment.next = this.#head;
     this.#head = segment;
     this.#tail ??= segment;
-    this.messages += messages;
-    this.bytes += segment.end - at;
+    this.#sealedMessages += messages;
+    this.#sealedBytes += segment.end - at;
     return 0;
   }
 
@@ -158,8 +172,8 @@ export class Egress implements Flushable {
     this.#head = this.#tail = null;
     if (this.#block !== null) this.#context.returnBlock(this.#block);
     this.#block = null;
-    this.#blockMessages = 0;
-    this.messages = this.bytes = 0;
+    this.#fill = this.#blockStart = this.#blockMessages = 0;
+    this.#sealedMessages = this.#sealedBytes = 0;
     this.#inFlight = null; // its buffer may still be read by the kernel: not back to the pool
     this.#link = null;
     this.onempty?.();
@@ -176,8 +190,6 @@ export class Egress implements Flushable {
   /** Puts a message at the end: `prefix`, then `buf[start, end)`. */
   append(prefix: Uint8Array, buf: Uint8Array, start: number, end: number, owned: boolean): void {
     const size = prefix.length + end - start;
-    this.messages++;
-    this.bytes += size;
     if (!this.#dirty) this.#mark();
     if (owned && size >= REFERENCE_MIN_BYTES && standsBefore(prefix, buf, start)) {
       this.#seal();
@@ -262,8 +274,8 @@ export class Egress implements Flushable {
     this.#head = segment.next;
     if (this.#head === null) this.#tail = null;
     segment.next = null;
-    this.messages -= segment.messages;
-    this.bytes -= segment.end - segment.start;
+    this.#sealedMessages -= segment.messages;
+    this.#sealedBytes -= segment.end - segment.start;
     return segment;
   }
 
@@ -282,7 +294,7 @@ export class Egress implements Flushable {
       this.#blockSize++;
     }
     this.#block = this.#context.takeBlock(this.#blockSize);
-    this.#fill = this.#block.start;
+    this.#fill = this.#blockStart = this.#block.start;
     return this.#block;
   }
 
@@ -293,10 +305,12 @@ export class Egress implements Flushable {
     this.#push(new Segment(block.buf, block, block.start, this.#fill, this.#blockMessages));
     if ((this.#fill - block.start) * 8 < block.end - block.start && this.#blockSize > 0) this.#blockSize--;
     this.#block = null;
-    this.#blockMessages = 0;
+    this.#fill = this.#blockStart = this.#blockMessages = 0;
   }
 
   #push(segment: Segment): void {
+    this.#sealedMessages += segment.messages;
+    this.#sealedBytes += segment.end - segment.start;
     if (this.#tail === null) this.#head = segment;
     else this.#tail.next = segment;
     this.#tail = segment;

@@ -218,28 +218,11 @@ class Peer extends Connection {
   number = -1;
   key: string | null = null;
   readonly #owner: PeerOwner;
-  readonly #sink: MessageSink;
   #heldBySelf = false;
 
   constructor(owner: PeerOwner, context: Context, link: Link, egress: Egress, messageMaxBytes: number) {
-    super(context, link, egress, "ROUTER", NO_PREFIX, messageMaxBytes);
+    super(context, link, egress, owner.sink(), "ROUTER", NO_PREFIX, messageMaxBytes);
     this.#owner = owner;
-    this.#sink = owner.sink();
-  }
-
-  override message(
-    buf: Uint8Array,
-    start: number,
-    end: number,
-    delimiter: number,
-    tail: number,
-    owned: boolean,
-  ): void {
-    this.#sink.message(this, buf, start, end, delimiter, tail, owned);
-  }
-
-  protected override chunkEnd(): void {
-    this.#sink.chunkEnd();
   }
 
   protected override admitted(peer: PeerProperties): Uint8Array {

@@ -14,17 +14,19 @@
  */
 import { COMMAND, LONG, MORE, ProtocolError, RESERVED } from "./frame.ts";
 
-/** Takes what the decoder finds. The bytes are borrowed until the call returns, unless `owned`. */
-export interface FrameSink {
+/** Takes the messages that a decoder finds. The bytes are borrowed until the call returns, unless `owned`. */
+export interface FrameSink<S> {
   /**
    * A whole message.
    *
+   * @param source What the decoder was made with: whose messages these are.
    * @param delimiter Where the first empty frame's header stands; -1 where there is none.
    * @param tail Frames behind that one.
    * @param owned The buffer is this message's alone: it may be held without copying, and the decoder's prefix
    *   stands right in front of `start`.
    */
   message(
+    source: S,
     buf: Uint8Array,
     start: number,
     end: number,
@@ -32,7 +34,10 @@ export interface FrameSink {
     tail: number,
     owned: boolean,
   ): void;
-  /** A command: its body, name first. */
+}
+
+/** Takes a command: its body, name first. */
+export interface CommandSink {
   command(buf: Uint8Array, start: number, end: number): void;
 }
 
@@ -50,10 +55,11 @@ const OWNED_MIN_BYTES = 16 * 1024;
 /** A carry up to this size is kept for the next message; an idle peer holds no more than that. */
 const KEPT_MAX_BYTES = 4 * 1024;
 
-export class Decoder {
+export class Decoder<S extends CommandSink> {
   /** The bytes in front of every owned message; see {@link FrameSink.message}. */
   readonly prefix: Uint8Array;
-  readonly #sink: FrameSink;
+  readonly #source: S;
+  readonly #sink: FrameSink<S>;
   readonly #limits: DecoderLimits;
   readonly #maxBytes: number;
   readonly #maxFrames: number;
@@ -68,7 +74,12 @@ export class Decoder {
   #have = 0;
   #paused = false;
 
-  constructor(sink: FrameSink, limits: DecoderLimits, prefix: Uint8Array = new Uint8Array(0)) {
+  /**
+   * @param source Takes commands, and goes with each message to the sink.
+   * @param prefix Stands in front of every message that owns its buffer.
+   */
+  constructor(source: S, sink: FrameSink<S>, limits: DecoderLimits, prefix: Uint8Array = new Uint8Array(0)) {
+    this.#source = source;
     this.#sink = sink;
     this.#limits = limits;
     this.#maxBytes = limits.messageMaxBytes;
@@ -111,6 +122,7 @@ export class Decoder {
   push(chunk: Uint8Array, at: number, end: number): number {
     if (this.#have > 0) at = this.#complete(chunk, at, end);
     const sink = this.#sink;
+    const source = this.#source;
     while (at < end) {
       if (this.#paused) return at;
       const next = this.#scan(chunk, at, end);
@@ -121,7 +133,7 @@ export class Decoder {
       if (this.#command) {
         this.#emitCommand(chunk, at, next);
       } else {
-        sink.message(chunk, at, next, this.#delimiter, this.#tail, false);
+        sink.message(source, chunk, at, next, this.#delimiter, this.#tail, false);
       }
       at = next;
     }
@@ -176,7 +188,7 @@ export class Decoder {
     if (this.#command) {
       this.#emitCommand(carry, base, next);
     } else {
-      this.#sink.message(carry, base, next, this.#delimiter, this.#tail, owned);
+      this.#sink.message(this.#source, carry, base, next, this.#delimiter, this.#tail, owned);
     }
   }
 
@@ -200,7 +212,7 @@ export class Decoder {
   }
 
   #emitCommand(buf: Uint8Array, at: number, end: number): void {
-    this.#sink.command(buf, at + (buf[at] & LONG ? 9 : 2), end);
+    this.#source.command(buf, at + (buf[at] & LONG ? 9 : 2), end);
   }
 
   /** Finds the end of the message that starts at `start`; -1 when it is not all there, with `#need` set. */
