@@ -158,7 +158,9 @@ export function server(name: string, command: string[], missing: string | null, 
       );
       writeFileSync(
         file,
-        `[ccserver]\ncc-socket = tcp://127.0.0.1:*\ncc-role = local\ncc-stats = 2\n[routes]\npub = ${names}\n${sections}`,
+        `[ccserver]\ncc-socket = tcp://127.0.0.1:*\ncc-role = local\ncc-stats = 2\n[routes]\n${
+          handlers > 0 ? `pub = ${names}` : ""
+        }\n${sections}`,
       );
       const child = new Child(command[0], [...command.slice(1), file], {}, "stderr");
       const [, port] = await child.match(/listening on tcp:\/\/127\.0\.0\.1:(\d+),/);
