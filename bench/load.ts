@@ -317,6 +317,9 @@ export interface LoadOptions {
   loaded?: (pid: number) => Promise<void>;
 }
 
+/** A run that takes longer has stopped. */
+const RUN_MAX_MS = 15_000;
+
 /** Sends messages through a forwarder and measures. */
 export async function load(load: string, forwarder: Forwarder, options: LoadOptions): Promise<Result> {
   const { shape, clients, handlers, seconds } = options;
@@ -350,7 +353,10 @@ export async function load(load: string, forwarder: Forwarder, options: LoadOpti
     await gen.match(/^ready/);
     const before = cpuSeconds(forward.pid);
     gen.go();
-    const { bytes, ns } = JSON.parse((await sink.match(/^\{.*\}$/))[0]) as { bytes: number; ns: number };
+    const { bytes, ns } = JSON.parse((await sink.match(/^\{.*\}$/, RUN_MAX_MS))[0]) as {
+      bytes: number;
+      ns: number;
+    };
     if (bytes !== expected) {
       throw new Error(`${forwarder.name}: ${bytes} bytes came, ${expected} were expected`);
     }

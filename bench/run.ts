@@ -150,13 +150,17 @@ async function compare(
   options: LoadOptions,
 ): Promise<void> {
   const results = new Map<string, Result[]>();
+  const failed = new Set<string>();
   for (let round = 0; round < rounds; round++) {
     for (const [key, peer] of peers) {
+      if (failed.has(key)) continue;
       process.stderr.write(`\r${title}: round ${round + 1}, ${peer.name}${" ".repeat(20)}`);
       try {
         results.set(key, [...results.get(key) ?? [], await load(tool, peer, options)]);
       } catch (error) {
+        failed.add(key);
         skipped.push(`${peer.name}, ${title}: ${(error as Error).message}`);
+        console.log(`\nfailed ${skipped.at(-1)}`);
       }
     }
   }
@@ -166,7 +170,7 @@ async function compare(
   for (const [key, peer] of peers) {
     const found = results.get(key);
     if (found === undefined) {
-      rows.push([peer.name, "failed, see below"]);
+      rows.push([peer.name, "failed"]);
       continue;
     }
     const of = (pick: (r: Result) => number) => median(found.map(pick));
