@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
-import { RUNTIME, TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { ROOT, RUNTIME, TARGETS, tempFolder, until } from "./helpers/env.ts";
 import { run, ServerProcess } from "./helpers/process.ts";
 
 const CONFIG = `[ccserver]
@@ -245,6 +245,45 @@ for (const target of TARGETS) {
     await server.until(/Try, in another terminal:\n.* ping tcp:\/\/127\.0\.0\.1:10000/);
     assert.ok(server.output.split("\n").length < 25, "one screen");
     assert.equal((await run(["ping", "-c", "1", "tcp://127.0.0.1:10000"], target)).code, 0);
+  });
+
+  test(`${on}: the chain of the examples routes log, echo, pub and task, and carries replies back`, async () => {
+    using folder = tempFolder();
+    const example = (name: string) => readFileSync(join(ROOT, "examples", name), "utf8");
+    const far = await ServerProcess.start(
+      example("chain-remote.ini").replace(/127\.0\.0\.1:\d+/, "127.0.0.1:*").replace(
+        "cc-role",
+        "cc-stats = 2\ncc-role",
+      ),
+      target,
+    );
+    await using _far = far;
+    const near = await ServerProcess.start(
+      example("chain-local.ini").replace("cc-socket = tcp://127.0.0.1:10001", "cc-socket = tcp://127.0.0.1:*")
+        .replaceAll("tcp://127.0.0.1:22632", far.endpoint),
+      target,
+    );
+    await using _near = near;
+    await near.until(/h:proxycc\.connect: tcp:.* is up/);
+    const reply = await run(["send", "--reply", near.endpoint, "echo.request", "target=far away"], target);
+    assert.match(reply.output, /^echo\.response \{"orig_hostname":"[^"]+","orig_target":"far away"/);
+    const blob = file(folder.path, "contents", "blob");
+    for (
+      const args of [["log.info", "log_msg=stays here"], ["pub.infofile", "filename=x", "--blob", blob], [
+        "task.send.1",
+        "task_host=x",
+      ]]
+    ) {
+      assert.deepEqual(await run(["send", near.endpoint, ...args], target), { code: 0, output: "" });
+    }
+    await near.until(/h:locallog\.handle: \[send@[^\]]+\] [\d:,]+ INFO stays here/);
+    assert.equal((await near.stop()).code, 0);
+    assert.equal((await far.stop()).code, 0);
+    for (const type of ["echo.request", "pub.infofile", "task.send.<uid>"]) {
+      assert.match(far.output, new RegExp(`count\\.ok\\.msg\\.${type.replaceAll(".", "\\.")}: \\d`));
+    }
+    assert.doesNotMatch(far.output, /stays here/);
+    assert.doesNotMatch(near.output + far.output, /dropp|WARNING/);
   });
 
   test(`${on}: a handler of one's own, in TypeScript, as the example has it`, async (t) => {

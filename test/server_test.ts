@@ -4,7 +4,7 @@ import { Buffer } from "node:buffer";
 import { test } from "node:test";
 import { CCClient, CCServer, ClientError, type Handler, Logger, readConfig, StartError } from "../mod.ts";
 import { text, until, utf8 } from "./helpers/env.ts";
-import { message, RawPeer } from "./helpers/raw.ts";
+import { GREETING, message, RawPeer, ready } from "./helpers/raw.ts";
 
 /** Starts a server on these sections; its log is kept. */
 async function serve(
@@ -157,6 +157,55 @@ test("what is no CC message is counted invalid, told once a peer, and harms nobo
   const bytes = bad.reduce((sum, frames) => sum + message(...frames).length, 0);
   assert.equal(s.stats().get("bytes.invalid"), bytes);
 });
+
+for (
+  const [what, code, bytes] of [
+    ["HTTP", "not-zmtp", Buffer.from("GET / HTTP/1.1\r\n\r\n")],
+    ["ZMTP 1.0", "old-version", Buffer.from([1, 0])],
+    ["ZMTP 2.0", "old-version", Buffer.from([0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 1, 5])],
+    [
+      "an unknown mechanism",
+      "unknown-mechanism",
+      Buffer.concat([GREETING.subarray(0, 12), Buffer.from("CURVE"), Buffer.alloc(47)]),
+    ],
+    ["a socket type that does not fit", "socket-type", Buffer.concat([GREETING, ready("SUB")])],
+    [
+      "reserved flag bits",
+      "reserved-flags",
+      Buffer.concat([GREETING, ready("DEALER"), Buffer.from([0x80, 0])]),
+    ],
+    [
+      "a length of 2^53",
+      "length",
+      Buffer.concat([GREETING, ready("DEALER"), Buffer.from([2, 0, 0x20, 0, 0, 0, 0, 0, 0])]),
+    ],
+    [
+      "a length above 64 MiB",
+      "too-large",
+      Buffer.concat([GREETING, ready("DEALER"), Buffer.from([2, 0, 0, 0, 0, 4, 0, 0, 1])]),
+    ],
+    [
+      "a command in a message",
+      "command-in-message",
+      Buffer.concat([GREETING, ready("DEALER"), Buffer.from([1, 0, 4, 1, 0])]),
+    ],
+    [
+      "too many frames",
+      "too-many-frames",
+      Buffer.concat([GREETING, ready("DEALER"), Buffer.alloc(200, Buffer.from([1, 0]))]),
+    ],
+  ] as const
+) {
+  test(`${what} ends the connection with one line that says why (${code}); others go on`, async () => {
+    await using s = await serve(`[routes]\necho = h:echo\n${h("echo", "echo")}`);
+    using peer = await RawPeer.connect(s.port);
+    peer.write(bytes);
+    await until("the end", () => peer.closed);
+    await s.line(new RegExp(`WARNING CCServer\\.peer: closed tcp://127\\.0\\.0\\.1:\\d+: .* \\(${code}\\)$`));
+    assert.equal(s.lines.filter((line) => line.includes("closed tcp:")).length, 1);
+    assert.equal((await s.client.query("echo.request", { target: "me" })).type, "echo.response");
+  });
+}
 
 test("statistics: totals are the sums, and types are told apart at level 2", async () => {
   await using s = await serve(`[routes]\nx = h:sink\n${h("sink", "disposer")}`);

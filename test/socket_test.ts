@@ -19,6 +19,7 @@ import {
 } from "../mod.ts";
 import type { Link, LinkEvents } from "../src/runtime/types.ts";
 import { Server } from "../src/server/server.ts";
+import { Router as PlainRouter } from "../src/socket/router.ts";
 import { Context, SYSTEM_CLOCK } from "../src/socket/context.ts";
 import { Dealer as PlainDealer } from "../src/socket/dealer.ts";
 import { nativeEngine } from "../src/socket/native.ts";
@@ -310,6 +311,54 @@ test("a chunk is borrowed: its buffer is used again, while sources are held and 
   }
   assert.deepEqual(seen, [0, 1, 2, 3].flatMap((r) => [`a.b ${r}.0`, `c.d ${r}.1`, `a.b ${r}.2`]));
   await server.stop();
+});
+
+test("a peer that does not finish its handshake is closed in time", async () => {
+  const timers: { ms: number; f: () => void }[] = [];
+  const lines: string[] = [];
+  let destroyed = false;
+  let accept!: (link: Link) => LinkEvents;
+  const context = new Context({
+    transport: {
+      copy: runtime.copy,
+      listen(address, _options, accepts) {
+        accept = accepts;
+        return Promise.resolve({ address, close: () => Promise.resolve() });
+      },
+      connect: () => () => {},
+    },
+    clock: {
+      now: () => 0,
+      after(ms, f) {
+        timers.push({ ms, f });
+        return () => {};
+      },
+    },
+    random: seeded(1),
+    resolve: (host) => Promise.resolve([host]),
+    log: new Logger("test", { sink: (line) => lines.push(line), pid: 1 }),
+  });
+  const router = new PlainRouter(context, {
+    hwm: 1,
+    receiveBufferBytes: 0,
+    sendBufferBytes: 0,
+    keepAlive: null,
+    messageMaxBytes: 1000,
+  }, new Inbox());
+  await router.bind("tcp://127.0.0.1:1");
+  const events = accept({
+    remote: "tcp://192.0.2.1:5",
+    write: () => true,
+    taken: () => 0,
+    pause() {},
+    resume() {},
+    end() {},
+    destroy: () => destroyed = true,
+  });
+  events.data(GREETING, 0, 30);
+  timers.find(({ ms }) => ms === 10_000)!.f();
+  assert.equal(destroyed, true);
+  assert.match(lines.join(), /closed tcp:\/\/192\.0\.2\.1:5: no handshake within 10 s \(bad-handshake\)/);
 });
 
 test("PING is answered with PONG and its context", async () => {
