@@ -373,6 +373,9 @@ export async function load(load: string, forwarder: Forwarder, options: LoadOpti
   }
 }
 
+/** Of a round-trip run, what is sent before measuring: a server that has just started compiles its code. */
+const WARM_UP_SECONDS = 2;
+
 /** Round trips of one client through two hops at a fixed rate, in microseconds. */
 export async function roundTrips(
   load: string,
@@ -381,7 +384,12 @@ export async function roundTrips(
   seconds: number,
 ): Promise<{ p50: number; p99: number; p999: number }> {
   const f = fixtures("zmtp", SHAPES.small);
-  const env = { HELLO_REPLY: String(f.helloReply), STAMP_AT: String(f.messageBytes - 42) };
+  const warmUp = rate * WARM_UP_SECONDS;
+  const env = {
+    HELLO_REPLY: String(f.helloReply),
+    STAMP_AT: String(f.messageBytes - 42),
+    WARM_UP: String(warmUp),
+  };
   const running: { stop(): Promise<void> }[] = [];
   try {
     const echo = new Child(load, ["echo", "0", f.sinkHello], env);
@@ -394,7 +402,7 @@ export async function roundTrips(
       "rtt",
       String(first.port),
       String(rate),
-      String(rate * seconds),
+      String(rate * seconds + warmUp),
       f.genHello,
       f.message,
     ], env);

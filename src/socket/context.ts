@@ -51,6 +51,7 @@ export class Context {
   readonly copy: Transport["copy"];
   #depth = 0;
   #scheduled = false;
+  #flushing = false;
   #dirty: Flushable[] = [];
   readonly #free: Block[][] = BLOCK_BYTES.map(() => []);
 
@@ -98,10 +99,16 @@ export class Context {
   };
 
   flush(): void {
-    // A flush may mark others (a source released, say): they join the same list.
+    // A flush may mark others, or come back here: they join the list that is being walked.
+    if (this.#flushing) return;
+    this.#flushing = true;
     const dirty = this.#dirty;
-    for (let i = 0; i < dirty.length; i++) dirty[i].flush();
-    dirty.length = 0;
+    try {
+      for (let i = 0; i < dirty.length; i++) dirty[i].flush();
+    } finally {
+      dirty.length = 0;
+      this.#flushing = false;
+    }
   }
 
   /** An egress block of this size class. */
