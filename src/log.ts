@@ -110,7 +110,12 @@ export class Logger {
   limited(where: string, subject: string, text: string): void {
     const { held, repeatMs } = this.#shared;
     const now = this.#shared.now();
-    const key = `${this.name}.${where} ${subject}`;
+    let key = `${this.name}.${where} ${subject}`;
+    if (!held.has(key) && held.size >= RATE_LIMITED_SUBJECTS) {
+      // Subjects are kept by their age. While even the oldest is young, someone makes them up: they share one.
+      const [oldest] = held.values();
+      if (now - oldest.since < repeatMs) key = `${this.name}.${where}`;
+    }
     const last = held.get(key);
     if (last && now - last.since < repeatMs) {
       last.count++;

@@ -306,6 +306,52 @@ test("delay passes on later, in order; what waits at the end is passed on then",
   assert.deepEqual(seen, [1]);
 });
 
+test("a handler that throws behind delay or filter is logged, and ends nothing", async () => {
+  let seen = 0;
+  const bad = () => ({
+    handle() {
+      seen++;
+      throw new Error("broken behind another");
+    },
+  });
+  const late = () => ({
+    handle: (() => Promise.reject(new Error("async behind another"))) as unknown as Handler["handle"],
+  });
+  await using s = await serve(
+    `[routes]\nx = h:d, h:f\n${h("d", "delay", "forward-to = h:bad\ndelay = 0.01")}` +
+      `${h("f", "filter", "forward-to = h:late")}${h("bad", "bad")}${h("late", "late")}`,
+    { bad, late },
+  );
+  for (let i = 0; i < 3; i++) await s.client.publish("x", { i });
+  await until("all", () => seen === 3);
+  await s.line(/h:bad crashed on a message "x": Error: broken behind another/);
+  await s.line(/h:late crashed on a message "x": Error: async behind another/);
+  assert.equal(s.stats().get("bad.crashed"), 3);
+});
+
+test("an echo along the longest route that is let in is answered", async () => {
+  await using s = await serve(`[routes]\necho = h:echo\n${h("echo", "echo")}`);
+  using peer = await RawPeer.open(s.port);
+  const route = Array.from({ length: 34 }, (_, i) => `r${i}`);
+  peer.write(message(...route, "", "echo.request", '{"req":"echo.request"}'));
+  assert.deepEqual((await peer.receive()).slice(0, 35).map(String), [...route, ""]);
+  assert.equal(s.stats().get("count.crashed"), undefined);
+});
+
+test("what delay holds when the server stops still goes out through a proxy", async () => {
+  await using far = await serve(`[routes]\n* = h:sink\n${h("sink", "disposer")}`);
+  {
+    await using s = await serve(
+      `[routes]\na = h:p\nb = h:d\n${h("p", "proxy", `remote-cc = ${far.endpoint}`)}` +
+        h("d", "delay", "forward-to = h:p\ndelay = 3600"),
+    );
+    await s.line(/is up/);
+    for (let i = 0; i < 200; i++) await s.client.publish("b", { fill: "y".repeat(5000) });
+    await until("they wait", () => s.stats().get("delay.count") === 200);
+  }
+  await until("all", () => far.stats().get("disposed_count") === 200);
+});
+
 test("proxy with ping: its pongs are its own; a silent remote is warned about", async () => {
   await using far = await serve(`[routes]\necho = h:echo\n${h("echo", "echo")}`);
   await using s = await serve(

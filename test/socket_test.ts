@@ -310,6 +310,13 @@ test("a chunk is borrowed: its buffer is used again, while sources are held and 
     await until("the rest", () => seen.length === 3 * round + 3);
   }
   assert.deepEqual(seen, [0, 1, 2, 3].flatMap((r) => [`a.b ${r}.0`, `c.d ${r}.1`, `a.b ${r}.2`]));
+
+  // A peer that goes while it is held: what had come is still taken.
+  deliver(message("", "a.b", "last 0"), message("", "a.b", "last 1"), message("", "a.b", "last 2"));
+  assert.equal(seen.length, 13);
+  events.ended();
+  assert.deepEqual(seen.slice(12), ["a.b last 0", "a.b last 1", "a.b last 2"]);
+  assert.equal(server.drops, 0);
   await server.stop();
 });
 
@@ -359,6 +366,47 @@ test("a peer that does not finish its handshake is closed in time", async () => 
   timers.find(({ ms }) => ms === 10_000)!.f();
   assert.equal(destroyed, true);
   assert.match(lines.join(), /closed tcp:\/\/192\.0\.2\.1:5: no handshake within 10 s \(bad-handshake\)/);
+});
+
+test("closing sends all to a peer that reads slowly, within linger", async () => {
+  const sockets: net.Socket[] = [];
+  const server = net.createServer((socket) => {
+    sockets.push(socket);
+    socket.on("error", () => {});
+    socket.write(GREETING);
+    socket.write(ready("ROUTER"));
+    socket.once("data", () => socket.pause());
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const dealer = new Dealer(`tcp://127.0.0.1:${(server.address() as net.AddressInfo).port}`, new Inbox());
+  await until("up", () => dealer.up);
+  const total = 100;
+  for (let i = 0; i < total; i++) send(dealer, "x".repeat(10_000));
+  await until("the kernel has it", () => dealer.queued === 0);
+  const closing = dealer.close(8000);
+  let received = 0;
+  const ended = new Promise((resolve) => sockets[0].on("end", resolve));
+  sockets[0].on("data", (chunk) => received += chunk.length);
+  // Longer than any grace of ours but linger.
+  await new Promise((resolve) => setTimeout(resolve, 600));
+  sockets[0].resume();
+  await ended;
+  sockets[0].end();
+  await closing;
+  assert.ok(received >= total * 10_000, `${received} bytes`);
+  assert.equal(dealer.drops.total, 0);
+  server.close();
+});
+
+test("the rate limiter holds when subjects are made up", () => {
+  const lines: string[] = [];
+  let now = 0;
+  const log = new Logger("test", { sink: (line) => lines.push(line), pid: 1, now: () => now });
+  for (let i = 0; i < 50_000; i++) log.limited("w", `subject ${i}`, "x");
+  assert.ok(lines.length <= 1001, `${lines.length} lines`);
+  now += 20_000;
+  log.limited("w", "subject 49999", "later");
+  assert.match(lines.at(-1)!, /later/);
 });
 
 test("PING is answered with PONG and its context", async () => {

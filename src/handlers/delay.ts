@@ -7,6 +7,7 @@ import type { CCMessage } from "../message/message.ts";
 interface Waiting {
   message: CCMessage;
   due: number;
+  next: Waiting | null;
 }
 
 export const delay: HandlerFactory<DelayOptions> = (context) => {
@@ -14,41 +15,43 @@ export const delay: HandlerFactory<DelayOptions> = (context) => {
   const to = options["forward-to"];
   const delayMs = options.delay * 1000;
   // All wait equally long, so the queue is in the order of their time.
-  let queue: Waiting[] = [];
-  let head = 0;
+  let head: Waiting | null = null;
+  let tail: Waiting | null = null;
+  let waiting = 0;
   let bytes = 0;
   let cancel: (() => void) | null = null;
 
   function pass(now: number): void {
-    while (head < queue.length && queue[head].due <= now) {
-      const { message } = queue[head++];
+    while (head !== null && head.due <= now) {
+      const { message } = head;
+      head = head.next;
+      waiting--;
       bytes -= message.size;
       forward(to, message);
       count("delay.count.ok");
     }
-    if (head > 1024 && head * 2 > queue.length) {
-      queue = queue.slice(head);
-      head = 0;
-    }
-    cancel = head < queue.length
-      ? clock.after(Math.max(0, queue[head].due - now), () => pass(clock.now()))
-      : null;
+    if (head === null) tail = null;
+    cancel = head === null ? null : clock.after(Math.max(0, head.due - now), () => pass(clock.now()));
   }
 
   return {
     handle(message) {
       count("delay.count");
-      if (queue.length - head >= DELAYED_MAX_MESSAGES || bytes + message.size > DELAYED_MAX_BYTES) {
+      if (waiting >= DELAYED_MAX_MESSAGES || bytes + message.size > DELAYED_MAX_BYTES) {
         count("delay.count.dropped");
         log.limited(
           "handle",
           "full",
-          `dropping "${message.type}": ${queue.length - head} messages wait already`,
+          `dropping "${message.type}": ${waiting} messages wait already`,
         );
         return;
       }
       const now = clock.now();
-      queue.push({ message: message.keep(), due: now + delayMs });
+      const last: Waiting = { message: message.keep(), due: now + delayMs, next: null };
+      if (tail === null) head = last;
+      else tail.next = last;
+      tail = last;
+      waiting++;
       bytes += message.size;
       cancel ??= clock.after(delayMs, () => pass(clock.now()));
     },

@@ -76,7 +76,7 @@ class Proxy implements Handler, MessageSink {
 
   async stop(lingerMs: number): Promise<void> {
     this.#pinger?.stop();
-    await this.forwardsTo.close(Math.min(lingerMs, this.#context.options.zmq_linger));
+    await this.forwardsTo?.close(Math.min(lingerMs, this.#context.options.zmq_linger));
   }
 
   #unrouted(message: CCMessage): void {

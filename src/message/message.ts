@@ -10,7 +10,7 @@
  * {@link CCMessage.keep}.
  */
 import * as v from "valibot";
-import { BODY_MAX_BYTES, ROUTE_MAX_FRAMES } from "../limits.ts";
+import { BODY_MAX_BYTES, MESSAGE_MAX_FRAMES } from "../limits.ts";
 import { bodyStart, decodeFrames, encodeFrames, frameEnd, MORE } from "../zmtp/frame.ts";
 import { isType } from "./type.ts";
 
@@ -198,9 +198,9 @@ export function encodeMessage(
   fields: Record<string, unknown>,
   { hostname, time = Date.now() / 1000, blob }: Envelope,
 ): Uint8Array {
-  // One more than a peer may send: a reply has the identity of that peer in front.
-  if (route.length > ROUTE_MAX_FRAMES + 1) {
-    throw new RangeError(`A route has at most ${ROUTE_MAX_FRAMES} frames`);
+  // A reply goes back along whatever route came, with the identity of the peer in front.
+  if (route.length > MESSAGE_MAX_FRAMES) {
+    throw new RangeError(`A route has at most ${MESSAGE_MAX_FRAMES} frames`);
   }
   if (!isType(type)) throw new TypeError(`"${type}" is not a message type`);
   const body = { ...fields, req: type, time, hostname, blob_hash: "" };

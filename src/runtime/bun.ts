@@ -87,7 +87,9 @@ class BunLink implements Link {
     if (this.#gone) return;
     this.#gone = true;
     this.#rest = null;
-    this.#socket.terminate();
+    // terminate() resets, and the kernel forgets what it has not sent yet.
+    if (this.#ending) this.#socket.close();
+    else this.#socket.terminate();
   }
 
   closed(error?: Error): void {

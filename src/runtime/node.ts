@@ -32,6 +32,7 @@ class NodeLink implements Link {
   #pending = false;
   #paused = false;
   #size = 0;
+  #takenAtEnd = -1;
   #gone = false;
 
   constructor(remote: string) {
@@ -92,7 +93,7 @@ class NodeLink implements Link {
 
   taken(): number {
     const handle = handleOf(this.#socket);
-    return handle ? this.#size - handle.writeQueueSize : -1;
+    return handle ? this.#size - handle.writeQueueSize : this.#takenAtEnd;
   }
 
   pause(): void {
@@ -112,6 +113,7 @@ class NodeLink implements Link {
   destroy(): void {
     if (this.#gone) return;
     this.#gone = true;
+    this.#takenAtEnd = this.taken();
     this.#socket.destroy();
   }
 }
@@ -186,13 +188,16 @@ function connect(
   );
   const refuse = (error: Error) => failed(systemError(error, formatAddress(address)));
   socket.once("error", refuse);
+  let connected = false;
   socket.once("connect", () => {
+    connected = true;
     socket.off("error", refuse);
     link.start(socket);
     setOptions(socket, options);
     link.events = open(link);
   });
   return () => {
+    if (connected) return;
     socket.off("error", refuse);
     socket.on("error", () => {/* cancelled: nobody waits for it */});
     socket.destroy();

@@ -130,7 +130,7 @@ export class Dispatcher implements MessageSink {
       }
       // Set anew for each: what one handler does to the view, the next does not see.
       view.set(source, buf, start, end, delimiter, owned, entry.type);
-      if (!this.#call(handlers[i], view)) crashed = true;
+      if (!this.call(handlers[i], view)) crashed = true;
     }
     if (crashed) {
       this.#crashed++;
@@ -142,31 +142,23 @@ export class Dispatcher implements MessageSink {
     this.#endRun();
   }
 
-  /** Gives a message to one handler; false when it crashed. Also for handlers that pass messages on. */
-  #call(named: NamedHandler, message: CCMessage): boolean {
+  /** Gives a message to one handler, whatever that throws; false when it crashed. */
+  call(named: NamedHandler, message: CCMessage): boolean {
     try {
       const result: unknown = named.handler.handle(message);
       if (result !== undefined) this.#watch(named, message.type, result);
       return true;
     } catch (error) {
-      this.crashed(named, message.type, error);
+      this.#log.limited("crashed", `${named.name} ${message.type}`, crash(named, message.type, error));
       return false;
     }
   }
 
-  /** Logs what a handler threw. */
-  crashed(named: NamedHandler, type: string, error: unknown): void {
-    const text = error instanceof Error ? error.stack ?? error.message : String(error);
-    this.#log.limited(
-      "crashed",
-      `${named.name} ${type}`,
-      `${named.name} crashed on a message "${type}": ${text}`,
-    );
-  }
-
   /** A handler of one's own may be an async function, against the contract: its failure must not end the server. */
   #watch(named: NamedHandler, type: string, result: unknown): void {
-    Promise.resolve(result).catch((error) => this.crashed(named, type, error));
+    Promise.resolve(result).catch((error) =>
+      this.#log.limited("crashed", `${named.name} ${type}`, crash(named, type, error))
+    );
   }
 
   #endRun(): void {
@@ -214,6 +206,12 @@ export class Dispatcher implements MessageSink {
     this.#slots[slot] = entry;
     return entry;
   }
+}
+
+/** What a handler threw, with its stack: it is a bug. */
+function crash({ name }: NamedHandler, type: string, error: unknown): string {
+  const text = error instanceof Error ? error.stack ?? error.message : String(error);
+  return `${name} crashed on a message "${type}": ${text}`;
 }
 
 function same(bytes: Uint8Array, buf: Uint8Array, at: number, size: number): boolean {

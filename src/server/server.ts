@@ -119,16 +119,29 @@ export class Server {
     for (const cancel of this.#cancels) cancel();
     this.#cancels = [];
     this.#router?.stopReceiving();
-    await Promise.all(
-      [...this.#handlers.values()].map(async ({ name, handler }) => {
-        try {
-          await handler.stop?.(lingerMs);
-        } catch (error) {
-          this.#log.error("shutdown", `${name} failed to stop: ${reason(error)}`);
-        }
-      }),
-    );
+    // Those that pass messages on first: what they still hold goes to the others.
+    const handlers = [...this.#handlers.values()];
+    const depths = new Set(handlers.map(({ name }) => this.#depth(name)));
+    for (const depth of [...depths].sort((a, b) => b - a)) {
+      const rest = Math.max(0, until - clock.now());
+      const level = handlers.filter(({ name }) => this.#depth(name) === depth);
+      await Promise.all(level.map((named) => this.#stopHandler(named, rest)));
+    }
     await this.#router?.close(Math.max(0, until - clock.now()));
+  }
+
+  async #stopHandler({ name, handler }: NamedHandler, lingerMs: number): Promise<void> {
+    try {
+      await handler.stop?.(lingerMs);
+    } catch (error) {
+      this.#log.error("shutdown", `${name} failed to stop: ${reason(error)}`);
+    }
+  }
+
+  /** How many handlers stand behind this one, by `forward-to`; the config has no circles. */
+  #depth(name: string): number {
+    const next = this.config.handlers.get(name)?.options["forward-to"];
+    return typeof next === "string" ? 1 + this.#depth(next) : 0;
   }
 
   #warnings(): void {
@@ -192,7 +205,7 @@ export class Server {
   #forward(to: string, message: CCMessage): void {
     const named = this.#handlers.get(to);
     if (named === undefined) throw new Error(`no handler ${to}`);
-    named.handler.handle(message);
+    if (!this.#dispatcher.call(named, message)) this.statistics.count(`${to.slice(2)}.crashed`, 1);
   }
 
   #resolve(type: string): NamedHandler[] {

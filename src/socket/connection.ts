@@ -12,7 +12,7 @@ import {
 import { printable, reason } from "../log.ts";
 import type { Link, LinkEvents } from "../runtime/types.ts";
 import { type CommandSink, Decoder } from "../zmtp/decoder.ts";
-import { copyOf, ProtocolError } from "../zmtp/frame.ts";
+import { copyOf, countMessages, ProtocolError } from "../zmtp/frame.ts";
 import {
   commandName,
   encodePong,
@@ -47,6 +47,7 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
   /** What came of a chunk behind the message that made someone hold us. */
   #pending: Uint8Array | null = null;
   #finished: (() => void) | null = null;
+  #leaving = false;
   #cancelTimer: () => void;
   #cancelReady: () => void = () => {};
   #readyCommand: Uint8Array | null;
@@ -96,6 +97,8 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
 
   /** The peer is known; returns the frame to put in front of its messages. May throw {@link ProtocolError}. */
   protected abstract admitted(peer: PeerProperties): Uint8Array;
+  /** So many messages came and were not looked at. */
+  protected abstract discarded(messages: number): void;
   /** The connection is over; called once, unless by {@link close}. */
   protected abstract lost(why: string, error: Error | undefined): void;
 
@@ -136,6 +139,7 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
   }
 
   ended(): void {
+    this.#takePending();
     const cut = this.#handshake !== null
       ? " before the handshake was done"
       : this.#decoder?.idle === false
@@ -145,6 +149,7 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
   }
 
   closed(error?: Error): void {
+    this.#takePending();
     if (error) this.#over(error.message, error);
     else this.ended();
   }
@@ -161,7 +166,7 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
   }
 
   hold(): void {
-    if (this.#holds++ > 0 || this.#gone) return;
+    if (this.#holds++ > 0 || this.#gone || this.#leaving) return;
     this.#decoder?.pause();
     this.link.pause();
   }
@@ -180,11 +185,21 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
     if (this.#holds === 0 && !this.#gone) this.link.resume();
   };
 
+  /** The peer has gone while it was held: what had come from it is still taken. */
+  #takePending(): void {
+    const pending = this.#pending;
+    if (pending === null || this.#gone || this.#finished !== null) return;
+    this.#leaving = true;
+    this.#pending = null;
+    this.#decoder?.resume();
+    this.data(pending, 0, pending.length);
+  }
+
   /** Sends FIN and throws away what still comes, until the peer closes its side. */
   finish(done: () => void): void {
     if (this.#gone) return done();
     this.#finished = done;
-    this.#pending = null;
+    this.#discardPending();
     this.#decoder?.clear();
     this.link.end();
     this.link.resume();
@@ -207,10 +222,15 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
     this.#gone = true;
     this.#cancelTimer();
     this.#cancelReady();
-    this.#pending = null;
+    this.#discardPending();
     this.#decoder?.pause();
     this.#decoder?.clear();
     this.link.destroy();
+  }
+
+  #discardPending(): void {
+    if (this.#pending !== null) this.discarded(countMessages(this.#pending, 0, this.#pending.length));
+    this.#pending = null;
   }
 
   #shake(handshake: Handshake, chunk: Uint8Array, start: number, end: number): void {
@@ -226,6 +246,7 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
       commandMaxBytes: COMMAND_MAX_BYTES,
       announcedMaxBytes: ANNOUNCED_MAX_BYTES,
     }, this.prefix);
+    if (this.#holds > 0) this.#decoder.pause();
     this.#ready = true;
     this.egress.open();
     const { rest } = handshake;

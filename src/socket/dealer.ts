@@ -78,8 +78,14 @@ export class Dealer implements DealerSocket {
   send(prefix: Uint8Array, buf: Uint8Array, start: number, end: number, owned: boolean): boolean {
     const egress = this.#egress;
     if (this.#up) {
+      if (egress.bytes >= EGRESS_MAX_BYTES) {
+        this.drops.add("upstream-full", this.endpoint);
+        return false;
+      }
       egress.append(prefix, buf, start, end, owned);
-      return !egress.full;
+      if (!egress.full) return true;
+      this.#watchFull();
+      return false;
     }
     if (this.#closed || egress.messages >= this.#options.hwm || egress.bytes >= EGRESS_MAX_BYTES) {
       this.drops.add("upstream-down", this.endpoint);
@@ -96,19 +102,25 @@ export class Dealer implements DealerSocket {
     if (!egress.full) return;
     this.#held.add(source);
     source.hold();
+    this.#watchFull();
+  }
+
+  /** A queue that is full, and does not move for too long: the upstream counts as down. */
+  #watchFull(): void {
     if (this.#cancelStall !== null) return;
     const stallMs = this.#options.stallMs ?? UPSTREAM_STALL_MS;
-    this.#cancelStall = watchStall(this.#context.clock, egress, stallMs, () => {
+    this.#cancelStall = watchStall(this.#context.clock, this.#egress, stallMs, () => {
       const why = `it took nothing for ${stallMs / 1000} s while its queue was full`;
       this.#upstream?.close();
       this.lost(why);
     });
-    egress.watch();
+    this.#egress.watch();
   }
 
   stopReceiving(): void {
     this.#receiving = false;
-    this.#upstream?.hold();
+    // One whose handshake is under way is held once that is done.
+    if (this.#up) this.#upstream?.hold();
   }
 
   async close(lingerMs: number): Promise<void> {
@@ -199,8 +211,11 @@ export class Dealer implements DealerSocket {
     cancellable(this.#context.environment.transport.connect(
       first,
       this.#options,
-      (link) =>
-        this.#upstream = new Upstream(this, this.#context, link, this.#egress, this.#sink, this.#options),
+      (link) => {
+        cancellable(() => {});
+        this.#upstream = new Upstream(this, this.#context, link, this.#egress, this.#sink, this.#options);
+        return this.#upstream;
+      },
       (error) => {
         if (this.#closed) return;
         if (others.length > 0) this.#tryEach(others, cancellable);
@@ -229,6 +244,10 @@ class Upstream extends Connection {
   protected override admitted(_peer: PeerProperties): Uint8Array {
     this.#dealer.admitted();
     return NO_PREFIX;
+  }
+
+  protected override discarded(messages: number): void {
+    this.#dealer.drops.add("unread", this.name, messages);
   }
 
   protected override lost(why: string): void {

@@ -7,6 +7,8 @@ const TEXTS: Record<DropReason, string> = {
   "no-such-peer": "no peer has this identity",
   "no-route": "it has no route",
   "upstream-down": "the upstream is down and its queue is full",
+  "upstream-full": "it does not keep up and its queue is full",
+  "unread": "the connection was closed before they were looked at",
   "client-gone": "it left before they were sent",
   "link-lost": "the link broke while they were written",
   "linger": "linger ran out before they were sent",

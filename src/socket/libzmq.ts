@@ -314,7 +314,8 @@ class LibzmqDealer extends LibzmqSocket<InstanceType<Libzmq["Dealer"]>> implemen
       events.down?.("closed by the peer");
     });
     this.onroom = () => {
-      if (this.queued * 2 <= this.#hwm) this.#releaseHeld();
+      // The one that was just taken is still counted.
+      if ((this.queued - 1) * 2 <= this.#hwm) this.#releaseHeld();
     };
     socket.connect(endpoint);
     this.receive();

@@ -229,6 +229,10 @@ class Peer extends Connection {
     return this.#owner.admit(this, peer.identity);
   }
 
+  protected override discarded(messages: number): void {
+    this.#owner.drops().add("unread", this.name, messages);
+  }
+
   protected override lost(why: string, error: Error | undefined): void {
     this.#owner.lost(this, why, error);
   }

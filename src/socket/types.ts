@@ -51,6 +51,10 @@ export type DropReason =
   | "no-route"
   /** The upstream is not there and its queue is full. */
   | "upstream-down"
+  /** The upstream is there, but so much waits for it that nothing more is taken. */
+  | "upstream-full"
+  /** What had come from a client, but was not looked at when it was closed. */
+  | "unread"
   /** What waited when a client left. */
   | "client-gone"
   /** What was being written when a link broke, where the runtime cannot tell how far it came. */

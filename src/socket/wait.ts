@@ -3,8 +3,6 @@ import type { Connection } from "./connection.ts";
 import type { Clock } from "./context.ts";
 import type { Egress } from "./egress.ts";
 
-/** After FIN, how long a peer has to close its side. */
-const FIN_MAX_MS = 200;
 /** A queue's progress is looked at this often within the time allowed. */
 const STALL_LOOKS = 5;
 
@@ -41,7 +39,7 @@ export function waitEmpty(clock: Clock, queues: readonly Egress[], ms: number): 
 export function finish(clock: Clock, connections: readonly Connection[], ms: number): Promise<void> {
   return within(
     clock,
-    Math.min(ms, FIN_MAX_MS),
+    ms,
     connections.filter(({ egress, gone }) => egress.empty && !gone).map((connection) =>
       new Promise<void>((resolve) => connection.finish(resolve))
     ),

@@ -118,6 +118,17 @@ export function decodeFrames(buf: Uint8Array, start: number, end: number): Uint8
   return frames;
 }
 
+/** Messages that lie whole in `buf[start, end)`, which starts with one. */
+export function countMessages(buf: Uint8Array, start: number, end: number): number {
+  let messages = 0;
+  for (let at = start; at < end;) {
+    const next = frameEnd(buf, at);
+    if (next <= end && (buf[at] & MORE) === 0) messages++;
+    at = next;
+  }
+  return messages;
+}
+
 /**
  * The last place at or before `limit` where a message starts in `buf[start, end)`, and how many messages
  * lie between it and `end`. For a link that broke in the middle of a write: what was begun is sent whole again.
