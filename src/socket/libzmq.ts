@@ -144,11 +144,12 @@ abstract class LibzmqSocket<S extends Socket> {
     }
   }
 
-  protected hold(): void {
+  /** Nothing more is received until {@link releaseReceiving}; counted. */
+  protected holdReceiving(): void {
     this.#held++;
   }
 
-  protected release(): void {
+  protected releaseReceiving(): void {
     if (--this.#held > 0) return;
     this.#resume?.();
     this.#resume = null;
@@ -254,8 +255,8 @@ class LibzmqRouter extends LibzmqSocket<InstanceType<Libzmq["Router"]>> implemen
       source = {
         prefix: encodeFrame(identity, MORE),
         name: `client ${Array.from(identity, (b) => b.toString(16).padStart(2, "0")).join("")}`,
-        hold: () => this.hold(),
-        release: () => this.release(),
+        hold: () => this.holdReceiving(),
+        release: () => this.releaseReceiving(),
       };
       this.#sources.set(key, source);
     }
@@ -297,8 +298,8 @@ class LibzmqDealer extends LibzmqSocket<InstanceType<Libzmq["Dealer"]>> implemen
     this.#source = {
       prefix: NO_PREFIX,
       name: endpoint,
-      hold: () => this.hold0(),
-      release: () => this.release(),
+      hold: () => this.holdReceiving(),
+      release: () => this.releaseReceiving(),
     };
     const { socket } = this;
     socket.reconnectInterval = RECONNECT_MIN_MS;
@@ -334,13 +335,8 @@ class LibzmqDealer extends LibzmqSocket<InstanceType<Libzmq["Dealer"]>> implemen
     return this.queued < this.#hwm;
   }
 
-  // The interface's hold is for those who send here; the socket's own, for whoever it sends to.
-  private hold0(): void {
-    super.hold();
-  }
-
-  override hold(source?: Source): void {
-    if (source === undefined || !this.#up || this.#held.has(source)) return;
+  hold(source: Source): void {
+    if (!this.#up || this.#held.has(source)) return;
     this.#held.add(source);
     source.hold();
   }

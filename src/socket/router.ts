@@ -4,6 +4,7 @@
  */
 import { CLIENT_EGRESS_FLOOR_BYTES, CLIENT_STALL_MAX_MS, EGRESS_MAX_BYTES, PEERS_MAX } from "../limits.ts";
 import { type Logger, printableBytes, reason } from "../log.ts";
+import { formatAddress } from "../runtime/common.ts";
 import type { Link, LinkEvents, Listener } from "../runtime/types.ts";
 import { bodyStart, encodeFrame, frameEnd, MORE, ProtocolError } from "../zmtp/frame.ts";
 import type { PeerProperties } from "../zmtp/handshake.ts";
@@ -13,7 +14,7 @@ import { DropCounter } from "./drops.ts";
 import { Egress } from "./egress.ts";
 import { parseEndpoint } from "./endpoint.ts";
 import { prepareSocketFile, removeSocketFile } from "./ipc.ts";
-import { formatEndpoint, type MessageSink, type RouterSocket, type SocketOptions } from "./types.ts";
+import type { MessageSink, RouterSocket, SocketOptions } from "./types.ts";
 import { finish, waitEmpty, watchStall } from "./wait.ts";
 
 const NO_PREFIX = new Uint8Array(0);
@@ -70,7 +71,7 @@ export class Router implements RouterSocket {
       (link) => this.#accept(link),
     );
     this.#listeners.push(listener);
-    return formatEndpoint(listener.address);
+    return formatAddress(listener.address);
   }
 
   send(buf: Uint8Array, start: number, end: number, owned: boolean): boolean {

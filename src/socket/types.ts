@@ -4,8 +4,6 @@
  *
  * A message is the bytes of its frames, headers included: `buf[start, end)`.
  */
-import type { Address } from "../runtime/types.ts";
-
 /** Where a message came from. */
 export interface Source {
   /** The frame that a ROUTER puts in front of this peer's messages: its identity, header included. */
@@ -143,10 +141,4 @@ export interface Engine {
   readonly description: string;
   router(options: SocketOptions, sink: MessageSink): RouterSocket;
   dealer(endpoint: string, options: DealerOptions, sink: MessageSink, events?: DealerEvents): DealerSocket;
-}
-
-/** The address of a bound socket as an endpoint. */
-export function formatEndpoint(address: Address): string {
-  if (address.transport === "ipc") return `ipc://${address.path}`;
-  return `tcp://${address.host.includes(":") ? `[${address.host}]` : address.host}:${address.port}`;
 }
