@@ -71,6 +71,9 @@ export const DELAYED_MAX_BYTES = 256 * 1024 * 1024;
 /** Queries of one client that wait for their reply. */
 export const QUERIES_MAX = 100_000;
 
+/** Peers whose drops are counted apart; of those counted longest ago, only the totals stay. */
+export const PEERS_COUNTED = 1000;
+
 /** Subjects (peers, types) a rate limiter remembers. */
 export const RATE_LIMITED_SUBJECTS = 1000;
 

@@ -82,7 +82,7 @@ for (const target of TARGETS) {
     // It takes nothing for stall-timeout: down. The flooder is released, and what does not fit is dropped and counted.
     await server.until(/is down: it took nothing for 3 s while its queue was full/);
     await server.until(
-      /dropped \d+ messages? for tcp:.*the upstream is down and its queue is full \(upstream-down, \d+ in all\)/,
+      /dropped \d+ messages? for tcp:.*the upstream is down and its queue is full \(upstream-down, \d+ in all, \d+ of them for it\)/,
     );
     await echoes(witness, 50);
     assert.equal((await server.stop()).code, 0);
@@ -122,7 +122,7 @@ for (const target of TARGETS) {
       if (n % 10 === 0) await echoes(witness, 5);
     }
     await server.until(
-      /dropped \d+ messages? for tcp:.*: it does not read and its queue is full \(client-full, \d+ in all\)/,
+      /dropped \d+ messages? for tcp:.*: it does not read and its queue is full \(client-full, \d+ in all, \d+ of them for it\)/,
     );
     // Another client of the same upstream gets its replies.
     reader.write(message("", "pub.x", "{}", ""));

@@ -115,6 +115,7 @@ test("while the upstream is down, messages wait up to the high water mark; the n
   for (let i = 0; i < 8; i++) send(dealer, String(i));
   assert.equal(dealer.queued, 5);
   assert.equal(dealer.drops.byReason.get("upstream-down"), 3);
+  assert.equal(dealer.drops.byPeer.get(free.endpoint)?.get("upstream-down"), 3);
   const inbox = new Inbox();
   const router = new Router(inbox);
   await router.bind(free.endpoint);

@@ -1,4 +1,5 @@
 /** Counts what a socket drops, by reason and peer, and says so once in a while. */
+import { PEERS_COUNTED } from "../limits.ts";
 import { type Logger, printable } from "../log.ts";
 import type { DropReason, Drops } from "./types.ts";
 
@@ -17,6 +18,7 @@ const TEXTS: Record<DropReason, string> = {
 export class DropCounter implements Drops {
   total = 0;
   readonly byReason = new Map<DropReason, number>();
+  readonly byPeer = new Map<string, Map<DropReason, number>>();
   readonly #log: Logger;
 
   constructor(log: Logger) {
@@ -29,13 +31,28 @@ export class DropCounter implements Drops {
     this.total += messages;
     const count = (this.byReason.get(reason) ?? 0) + messages;
     this.byReason.set(reason, count);
+    const ofPeer = this.#countPeer(reason, peer, messages);
     this.#log.limited(
       "drop",
       `${reason} ${peer}`,
       `dropped ${messages} ${messages === 1 ? "message" : "messages"} for ${printable(peer)}: ${
         TEXTS[reason]
       } ` +
-        `(${reason}, ${count} in all)`,
+        `(${reason}, ${count} in all, ${ofPeer} of them for it)`,
     );
+  }
+
+  #countPeer(reason: DropReason, peer: string, messages: number): number {
+    const counts = this.byPeer.get(peer) ?? new Map<DropReason, number>();
+    // The one counted last stands last.
+    this.byPeer.delete(peer);
+    this.byPeer.set(peer, counts);
+    if (this.byPeer.size > PEERS_COUNTED) {
+      const [oldest] = this.byPeer.keys();
+      this.byPeer.delete(oldest);
+    }
+    const count = (counts.get(reason) ?? 0) + messages;
+    counts.set(reason, count);
+    return count;
   }
 }

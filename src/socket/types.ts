@@ -64,6 +64,8 @@ export type DropReason =
 export interface Drops {
   readonly total: number;
   readonly byReason: ReadonlyMap<DropReason, number>;
+  /** By the peer they were for: an endpoint or an identity. The latest thousand peers. */
+  readonly byPeer: ReadonlyMap<string, ReadonlyMap<DropReason, number>>;
 }
 
 /** A ROUTER: many peers, each known by its identity. */
