@@ -21,6 +21,7 @@ import type { Link, LinkEvents } from "../src/runtime/types.ts";
 import { Server } from "../src/server/server.ts";
 import { Router as PlainRouter } from "../src/socket/router.ts";
 import { Context, SYSTEM_CLOCK } from "../src/socket/context.ts";
+import { Egress } from "../src/socket/egress.ts";
 import { Dealer as PlainDealer } from "../src/socket/dealer.ts";
 import { nativeEngine } from "../src/socket/native.ts";
 import { seeded, tempFolder, text, until, utf8 } from "./helpers/env.ts";
@@ -408,6 +409,42 @@ test("the rate limiter holds when subjects are made up", () => {
   now += 20_000;
   log.limited("w", "subject 49999", "later");
   assert.match(lines.at(-1)!, /later/);
+});
+
+test("a block that was in flight when its link ended is used again", () => {
+  const context = new Context({
+    transport: runtime,
+    clock: SYSTEM_CLOCK,
+    random: seeded(1),
+    resolve: (host) => Promise.resolve([host]),
+    log: new Logger("test", { sink: () => {}, pid: 1 }),
+  });
+  for (const end of [(egress: Egress) => egress.clear(), (egress: Egress) => egress.detach()]) {
+    const written = new Set<Uint8Array>();
+    const places = new Set<number>();
+    for (let i = 0; i < 500; i++) {
+      const egress = new Egress(context, { hwm: 10, floorBytes: 0, maxBytes: 1 << 20 });
+      egress.attach({
+        remote: "test",
+        write(buf, start) {
+          written.add(buf);
+          places.add(start);
+          return false;
+        },
+        taken: () => -1,
+        pause() {},
+        resume() {},
+        end() {},
+        destroy() {},
+      });
+      egress.open();
+      egress.append(NO_PREFIX, message("x"), 0, 3, false);
+      egress.flush();
+      assert.equal(end(egress), 1);
+    }
+    assert.equal(written.size, 1, "one array");
+    assert.equal(places.size, 1, "one place in it");
+  }
 });
 
 test("PING is answered with PONG and its context", async () => {

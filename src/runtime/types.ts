@@ -54,7 +54,7 @@ export interface Link {
   resume(): void;
   /** Sends FIN once the write in flight is done. Reading goes on. */
   end(): void;
-  /** Ends the link at once; no event follows. */
+  /** Ends the link at once: no event follows, and the buffer of a write in flight is not read any more. */
   destroy(): void;
 }
 

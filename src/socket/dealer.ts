@@ -63,7 +63,7 @@ export class Dealer implements DealerSocket {
       floorBytes: UPSTREAM_EGRESS_FLOOR_BYTES,
       maxBytes: EGRESS_MAX_BYTES,
     });
-    this.#egress.ondrained = () => this.#drained();
+    this.#egress.ondrained = () => this.#releaseHeld();
     this.#connect();
   }
 
@@ -155,10 +155,6 @@ export class Dealer implements DealerSocket {
     this.#releaseHeld();
     if (wasUp) this.#events.down?.(why);
     this.#retry(why);
-  }
-
-  #drained(): void {
-    this.#releaseHeld();
   }
 
   #releaseHeld(): void {

@@ -139,7 +139,7 @@ export class Egress implements Flushable {
   }
 
   /**
-   * The link is gone. What the kernel did not take whole waits for the next one, from the start of its message.
+   * The link is destroyed. What the kernel did not take whole waits for the next one, from the start of its message.
    *
    * @returns How many messages are lost, because the runtime cannot tell how much of them the kernel took.
    */
@@ -152,9 +152,13 @@ export class Egress implements Flushable {
     this.#inFlight = null;
     if (link === null || segment === null || segment.messages === 0) return 0;
     const taken = link.taken();
-    if (taken < 0) return segment.messages;
-    const { at, messages } = lastBoundary(segment.buf, segment.start, segment.end, segment.start + taken);
-    if (messages === 0) return 0;
+    const { at, messages } = taken < 0
+      ? { at: segment.end, messages: 0 }
+      : lastBoundary(segment.buf, segment.start, segment.end, segment.start + taken);
+    if (messages === 0) {
+      this.#release(segment);
+      return taken < 0 ? segment.messages : 0;
+    }
     segment.start = at;
     segment.messages = messages;
     segment.next = this.#head;
@@ -165,7 +169,7 @@ export class Egress implements Flushable {
     return 0;
   }
 
-  /** Drops everything that waits; returns how many messages that were. */
+  /** Drops everything that waits, its link being destroyed; returns how many messages that were. */
   clear(): number {
     const dropped = this.unwritten;
     for (let s = this.#head; s !== null; s = s.next) this.#release(s);
@@ -174,7 +178,8 @@ export class Egress implements Flushable {
     this.#block = null;
     this.#fill = this.#blockStart = this.#blockMessages = 0;
     this.#sealedMessages = this.#sealedBytes = 0;
-    this.#inFlight = null; // its buffer may still be read by the kernel: not back to the pool
+    if (this.#inFlight !== null) this.#release(this.#inFlight);
+    this.#inFlight = null;
     this.#link = null;
     this.onempty?.();
     return dropped;

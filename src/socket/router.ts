@@ -122,8 +122,8 @@ export class Router implements RouterSocket {
     this.#named.clear();
   }
 
-  /** What peers call; not part of the socket's face. */
-  readonly forPeers: PeerOwner = {
+  /** What peers call. */
+  readonly #forPeers: PeerOwner = {
     drops: () => this.drops,
     sink: () => this.#sink,
     admit: (peer, identity) => this.#admit(peer, identity),
@@ -136,7 +136,7 @@ export class Router implements RouterSocket {
       floorBytes: CLIENT_EGRESS_FLOOR_BYTES,
       maxBytes: EGRESS_MAX_BYTES,
     });
-    const peer = new Peer(this.forPeers, this.#context, link, egress, this.#options.messageMaxBytes);
+    const peer = new Peer(this.#forPeers, this.#context, link, egress, this.#options.messageMaxBytes);
     if (this.#closed) {
       peer.close();
     } else if (this.#connections.size >= PEERS_MAX) {
