@@ -196,7 +196,7 @@ function nats(): Forwarder {
   return {
     name: "nats-server",
     missing: installed("nats-server") ? null : "nats-server (Debian package nats-server)",
-    guess: 1_200_000,
+    guess: 2_000_000,
     wire: "nats",
     async start() {
       const child = new Child("nats-server", ["-a", "127.0.0.1", "-p", "-1"], {}, "stderr");
@@ -211,16 +211,16 @@ export function forwarders(proxyMissing: string | null): Record<string, Forwarde
   const npm = join("bench", "peers", "npm_zeromq.mjs");
   const needs = (file: string) => existsSync(join(ROOT, file)) ? null : `${file} ("npm run build")`;
   return {
-    binary: server("ccserver, binary", [join(ROOT, "dist", "ccserver")], needs("dist/ccserver"), 4_000_000),
-    bun: server("ccserver on Bun", [join(BIN, "bun"), "src/main.ts"], null, 4_000_000),
+    binary: server("ccserver, binary", [join(ROOT, "dist", "ccserver")], needs("dist/ccserver"), 10_000_000),
+    bun: server("ccserver on Bun", [join(BIN, "bun"), "src/main.ts"], null, 10_000_000),
     deno: server(
       "ccserver on Deno",
       [join(BIN, "deno"), "run", "-A", "--quiet", "src/main.ts"],
       null,
-      4_000_000,
+      10_000_000,
     ),
-    node: server("ccserver on Node", ["node", "dist/node/main.js"], needs("dist/node/main.js"), 2_000_000),
-    zmq_proxy: program("libzmq zmq_proxy, C", [join(OUT, "zmq_proxy"), "{to}"], proxyMissing, 700_000),
+    node: server("ccserver on Node", ["node", "dist/node/main.js"], needs("dist/node/main.js"), 8_000_000),
+    zmq_proxy: program("libzmq zmq_proxy, C", [join(OUT, "zmq_proxy"), "{to}"], proxyMissing, 1_200_000),
     nats: nats(),
     npm_deno: program(
       "npm zeromq on Deno",
@@ -229,12 +229,12 @@ export function forwarders(proxyMissing: string | null): Record<string, Forwarde
       50_000,
     ),
     npm_node: program("npm zeromq on Node", ["node", npm, "{to}"], null, 40_000),
-    relay_c: program("blind relay, C", [join(OUT, "load"), "relay", "0", "{to}"], null, 8_000_000, "relay"),
+    relay_c: program("blind relay, C", [join(OUT, "load"), "relay", "0", "{to}"], null, 16_000_000, "relay"),
     relay_bun: program(
       "blind relay, Bun",
       [join(BIN, "bun"), "bench/peers/bun_relay.ts", "{to}"],
       null,
-      6_000_000,
+      13_000_000,
       "relay",
     ),
   };
@@ -317,6 +317,8 @@ export interface LoadOptions {
   loaded?: (pid: number) => Promise<void>;
 }
 
+/** What is sent before measuring, about: a server that has just started compiles its code. */
+const WARM_UP_SECONDS = 0.5;
 /** A run that takes longer has stopped. */
 const RUN_MAX_MS = 15_000;
 
@@ -324,10 +326,12 @@ const RUN_MAX_MS = 15_000;
 export async function load(load: string, forwarder: Forwarder, options: LoadOptions): Promise<Result> {
   const { shape, clients, handlers, seconds } = options;
   const f = fixtures(forwarder.wire, shape);
-  const rate = Math.min(forwarder.guess, 1.2e9 / f.messageBytes, forwarder.guess / handlers);
-  const messages = Math.max(1, Math.round(rate * seconds / clients)) * clients;
-  const expected = messages * f.sinkBytes * handlers;
-  const env = { HELLO_REPLY: String(f.helloReply) };
+  const rate = Math.min(forwarder.guess, 2.4e9 / f.messageBytes, forwarder.guess / handlers);
+  const messages = Math.max(1, Math.round(rate * (seconds + WARM_UP_SECONDS) / clients)) * clients;
+  const bytesAMessage = f.sinkBytes * handlers;
+  const expected = messages * bytesAMessage;
+  const warmUp = Math.round(expected * WARM_UP_SECONDS / (seconds + WARM_UP_SECONDS));
+  const env = { HELLO_REPLY: String(f.helloReply), WARM_UP: String(warmUp) };
   const running: { stop(): Promise<void> }[] = [];
   try {
     let sink: Child;
@@ -351,10 +355,12 @@ export async function load(load: string, forwarder: Forwarder, options: LoadOpti
     );
     running.push(gen);
     await gen.match(/^ready/);
-    const before = cpuSeconds(forward.pid);
     gen.go();
-    const { bytes, ns } = JSON.parse((await sink.match(/^\{.*\}$/, RUN_MAX_MS))[0]) as {
+    await sink.match(/^warm$/, RUN_MAX_MS);
+    const before = cpuSeconds(forward.pid);
+    const { bytes, measured, ns } = JSON.parse((await sink.match(/^\{.*\}$/, RUN_MAX_MS))[0]) as {
       bytes: number;
+      measured: number;
       ns: number;
     };
     if (bytes !== expected) {
@@ -362,10 +368,11 @@ export async function load(load: string, forwarder: Forwarder, options: LoadOpti
     }
     const cpu = cpuSeconds(forward.pid) - before;
     await options.loaded?.(forward.pid);
+    const counted = measured / bytesAMessage;
     return {
-      messagesPerSecond: messages / (ns / 1e9),
-      megabytesPerSecond: messages * f.messageBytes / (ns / 1e9) / 1e6,
-      cpuMicros: cpu / messages * 1e6,
+      messagesPerSecond: counted / (ns / 1e9),
+      megabytesPerSecond: counted * f.messageBytes / (ns / 1e9) / 1e6,
+      cpuMicros: cpu / counted * 1e6,
       peakBytes: statusBytes(forward.pid, "VmHWM"),
     };
   } finally {
@@ -373,8 +380,8 @@ export async function load(load: string, forwarder: Forwarder, options: LoadOpti
   }
 }
 
-/** Of a round-trip run, what is sent before measuring: a server that has just started compiles its code. */
-const WARM_UP_SECONDS = 2;
+/** The same of a round-trip run, where little is sent a second. */
+const RTT_WARM_UP_SECONDS = 2;
 
 /** Round trips of one client through two hops at a fixed rate, in microseconds. */
 export async function roundTrips(
@@ -384,7 +391,7 @@ export async function roundTrips(
   seconds: number,
 ): Promise<{ p50: number; p99: number; p999: number }> {
   const f = fixtures("zmtp", SHAPES.small);
-  const warmUp = rate * WARM_UP_SECONDS;
+  const warmUp = rate * RTT_WARM_UP_SECONDS;
   const env = {
     HELLO_REPLY: String(f.helloReply),
     STAMP_AT: String(f.messageBytes - 42),

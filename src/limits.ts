@@ -46,6 +46,12 @@ export const ANNOUNCED_MAX_BYTES = 4 * 1024 * 1024;
 export const EGRESS_MAX_BYTES = 2 * MESSAGE_MAX_BYTES;
 
 /**
+ * Bytes from which on a queue counts as full whatever its high water mark: who sends to it is held back. Large messages
+ * would otherwise fill memory long before they are many.
+ */
+export const EGRESS_FULL_BYTES = 8 * 1024 * 1024;
+
+/**
  * Bytes of egress that are not counted against a client's high water mark: they stand in for the
  * kernel's send buffer, which the runtimes do not let us fill within one turn.
  */

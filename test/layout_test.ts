@@ -65,8 +65,9 @@ test("layout: on the forwarding path, no promise, closure, event or array per me
   // Each method of the way a forwarded message takes, as it stands in its file.
   const path: Record<string, string[]> = {
     "zmtp/decoder.ts": ["push(", "#scan(", "#complete(", "#rescan("],
-    "server/dispatch.ts": ["message(", "call("],
-    "socket/egress.ts": ["append(", "get full("],
+    "zmtp/relay.ts": ["run("],
+    "server/dispatch.ts": ["message(", "run(", "call("],
+    "socket/egress.ts": ["append(", "get full(", "runRoom(", "ran("],
     "socket/router.ts": ["send("],
     "socket/dealer.ts": ["send("],
     "handlers/proxy.ts": ["handle(", "message("],

@@ -12,6 +12,7 @@
 import * as v from "valibot";
 import { BODY_MAX_BYTES, MESSAGE_MAX_FRAMES } from "../limits.ts";
 import { bodyStart, decodeFrames, encodeFrames, frameEnd, MORE } from "../zmtp/frame.ts";
+import { POOL } from "../zmtp/pool.ts";
 import { isType } from "./type.ts";
 
 /** The body of a message cannot be read; `code` names why. */
@@ -111,6 +112,7 @@ export class CCMessage {
     kept.type = this.type;
     kept.owned = true;
     if (this.owned) {
+      POOL.forget(this.buf);
       kept.buf = this.buf;
       kept.start = this.start;
     } else {

@@ -1,14 +1,31 @@
 /// <reference types="bun-types" />
 /** The driver for Bun, and so for the compiled binary. */
 import { Buffer } from "node:buffer";
-import { dlopen } from "bun:ffi";
-import { formatAddress, systemError } from "./common.ts";
+import { dlopen, ptr } from "bun:ffi";
+import { Arena } from "./arena.ts";
+import { formatAddress, readShare, systemError } from "./common.ts";
 import type { Address, Link, LinkEvents, LinkOptions, Listener, Runtime } from "./types.ts";
+
+const ARENA = new Arena();
+const PULL_BYTES = 512 * 1024;
+/** Where we read to ourselves; one for all links, as nothing stays in it. */
+const PULL_PIECE = ARENA.take(PULL_BYTES)!;
+const PULL_ADDRESS = ptr(ARENA.buf, PULL_PIECE.start);
+/** A link that brings so much at once has more. */
+const PULL_MIN_BYTES = 64 * 1024;
+/** So often it is read from before others have their turn. */
+const PULLS_MAX = 8;
+/** From here on a large message is read where it belongs, instead of copied there. */
+const DIRECT_MIN_BYTES = 16 * 1024;
+/** From here on the buffer of a chunk is given back by hand. */
+const FREE_MIN_BYTES = 4 * 1024;
+const MSG_DONTWAIT = 0x40;
 
 const runtime: Runtime = {
   name: "bun",
   version: Bun.version,
   self: Bun.main.startsWith("/$bunfs/") ? [process.execPath] : [process.execPath, Bun.main],
+  arena: ARENA,
   copy,
   listen,
   connect,
@@ -29,6 +46,9 @@ function copy(from: Uint8Array, start: number, end: number, to: Uint8Array, at: 
   bufferCopy.call(from as Buffer, to, at, start, end);
 }
 
+/** Links that are open. */
+let links = 0;
+
 class BunLink implements Link {
   readonly remote: string;
   events!: LinkEvents;
@@ -39,11 +59,42 @@ class BunLink implements Link {
   #at = 0;
   #end = 0;
   #ending = false;
+  #paused = false;
   #gone = false;
 
   constructor(socket: Bun.Socket<Slot>, remote: string) {
     this.#socket = socket;
     this.remote = remote;
+    links++;
+  }
+
+  data(chunk: Uint8Array): void {
+    const { events } = this;
+    const size = chunk.length;
+    events.data(chunk, 0, size);
+    // Bun makes a buffer for each chunk: given back now it is used for the next, and not left to the collector.
+    if (size >= FREE_MIN_BYTES && chunk.buffer.byteLength === size) (chunk.buffer as ArrayBuffer).transfer(0);
+    if (size >= PULL_MIN_BYTES) this.#pull();
+  }
+
+  /** Where much comes there is more: it is read into the arena at once, without a buffer made for it. */
+  #pull(): void {
+    const { events } = this;
+    const { fd } = this.#socket as unknown as { fd: number };
+    const libc = loadLibc();
+    if (libc === null) return;
+    for (let i = 0; i < PULLS_MAX && !this.#paused && !this.#gone; i++) {
+      const direct = events.space(DIRECT_MIN_BYTES);
+      if (direct !== null) {
+        const n = libc.recv(fd, ptr(direct), direct.length, MSG_DONTWAIT);
+        if (n <= 0) return;
+        events.filled(n);
+        continue;
+      }
+      const n = libc.recv(fd, PULL_ADDRESS, PULL_BYTES, MSG_DONTWAIT);
+      if (n <= 0) return;
+      events.data(ARENA.buf, PULL_PIECE.start, PULL_PIECE.start + n);
+    }
   }
 
   write(chunk: Uint8Array, start: number, end: number): boolean {
@@ -60,7 +111,8 @@ class BunLink implements Link {
     return this.#at - this.#start;
   }
 
-  drain(): void {
+  /** Called when the socket can take more, and by {@link Link.retry}. */
+  retry(): void {
     if (this.#rest === null || this.#gone) return;
     const n = this.#socket.write(this.#rest, this.#at, this.#end - this.#at);
     if (n > 0) this.#at += n;
@@ -71,10 +123,12 @@ class BunLink implements Link {
   }
 
   pause(): void {
+    this.#paused = true;
     this.#socket.pause();
   }
 
   resume(): void {
+    this.#paused = false;
     this.#socket.resume();
   }
 
@@ -86,6 +140,7 @@ class BunLink implements Link {
   destroy(): void {
     if (this.#gone) return;
     this.#gone = true;
+    links--;
     this.#rest = null;
     // terminate() resets, and the kernel forgets what it has not sent yet.
     if (this.#ending) this.#socket.close();
@@ -95,6 +150,7 @@ class BunLink implements Link {
   closed(error?: Error): void {
     if (this.#gone) return;
     this.#gone = true;
+    links--;
     this.events.closed(error);
   }
 
@@ -112,10 +168,10 @@ interface Slot {
 /** One object for all sockets: Bun takes its functions once. */
 const HANDLERS = {
   data(socket: Bun.Socket<Slot>, chunk: Uint8Array): void {
-    socket.data.link?.events.data(chunk, 0, chunk.length);
+    socket.data.link?.data(chunk);
   },
   drain(socket: Bun.Socket<Slot>): void {
-    socket.data.link?.drain();
+    socket.data.link?.retry();
   },
   end(socket: Bun.Socket<Slot>): void {
     socket.data.link?.ended();
@@ -145,6 +201,9 @@ function listen(
           : formatAddress({ transport: "tcp", host: socket.remoteAddress, port: socket.remotePort }),
       );
       socket.data = { link };
+      if (address.transport === "tcp" && options.receiveBufferBytes === 0) {
+        clampWindow((socket as unknown as { fd: number }).fd);
+      }
       link.events = accept(link);
     },
   };
@@ -224,30 +283,50 @@ const NUMBERS = process.platform === "linux"
   }
   : null;
 const IPPROTO_TCP = 6;
+/** Bun hands out at most so much at once. */
+const CHUNK_MAX_BYTES = 512 * 1024;
 
-type SetSockOpt = (fd: number, level: number, name: number, value: Int32Array, size: number) => number;
-let setsockopt: SetSockOpt | null | undefined;
+/** Functions of the C library. */
+interface Libc {
+  setsockopt(fd: number, level: number, name: number, value: Int32Array, size: number): number;
+  recv(fd: number, to: number, size: number, flags: number): number;
+}
+const SIGNATURES = {
+  setsockopt: { args: ["i32", "i32", "i32", "ptr", "u32"], returns: "i32" },
+  recv: { args: ["i32", "ptr", "usize", "i32"], returns: "i32" },
+} as const;
+let libc: Libc | null | undefined;
 
-/** The C library's own function; null where there is none to be had. */
-function loadSetSockOpt(): SetSockOpt | null {
-  const signature = { setsockopt: { args: ["i32", "i32", "i32", "ptr", "u32"], returns: "i32" } } as const;
+/** Null where there is none to be had. */
+function loadLibc(): Libc | null {
+  if (libc !== undefined) return libc;
   for (const name of ["libc.so.6", `libc.musl-${MUSL_ARCH}.so.1`, "libSystem.B.dylib"]) {
     try {
-      return dlopen(name, signature).symbols.setsockopt as unknown as SetSockOpt;
+      return libc = dlopen(name, SIGNATURES).symbols as unknown as Libc;
     } catch {
       // the next name
     }
   }
-  return null;
+  return libc = null;
 }
 const MUSL_ARCH = process.arch === "arm64" ? "aarch64" : "x86_64";
 
+/**
+ * Bun reads up to 512 KiB of each socket that is ready, and only then can a link be held back: with many links the
+ * kernel is told to let each send less at once.
+ */
+function clampWindow(fd: number): void {
+  const share = readShare(links, CHUNK_MAX_BYTES);
+  if (share === CHUNK_MAX_BYTES || NUMBERS === null || !(fd >= 0)) return;
+  loadLibc()?.setsockopt(fd, NUMBERS.socket, NUMBERS.rcvbuf, Int32Array.of(share), 4);
+}
+
 function setOptions(fd: number, options: LinkOptions): void {
   if (NUMBERS === null || !(fd >= 0)) return;
-  if (setsockopt === undefined) setsockopt = loadSetSockOpt();
-  if (setsockopt === null) return;
+  const libc = loadLibc();
+  if (libc === null) return;
   const set = (level: number, name: number, value: number) =>
-    void setsockopt!(fd, level, name, Int32Array.of(value), 4);
+    void libc.setsockopt(fd, level, name, Int32Array.of(value), 4);
   const alive = options.keepAlive;
   set(NUMBERS.socket, NUMBERS.keepAlive, alive ? 1 : 0);
   if (alive) {

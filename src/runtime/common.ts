@@ -7,6 +7,17 @@ export function copyByView(from: Uint8Array, start: number, end: number, to: Uin
   else to.set(from.subarray(start, end), at);
 }
 
+/** Bytes that all links together may bring at once, before any of them can be held back. */
+const READ_TOGETHER_BYTES = 64 * 1024 * 1024;
+const READ_LEAST_BYTES = 64 * 1024;
+
+/** The bytes that each of so many links may bring at once: a power of two. */
+export function readShare(links: number, mostBytes: number): number {
+  let share = mostBytes;
+  while (share > READ_LEAST_BYTES && share * links > READ_TOGETHER_BYTES) share /= 2;
+  return share;
+}
+
 /** An address for people and logs. */
 export function formatAddress(address: Address): string {
   if (address.transport === "ipc") return `ipc://${address.path}`;

@@ -1,43 +1,37 @@
 /** The driver for Deno: its own sockets, each read into a buffer of ours. */
 import process from "node:process";
-import { copyByView, formatAddress, systemError } from "./common.ts";
+import { Arena, type Piece, READ_PIECE_BYTES } from "./arena.ts";
+import { copyByView, formatAddress, readShare, systemError } from "./common.ts";
 import type { Address, Link, LinkEvents, LinkOptions, Listener, Runtime } from "./types.ts";
 
 /** A read that waits pins its buffer: an idle link holds the smallest, a busy one grows to the largest. */
 const READ_MIN_BYTES = 2 * 1024;
-const READ_MAX_BYTES = 256 * 1024;
-/** So many links at a time read into the arena. */
-const SLOTS = 8;
-const ARENA = new Uint8Array(SLOTS * READ_MAX_BYTES + 3 * 1024 * 1024);
-const FREE_SLOTS = Array.from({ length: SLOTS }, (_, i) => i * READ_MAX_BYTES);
+const READ_MAX_BYTES = READ_PIECE_BYTES;
+const ARENA = new Arena();
 
-/** Where a link reads to: memory of its own, or a slot of the arena. */
+/** Where a link reads to: memory of its own, or a piece of the arena. */
 interface ReadBuffer {
   /** For `conn.read`. */
   view: Uint8Array;
-  /** The array that `start` counts in: `view`, or the arena. */
-  buf: Uint8Array;
-  start: number;
+  piece: Piece;
 }
 
 function readBuffer(bytes: number): ReadBuffer {
-  const slot = bytes >= READ_MAX_BYTES ? FREE_SLOTS.pop() : undefined;
-  if (slot !== undefined) {
-    return { view: ARENA.subarray(slot, slot + READ_MAX_BYTES), buf: ARENA, start: slot };
-  }
+  const piece = bytes >= READ_MAX_BYTES ? ARENA.take(READ_MAX_BYTES) : null;
+  if (piece !== null) return { view: ARENA.buf.subarray(piece.start, piece.end), piece };
   const view = new Uint8Array(Math.min(bytes, READ_MAX_BYTES));
-  return { view, buf: view, start: 0 };
+  return { view, piece: { buf: view, start: 0, end: view.length } };
 }
 
-function release({ buf, start }: ReadBuffer): void {
-  if (buf === ARENA) FREE_SLOTS.push(start);
+function release({ piece }: ReadBuffer): void {
+  ARENA.give(piece);
 }
 
 const runtime: Runtime = {
   name: "deno",
   version: Deno.version.deno,
   self: Deno.build.standalone ? [Deno.execPath()] : [Deno.execPath(), "run", "-A", process.argv[1]],
-  arena: { buf: ARENA, egressStart: SLOTS * READ_MAX_BYTES },
+  arena: ARENA,
   copy: copyByView,
   listen,
   connect,
@@ -51,6 +45,9 @@ const DIRECT_MIN_BYTES = 16 * 1024;
 
 /** Accepts that may fail in a row before there is a rest. */
 const ACCEPT_FAILURES_MAX = 200;
+
+/** Links that are open. */
+let links = 0;
 
 class DenoLink implements Link {
   readonly remote: string;
@@ -69,6 +66,7 @@ class DenoLink implements Link {
   }
 
   start(): void {
+    links++;
     this.#read().catch((error) => this.#lost(error));
   }
 
@@ -99,10 +97,10 @@ class DenoLink implements Link {
         events.filled(n);
         continue;
       }
-      events.data(to.buf, to.start, to.start + n);
+      events.data(to.piece.buf, to.piece.start, to.piece.start + n);
       const size = to.view.length;
       const wanted = n === size
-        ? Math.min(size * 4, READ_MAX_BYTES)
+        ? Math.min(size * 4, readShare(links, READ_MAX_BYTES))
         : n * 8 < size
         ? Math.max(size / 4, READ_MIN_BYTES)
         : size;
@@ -159,6 +157,7 @@ class DenoLink implements Link {
   destroy(): void {
     if (this.#gone) return;
     this.#gone = true;
+    links--;
     this.resume();
     close(this.#conn);
   }

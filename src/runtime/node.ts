@@ -1,20 +1,30 @@
 /** The driver for Node: `node:net`, read into one buffer that all links share. */
-import { Buffer } from "node:buffer";
 import net from "node:net";
 import process from "node:process";
-import { copyByView, formatAddress, systemError } from "./common.ts";
+import { Arena, READ_PIECE_BYTES } from "./arena.ts";
+import { copyByView, formatAddress, readShare, systemError } from "./common.ts";
 import type { Address, Link, LinkEvents, LinkOptions, Listener, Runtime } from "./types.ts";
 
 /** libuv reads here and calls back at once, so one buffer serves every link and idle ones hold none. */
-const READ_BYTES = 256 * 1024;
-const ARENA = Buffer.allocUnsafeSlow(READ_BYTES + 3 * 1024 * 1024);
-const READ_BUFFER = ARENA.subarray(0, READ_BYTES);
+const ARENA = new Arena();
+const READ_PIECE = ARENA.take(READ_PIECE_BYTES)!;
+const READ_BUFFER = ARENA.buf.subarray(READ_PIECE.start, READ_PIECE.end);
+/** Its beginning, as much of it as each link may use. */
+let shareBuffer = READ_BUFFER;
+/** Links that are open. */
+let links = 0;
+
+function countLink(by: 1 | -1): void {
+  links += by;
+  const share = readShare(links, READ_PIECE_BYTES);
+  if (share !== shareBuffer.length) shareBuffer = READ_BUFFER.subarray(0, share);
+}
 
 const runtime: Runtime = {
   name: "node",
   version: process.versions.node,
   self: [process.execPath, process.argv[1]],
-  arena: { buf: ARENA, egressStart: READ_BYTES },
+  arena: ARENA,
   copy: copyByView,
   listen,
   connect,
@@ -43,18 +53,20 @@ class NodeLink implements Link {
   readonly onread = {
     buffer: (): Uint8Array =>
       this.events === undefined || this.#gone
-        ? READ_BUFFER
-        : this.events.space(DIRECT_MIN_BYTES) ?? READ_BUFFER,
+        ? shareBuffer
+        : this.events.space(DIRECT_MIN_BYTES) ?? shareBuffer,
     callback: (n: number, buffer: Uint8Array): boolean => {
       if (this.#gone) return false;
-      if (buffer === READ_BUFFER) this.events.data(ARENA, 0, n);
-      else this.events.filled(n);
+      if (buffer.byteOffset === READ_BUFFER.byteOffset && buffer.buffer === READ_BUFFER.buffer) {
+        this.events.data(ARENA.buf, READ_PIECE.start, READ_PIECE.start + n);
+      } else this.events.filled(n);
       return !this.#paused && !this.#gone;
     },
   };
 
   start(socket: net.Socket): void {
     this.#socket = socket;
+    countLink(1);
     let cause: Error | undefined;
     socket.on("error", (error) => cause = error);
     socket.on("end", () => {
@@ -63,6 +75,7 @@ class NodeLink implements Link {
     socket.on("close", () => {
       if (this.#gone) return;
       this.#gone = true;
+      countLink(-1);
       this.events.closed(cause && systemError(cause, this.remote));
     });
     socket.setNoDelay(true);
@@ -113,6 +126,7 @@ class NodeLink implements Link {
   destroy(): void {
     if (this.#gone) return;
     this.#gone = true;
+    countLink(-1);
     this.#takenAtEnd = this.taken();
     this.#socket.destroy();
   }

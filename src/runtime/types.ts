@@ -3,6 +3,7 @@
  * each; `#runtime` in package.json picks it by import condition, so nothing outside this folder asks where it runs.
  * All else comes from the `node:` modules that all three implement.
  */
+import type { Arena } from "./arena.ts";
 
 /** Where to listen or connect. */
 export type Address =
@@ -47,6 +48,8 @@ export interface Link {
    * {@link LinkEvents.written} will follow, and neither may the buffer be touched nor another write begun.
    */
   write(chunk: Uint8Array, start: number, end: number): boolean;
+  /** Tries the write in flight again, where that can be done before the system tells that there is room. */
+  retry?(): void;
   /** Of the write in flight, the bytes that the kernel took so far; -1 where the runtime cannot tell any more. */
   taken(): number;
   /** No more `data` after the one that is being delivered, until {@link resume}. */
@@ -66,16 +69,9 @@ export interface Listener {
   close(): Promise<void>;
 }
 
-/** Memory that reads and writes share: within one array, `copyWithin` moves bytes without making a view. */
-export interface Arena {
-  readonly buf: Uint8Array;
-  /** The driver reads into the part before; what lies from here on is for egress. */
-  readonly egressStart: number;
-}
-
 /** How a runtime makes links. */
 export interface Transport {
-  /** Where the driver reads a chunk to, if it can choose. */
+  /** Where chunks lie, as far as it reaches, and where egress takes its memory from. */
   readonly arena?: Arena;
   /** Copies `from[start, end)` to `to` at `at`, in the way that is fastest here. */
   copy(from: Uint8Array, start: number, end: number, to: Uint8Array, at: number): void;

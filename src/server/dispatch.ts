@@ -6,7 +6,7 @@
  * of the types seen lately:
  *
  * ```
- *   slot = hash(type bytes) % SLOTS ──▶ entry { bytes, handlers, counters }   other bytes there: made anew, replaced
+ *   slot = Relay.slotOf(type bytes) ──▶ entry { bytes, handlers, counters }   other bytes there: made anew, replaced
  * ```
  */
 import { TYPE_MAX_BYTES } from "../limits.ts";
@@ -14,7 +14,8 @@ import type { Handler } from "../handler.ts";
 import { type Logger, printableBytes } from "../log.ts";
 import { CCMessage } from "../message/message.ts";
 import { isType } from "../message/type.ts";
-import type { DealerSocket, MessageSink, Source } from "../socket/types.ts";
+import type { DealerSocket, MessageSink, RunQueue, Source } from "../socket/types.ts";
+import { Relay, SLOTS } from "../zmtp/relay.ts";
 import { bodyStart, copyOf, frameEnd, MORE } from "../zmtp/frame.ts";
 import type { Statistics, TypeCounters } from "./stats.ts";
 
@@ -31,20 +32,30 @@ interface TypeEntry {
   readonly handlers: readonly NamedHandler[];
   /** For each handler: where it forwards everything unchanged, or null. */
   readonly forwards: readonly (DealerSocket | null)[];
+  /** For a type whose handlers all forward to queues that take runs; else null. */
+  readonly way: Way | null;
   readonly counters: TypeCounters | null;
 }
 
-/** A power of two, so that a hash is cut by a mask. */
-const SLOTS = 1024;
+/** The upstreams that a type is forwarded to. Types of one way go together in a run. */
+interface Way {
+  /** Its number in the relay's table. */
+  readonly kind: number;
+  readonly queues: readonly RunQueue[];
+}
+
 /** Frames of a CC message from its type on, at most: type, body, signature, blob. */
 const TAIL_MAX = 4;
 
 export class Dispatcher implements MessageSink {
+  /** For runs of messages that are only forwarded; null where there is none. Set before the first message. */
+  relay: Relay | null = null;
   readonly #resolve: (type: string) => readonly NamedHandler[];
   readonly #statistics: Statistics;
   readonly #now: () => number;
   readonly #log: Logger;
   readonly #slots: (TypeEntry | null)[] = new Array(SLOTS).fill(null);
+  readonly #ways: Way[] = [];
   readonly #view = new CCMessage();
   #entry: TypeEntry | null = null;
   /** The run of equal types under way. */
@@ -52,7 +63,8 @@ export class Dispatcher implements MessageSink {
   #bytes = 0;
   #crashed = 0;
   #crashedBytes = 0;
-  #since = 0;
+  /** When the messages that are not yet added to the statistics began to come; -1: there are none. */
+  #since = -1;
 
   /**
    * @param resolve Which handlers a type reaches.
@@ -111,7 +123,7 @@ export class Dispatcher implements MessageSink {
       }
       this.#entry = entry;
     }
-    if (this.#count === 0) this.#since = this.#now();
+    if (this.#since < 0) this.#since = this.#now();
     this.#count++;
     this.#bytes += end - start;
     const { handlers } = entry;
@@ -136,6 +148,32 @@ export class Dispatcher implements MessageSink {
       this.#crashed++;
       this.#crashedBytes += end - start;
     }
+  }
+
+  /** Forwards what follows at once, as long as it goes the way of the last message. */
+  run(source: Source, buf: Uint8Array, at: number, end: number): number {
+    const relay = this.relay;
+    const entry = this.#entry;
+    if (relay === null || entry === null || entry.way === null || buf !== relay.buf) return at;
+    const { kind, queues } = entry.way;
+    const first = queues[0];
+    let room = first.runRoom();
+    for (let i = 1; i < queues.length; i++) room = Math.min(room, queues[i].runRoom());
+    if (room <= 0) return at;
+    for (let i = 0; i < queues.length; i++) if (queues[i].runBuf !== buf) return at;
+    if (this.#since < 0) this.#since = this.#now();
+    const to = first.runAt;
+    const { prefix } = source;
+    const next = relay.run(prefix, at, end, to, to + room, kind);
+    const { taken } = relay;
+    if (taken === 0) return at;
+    const bytes = next - at + taken * prefix.length;
+    first.ran(taken, bytes);
+    for (let i = 1; i < queues.length; i++) {
+      buf.copyWithin(queues[i].runAt, to, to + bytes);
+      queues[i].ran(taken, bytes);
+    }
+    return next;
   }
 
   chunkEnd(): void {
@@ -163,10 +201,13 @@ export class Dispatcher implements MessageSink {
 
   #endRun(): void {
     const entry = this.#entry;
-    if (entry === null || this.#count === 0) return;
+    if (entry === null || this.#since < 0) return;
     const seconds = (this.#now() - this.#since) / 1000;
+    this.#since = -1;
+    const relayed = this.#relayed();
+    const share = seconds / (this.#count + relayed);
+    if (relayed > 0) this.#collect(share);
     const good = this.#count - this.#crashed;
-    const share = seconds / this.#count;
     this.#statistics.add(
       entry.handlers.length === 0 ? "dropped" : "ok",
       good,
@@ -182,6 +223,24 @@ export class Dispatcher implements MessageSink {
         0;
   }
 
+  /** Messages that the relay took and that are not yet in the statistics. */
+  #relayed(): number {
+    const relay = this.relay;
+    let sum = 0;
+    if (relay !== null) { for (let i = relay.touched - 1; i >= 0; i--) sum += relay.count(relay.slot(i)); }
+    return sum;
+  }
+
+  #collect(share: number): void {
+    const relay = this.relay!;
+    for (let i = relay.touched - 1; i >= 0; i--) {
+      const slot = relay.slot(i);
+      const count = relay.count(slot);
+      this.#statistics.add("ok", count, relay.bytes(slot), share * count, this.#slots[slot]!.counters);
+    }
+    relay.collected();
+  }
+
   #invalid(source: Source, bytes: number, why: string): void {
     this.#statistics.add("invalid", 1, bytes, 0, null);
     this.#log.limited("invalid", source.name, `not a CC message from ${source.name}: ${why}`);
@@ -189,22 +248,42 @@ export class Dispatcher implements MessageSink {
 
   #find(buf: Uint8Array, at: number, size: number): TypeEntry | null {
     if (size === 0 || size > TYPE_MAX_BYTES) return null;
-    const slot = hash(buf, at, size) & (SLOTS - 1);
+    const slot = Relay.slotOf(buf, at, size);
     const known = this.#slots[slot];
     if (known !== null && same(known.bytes, buf, at, size)) return known;
     let type = "";
     for (let i = at; i < at + size; i++) type += String.fromCharCode(buf[i]);
     if (!isType(type)) return null;
     const handlers = this.#resolve(type);
+    const forwards = handlers.map(({ handler }) => handler.forwardsTo ?? null);
     const entry = {
       type,
       bytes: copyOf(buf, at, at + size),
       handlers,
-      forwards: handlers.map(({ handler }) => handler.forwardsTo ?? null),
+      forwards,
+      way: this.#way(forwards),
       counters: this.#statistics.type(type),
     };
     this.#slots[slot] = entry;
+    this.relay?.set(slot, entry.bytes, entry.way?.kind ?? 0);
     return entry;
+  }
+
+  /** The way to these sockets; null when one of them, or the lack of them, keeps messages from being relayed. */
+  #way(forwards: readonly (DealerSocket | null)[]): Way | null {
+    const queues: RunQueue[] = [];
+    for (const to of forwards) {
+      if (to === null || to.runs === null || queues.includes(to.runs)) return null;
+      queues.push(to.runs);
+    }
+    if (queues.length === 0) return null;
+    const known = this.#ways.find((way) =>
+      way.queues.length === queues.length && way.queues.every((queue, i) => queue === queues[i])
+    );
+    if (known !== undefined) return known;
+    const way = { kind: this.#ways.length + 1, queues };
+    this.#ways.push(way);
+    return way;
   }
 }
 
@@ -218,11 +297,4 @@ function same(bytes: Uint8Array, buf: Uint8Array, at: number, size: number): boo
   if (bytes.length !== size) return false;
   for (let i = 0; i < size; i++) if (bytes[i] !== buf[at + i]) return false;
   return true;
-}
-
-/** FNV-1a. */
-function hash(buf: Uint8Array, at: number, size: number): number {
-  let h = 0x811c9dc5;
-  for (let i = at; i < at + size; i++) h = Math.imul(h ^ buf[i], 0x01000193);
-  return (h ^ (h >>> 15)) >>> 0;
 }

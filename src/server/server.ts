@@ -4,10 +4,11 @@ import { pathToFileURL } from "node:url";
 import type { HandlerConfig, ServerConfig } from "../config/config.ts";
 import { socketOptions } from "../config/socket_options.ts";
 import type { Handler, HandlerContext, HandlerFactory, HandlerModule } from "../handler.ts";
+import { MESSAGE_MAX_FRAMES } from "../limits.ts";
 import { type Logger, reason } from "../log.ts";
 import type { CCMessage } from "../message/message.ts";
 import { isLoopback, parseEndpoint } from "../socket/endpoint.ts";
-import type { Context } from "../socket/context.ts";
+import type { Context, TakenRelay } from "../socket/context.ts";
 import type { DealerSocket, Engine, RouterSocket } from "../socket/types.ts";
 import { Dispatcher, type NamedHandler } from "./dispatch.ts";
 import { RouteTable } from "./routes.ts";
@@ -37,6 +38,7 @@ export class Server {
   readonly #routes: RouteTable;
   readonly #handlers = new Map<string, NamedHandler>();
   readonly #dispatcher: Dispatcher;
+  #relay: TakenRelay | null = null;
   readonly #dealers: DealerSocket[] = [];
   #engine!: Engine;
   #router: RouterSocket | null = null;
@@ -79,7 +81,13 @@ export class Server {
     this.#warnings();
     try {
       this.#engine = await this.#parts.engine();
-      this.#router = this.#engine.router(socketOptions(options), this.#dispatcher);
+      const own = socketOptions(options);
+      this.#relay = this.#parts.context.takeRelay({
+        messageMaxBytes: own.messageMaxBytes,
+        messageMaxFrames: MESSAGE_MAX_FRAMES,
+      });
+      this.#dispatcher.relay = this.#relay?.relay ?? null;
+      this.#router = this.#engine.router(own, this.#dispatcher);
       for (const name of this.#needed()) {
         this.#handlers.set(name, { name, handler: await this.#create(name) });
       }
@@ -128,6 +136,9 @@ export class Server {
       await Promise.all(level.map((named) => this.#stopHandler(named, rest)));
     }
     await this.#router?.close(Math.max(0, until - clock.now()));
+    this.#dispatcher.relay = null;
+    if (this.#relay !== null) this.#parts.context.returnRelay(this.#relay);
+    this.#relay = null;
   }
 
   async #stopHandler({ name, handler }: NamedHandler, lingerMs: number): Promise<void> {

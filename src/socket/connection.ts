@@ -10,9 +10,10 @@ import {
   METADATA_MAX_BYTES,
 } from "../limits.ts";
 import { printable, reason } from "../log.ts";
+import type { Arena } from "../runtime/arena.ts";
 import type { Link, LinkEvents } from "../runtime/types.ts";
 import { type CommandSink, Decoder } from "../zmtp/decoder.ts";
-import { copyOf, countMessages, ProtocolError } from "../zmtp/frame.ts";
+import { countMessages, ProtocolError } from "../zmtp/frame.ts";
 import {
   commandName,
   encodePong,
@@ -22,12 +23,18 @@ import {
   Handshake,
   type PeerProperties,
 } from "../zmtp/handshake.ts";
+import { POOL } from "../zmtp/pool.ts";
 import type { Context } from "./context.ts";
 import type { Egress } from "./egress.ts";
 import type { MessageSink, Source } from "./types.ts";
 
 /** A ROUTER sends READY so long after connecting at the latest. */
 const READY_LATEST_MS = 50;
+
+/** From here on bytes that are not in the arena are brought there. */
+const STAGE_MIN_BYTES = 1024;
+/** So much at a time: it is still in the cache when it is worked on, and little is lost when somebody holds us. */
+const STAGE_BYTES = 128 * 1024;
 
 const NO_PREFIX = new Uint8Array(0);
 
@@ -46,6 +53,8 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
   #holds = 0;
   /** What came of a chunk behind the message that made someone hold us. */
   #pending: Uint8Array | null = null;
+  #pendingAt = 0;
+  #pendingEnd = 0;
   #finished: (() => void) | null = null;
   #leaving = false;
   #cancelTimer: () => void;
@@ -105,18 +114,45 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
   data(chunk: Uint8Array, start: number, end: number): void {
     if (this.#finished !== null) return;
     if (this.#pending !== null) {
-      this.#pending = concat(this.#pending, chunk.subarray(start, end));
+      this.#keepPending(chunk, start, end);
       return;
     }
+    const at = this.#take(chunk, start, end);
+    if (at < end && !this.#gone) this.#keepPending(chunk, at, end);
+  }
+
+  /** Puts bytes behind those that wait already. */
+  #keepPending(chunk: Uint8Array, start: number, end: number): void {
+    const before = this.#pending;
+    const waiting = before === null ? 0 : this.#pendingEnd - this.#pendingAt;
+    const pending = POOL.take(waiting + end - start);
+    if (before !== null) pending.set(before.subarray(this.#pendingAt, this.#pendingEnd), 0);
+    pending.set(chunk.subarray(start, end), waiting);
+    this.#dropPending();
+    this.#pending = pending;
+    this.#pendingAt = 0;
+    this.#pendingEnd = waiting + end - start;
+  }
+
+  #dropPending(): void {
+    if (this.#pending !== null) POOL.release(this.#pending);
+    this.#pending = null;
+  }
+
+  /** Returns how far the chunk was taken: to its end, unless someone holds us or the connection is over. */
+  #take(chunk: Uint8Array, start: number, end: number): number {
+    let at = end;
     this.context.enter();
     try {
-      if (this.#handshake !== null) this.#shake(this.#handshake, chunk, start, end);
-      else this.#push(this.#decoder!, chunk, start, end);
+      at = this.#handshake !== null
+        ? this.#shake(this.#handshake, chunk, start, end)
+        : this.#push(this.#decoder!, chunk, start, end);
     } catch (error) {
       this.fail(error);
     }
     if (this.#ready) this.#sink.chunkEnd();
     this.context.leave();
+    return at;
   }
 
   space(minBytes: number): Uint8Array | null {
@@ -179,20 +215,25 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
   readonly #resume = (): void => {
     if (this.#gone || this.#holds > 0) return;
     this.#decoder?.resume();
-    const pending = this.#pending;
-    this.#pending = null;
-    if (pending !== null) this.data(pending, 0, pending.length);
+    this.#workPending();
     if (this.#holds === 0 && !this.#gone) this.link.resume();
   };
 
   /** The peer has gone while it was held: what had come from it is still taken. */
   #takePending(): void {
-    const pending = this.#pending;
-    if (pending === null || this.#gone || this.#finished !== null) return;
+    if (this.#pending === null || this.#gone || this.#finished !== null) return;
     this.#leaving = true;
-    this.#pending = null;
     this.#decoder?.resume();
-    this.data(pending, 0, pending.length);
+    this.#workPending();
+  }
+
+  #workPending(): void {
+    const pending = this.#pending;
+    if (pending === null) return;
+    this.#pending = null;
+    this.#pendingAt = this.#take(pending, this.#pendingAt, this.#pendingEnd);
+    if (this.#gone || this.#pendingAt >= this.#pendingEnd) POOL.release(pending);
+    else this.#pending = pending;
   }
 
   /** Sends FIN and throws away what still comes, until the peer closes its side. */
@@ -229,12 +270,14 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
   }
 
   #discardPending(): void {
-    if (this.#pending !== null) this.discarded(countMessages(this.#pending, 0, this.#pending.length));
-    this.#pending = null;
+    if (this.#pending !== null) {
+      this.discarded(countMessages(this.#pending, this.#pendingAt, this.#pendingEnd));
+    }
+    this.#dropPending();
   }
 
-  #shake(handshake: Handshake, chunk: Uint8Array, start: number, end: number): void {
-    if (!handshake.push(chunk, start, end)) return;
+  #shake(handshake: Handshake, chunk: Uint8Array, start: number, end: number): number {
+    if (!handshake.push(chunk, start, end)) return end;
     this.#handshake = null;
     this.#cancelTimer();
     this.prefix = this.admitted(handshake.peer!);
@@ -249,8 +292,8 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
     if (this.#holds > 0) this.#decoder.pause();
     this.#ready = true;
     this.egress.open();
-    const { rest } = handshake;
-    if (rest.length > 0) this.#push(this.#decoder, rest, 0, rest.length);
+    // What came behind the handshake lies at the end of this chunk.
+    return this.#push(this.#decoder, chunk, end - handshake.rest.length, end);
   }
 
   #sendReady(): void {
@@ -258,9 +301,36 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
     this.#readyCommand = null;
   }
 
-  #push(decoder: Decoder<Source & CommandSink>, chunk: Uint8Array, start: number, end: number): void {
-    const at = decoder.push(chunk, start, end);
-    if (at < end && !this.#gone) this.#pending = copyOf(chunk, at, end);
+  #push(decoder: Decoder<Source & CommandSink>, chunk: Uint8Array, start: number, end: number): number {
+    const { arena } = this.context;
+    return arena !== null && chunk !== arena.buf && end - start >= STAGE_MIN_BYTES
+      ? this.#pushStaged(decoder, arena, chunk, start, end)
+      : decoder.push(chunk, start, end);
+  }
+
+  /** By way of the arena, where runs of messages are taken at once. */
+  #pushStaged(
+    decoder: Decoder<Source & CommandSink>,
+    arena: Arena,
+    chunk: Uint8Array,
+    at: number,
+    end: number,
+  ): number {
+    const { stage } = arena;
+    if (stage === null) return decoder.push(chunk, at, end);
+    arena.stage = null;
+    try {
+      while (at < end) {
+        const size = Math.min(STAGE_BYTES, end - at);
+        this.context.copy(chunk, at, at + size, stage.buf, stage.start);
+        const taken = decoder.push(stage.buf, stage.start, stage.start + size) - stage.start;
+        at += taken;
+        if (taken < size) break;
+      }
+    } finally {
+      arena.stage = stage;
+    }
+    return at;
   }
 
   #over(why: string, error?: Error): void {
@@ -269,13 +339,6 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
     if (this.#finished !== null) this.#finished();
     else this.lost(why, error);
   }
-}
-
-function concat(a: Uint8Array, b: Uint8Array): Uint8Array {
-  const both = new Uint8Array(a.length + b.length);
-  both.set(a, 0);
-  both.set(b, a.length);
-  return both;
 }
 
 function stack(error: unknown): string {

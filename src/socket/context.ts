@@ -2,8 +2,10 @@
  * What the sockets of one program share: links, clock, randomness, log, egress buffers, and the list of those that
  * have something to flush. Everything from outside is a parameter, so that a whole network can run under a seed.
  */
-import type { Arena, Transport } from "../runtime/types.ts";
+import type { Arena, Piece } from "../runtime/arena.ts";
+import type { Transport } from "../runtime/types.ts";
 import type { Logger } from "../log.ts";
+import { Relay, type RelayLimits, TABLE_BYTES } from "../zmtp/relay.ts";
 
 /** Time, replaceable in tests. */
 export interface Clock {
@@ -24,24 +26,20 @@ export interface Environment {
   log: Logger;
 }
 
-/** A piece of memory that egress fills. */
-export interface Block {
-  readonly buf: Uint8Array;
-  /** It is `buf[start, end)`. */
-  readonly start: number;
-  readonly end: number;
-  /** Its size class. */
-  readonly size: number;
-}
-
 /** Something with bytes to send. */
 export interface Flushable {
   flush(): void;
 }
 
+/** A relay, and the memory of its table. */
+export interface TakenRelay {
+  readonly relay: Relay;
+  readonly table: Piece;
+}
+
 /** Sizes of egress blocks: a peer starts with the smallest and gets larger ones while it fills them. */
-export const BLOCK_BYTES = [4 * 1024, 32 * 1024, 512 * 1024] as const;
-/** Free blocks kept of each size; where the driver has an arena, so many lie in it. */
+export const BLOCK_BYTES = [4 * 1024, 32 * 1024, 640 * 1024] as const;
+/** Free blocks kept of each size, of those that are not the arena's. */
 const BLOCKS_KEPT = [128, 16, 4] as const;
 
 export class Context {
@@ -53,26 +51,15 @@ export class Context {
   #scheduled = false;
   #flushing = false;
   #dirty: Flushable[] = [];
-  readonly #free: Block[][] = BLOCK_BYTES.map(() => []);
+  readonly arena: Arena | null;
+  readonly #free: Piece[][] = BLOCK_BYTES.map(() => []);
 
   constructor(environment: Environment) {
     this.environment = environment;
     this.clock = environment.clock;
     this.log = environment.log;
     this.copy = environment.transport.copy;
-    this.#carve(environment.transport.arena);
-  }
-
-  /** Cuts the arena's free part into blocks, the largest first. */
-  #carve(arena: Arena | undefined): void {
-    if (arena === undefined) return;
-    let start = arena.egressStart;
-    for (let size = BLOCK_BYTES.length - 1; size >= 0; size--) {
-      for (let i = 0; i < BLOCKS_KEPT[size] && start + BLOCK_BYTES[size] <= arena.buf.length; i++) {
-        this.#free[size].push({ buf: arena.buf, start, end: start + BLOCK_BYTES[size], size });
-        start += BLOCK_BYTES[size];
-      }
-    }
+    this.arena = environment.transport.arena ?? null;
   }
 
   /** A chunk is being taken in: what it causes to be sent is flushed once, by {@link leave}. */
@@ -112,14 +99,34 @@ export class Context {
   }
 
   /** An egress block of this size class. */
-  takeBlock(size: number): Block {
+  takeBlock(size: number): Piece {
     const bytes = BLOCK_BYTES[size];
-    return this.#free[size].pop() ?? { buf: new Uint8Array(bytes), start: 0, end: bytes, size };
+    return this.arena?.take(bytes) ?? this.#free[size].pop() ??
+      { buf: new Uint8Array(bytes), start: 0, end: bytes };
   }
 
-  returnBlock(block: Block): void {
-    const free = this.#free[block.size];
-    if (free.length < BLOCKS_KEPT[block.size]) free.push(block);
+  returnBlock(block: Piece): void {
+    if (this.arena !== null && block.buf === this.arena.buf) {
+      this.arena.give(block);
+      return;
+    }
+    const size = BLOCK_BYTES.findIndex((bytes) => bytes === block.buf.length);
+    if (this.#free[size].length < BLOCKS_KEPT[size]) this.#free[size].push(block);
+  }
+
+  /** The relay kernel with a table of its own; null where it does not run, or no table is left. */
+  takeRelay(limits: RelayLimits): TakenRelay | null {
+    const arena = this.arena;
+    const table = arena?.take(TABLE_BYTES);
+    if (!arena?.memory || !table) return null;
+    const relay = Relay.make(arena.memory, arena.buf, table.start, limits);
+    if (relay !== null) return { relay, table };
+    arena.give(table);
+    return null;
+  }
+
+  returnRelay({ table }: TakenRelay): void {
+    this.arena?.give(table);
   }
 }
 

@@ -3,6 +3,7 @@
  * mark, and goes out in order when it is there.
  */
 import {
+  EGRESS_FULL_BYTES,
   EGRESS_MAX_BYTES,
   RECONNECT_MAX_MS,
   RECONNECT_MIN_MS,
@@ -17,12 +18,12 @@ import type { Context } from "./context.ts";
 import { DropCounter } from "./drops.ts";
 import { Egress } from "./egress.ts";
 import { parseEndpoint } from "./endpoint.ts";
-import type { DealerEvents, DealerOptions, DealerSocket, MessageSink, Source } from "./types.ts";
+import type { DealerEvents, DealerOptions, DealerSocket, MessageSink, RunQueue, Source } from "./types.ts";
 import { finish, waitEmpty, watchStall } from "./wait.ts";
 
 const NO_PREFIX = new Uint8Array(0);
 
-export class Dealer implements DealerSocket {
+export class Dealer implements DealerSocket, RunQueue {
   readonly endpoint: string;
   readonly drops: DropCounter;
   readonly #context: Context;
@@ -61,9 +62,10 @@ export class Dealer implements DealerSocket {
     this.#egress = new Egress(context, {
       hwm: options.hwm,
       floorBytes: UPSTREAM_EGRESS_FLOOR_BYTES,
+      fullBytes: EGRESS_FULL_BYTES,
       maxBytes: EGRESS_MAX_BYTES,
     });
-    this.#egress.ondrained = () => this.#releaseHeld();
+    this.#egress.ondrained = () => this.#drained();
     this.#connect();
   }
 
@@ -95,10 +97,27 @@ export class Dealer implements DealerSocket {
     return true;
   }
 
+  get runs(): RunQueue {
+    return this;
+  }
+
+  runRoom(): number {
+    return this.#up ? this.#egress.runRoom() : 0;
+  }
+  get runBuf(): Uint8Array | null {
+    return this.#egress.runBuf;
+  }
+  get runAt(): number {
+    return this.#egress.runAt;
+  }
+  ran(messages: number, bytes: number): void {
+    this.#egress.ran(messages, bytes);
+  }
+
   hold(source: Source): void {
     const egress = this.#egress;
     if (!this.#up || this.#held.has(source)) return;
-    egress.flush();
+    egress.press();
     if (!egress.full) return;
     this.#held.add(source);
     source.hold();
@@ -156,6 +175,26 @@ export class Dealer implements DealerSocket {
     if (wasUp) this.#events.down?.(why);
     this.#retry(why);
   }
+
+  /** There is room again: those that wait have their turn one after the other, until it is used up. */
+  #drained(): void {
+    this.#cancelStall?.();
+    this.#cancelStall = null;
+    queueMicrotask(this.#releaseNext);
+  }
+
+  readonly #releaseNext = (): void => {
+    for (const source of this.#held) {
+      if (this.#egress.full) {
+        this.#watchFull();
+        return;
+      }
+      this.#held.delete(source);
+      source.release();
+      queueMicrotask(this.#releaseNext);
+      return;
+    }
+  };
 
   #releaseHeld(): void {
     this.#cancelStall?.();

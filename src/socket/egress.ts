@@ -12,13 +12,17 @@
  * large message that owns its buffer is a segment of its own, not copied. A segment always starts and ends at a
  * message's bound, so that control frames may go between two, and a broken link can be taken up at one.
  */
+import type { Piece } from "../runtime/arena.ts";
 import type { Link } from "../runtime/types.ts";
+import { POOL } from "../zmtp/pool.ts";
 import { lastBoundary } from "../zmtp/frame.ts";
-import { type Block, BLOCK_BYTES, type Context, type Flushable } from "./context.ts";
+import { BLOCK_BYTES, type Context, type Flushable } from "./context.ts";
 
 /** From here on a message that owns its buffer is not copied. */
-const REFERENCE_MIN_BYTES = 16 * 1024;
+const REFERENCE_MIN_BYTES = 64 * 1024;
 const LARGEST = BLOCK_BYTES.length - 1;
+/** A block with less room takes no run of messages. */
+const RUN_MIN_BYTES = 2 * 1024;
 /** Control frames that may wait; a peer that asks for more without reading gets none. */
 const CONTROL_MAX = 8;
 
@@ -26,12 +30,12 @@ class Segment {
   next: Segment | null = null;
   readonly buf: Uint8Array;
   /** The block that `buf` is of, to be given back; null: none. */
-  readonly block: Block | null;
+  readonly block: Piece | null;
   start: number;
   end: number;
   messages: number;
 
-  constructor(buf: Uint8Array, block: Block | null, start: number, end: number, messages: number) {
+  constructor(buf: Uint8Array, block: Piece | null, start: number, end: number, messages: number) {
     this.buf = buf;
     this.block = block;
     this.start = start;
@@ -46,7 +50,9 @@ export interface EgressOptions {
   hwm: number;
   /** Bytes below which the queue never counts as full: they stand in for the kernel's buffer. */
   floorBytes: number;
-  /** Bytes from which on it does, whatever the number of messages. */
+  /** Bytes from which on it does, whatever the number of messages; `maxBytes` when missing. */
+  fullBytes?: number;
+  /** Bytes at which nothing more may be put there. */
   maxBytes: number;
 }
 
@@ -59,6 +65,7 @@ export class Egress implements Flushable {
   readonly #context: Context;
   readonly #options: EgressOptions;
   readonly #floorBytes: number;
+  readonly #fullBytes: number;
   readonly #copy: Context["copy"];
   #link: Link | null = null;
   #open = false;
@@ -71,7 +78,7 @@ export class Egress implements Flushable {
   #head: Segment | null = null;
   #tail: Segment | null = null;
   /** The block being filled, not yet in the queue. */
-  #block: Block | null = null;
+  #block: Piece | null = null;
   /** Size class of the next one. */
   #blockSize = 0;
   /** Where it starts, and where its next message goes. */
@@ -85,6 +92,7 @@ export class Egress implements Flushable {
     this.#context = context;
     this.#options = options;
     this.#floorBytes = options.floorBytes;
+    this.#fullBytes = options.fullBytes ?? options.maxBytes;
     this.#copy = context.copy;
   }
 
@@ -102,7 +110,7 @@ export class Egress implements Flushable {
   get full(): boolean {
     const bytes = this.#sealedBytes + this.#fill - this.#blockStart;
     if (bytes < this.#floorBytes) return false;
-    return this.messages >= this.#options.hwm || bytes >= this.#options.maxBytes;
+    return this.messages >= this.#options.hwm || bytes >= this.#fullBytes;
   }
 
   /** Twice over the bounds: nothing more should be put here. */
@@ -198,6 +206,7 @@ export class Egress implements Flushable {
     if (!this.#dirty) this.#mark();
     if (owned && size >= REFERENCE_MIN_BYTES && standsBefore(prefix, buf, start)) {
       this.#seal();
+      POOL.hold(buf);
       this.#push(new Segment(buf, null, start - prefix.length, end, 1));
       return;
     }
@@ -221,6 +230,33 @@ export class Egress implements Flushable {
     this.#blockMessages++;
   }
 
+  /**
+   * Makes room for a run of messages, at {@link runAt}.
+   *
+   * @returns How many bytes may be put there before the queue could be full; 0 when none.
+   */
+  runRoom(): number {
+    let block = this.#block;
+    if (block === null || block.end - this.#fill < RUN_MIN_BYTES) {
+      block = this.#room(RUN_MIN_BYTES);
+      if (block === null) return 0;
+    }
+    return Math.min(block.end - this.#fill, this.#floorBytes - this.bytes);
+  }
+  /** The memory of the run, and where in it. */
+  get runBuf(): Uint8Array | null {
+    return this.#block === null ? null : this.#block.buf;
+  }
+  get runAt(): number {
+    return this.#fill;
+  }
+  /** So many messages and bytes were put there. */
+  ran(messages: number, bytes: number): void {
+    if (!this.#dirty) this.#mark();
+    this.#fill += bytes;
+    this.#blockMessages += messages;
+  }
+
   /** Asks for {@link ondrained} once the queue, full now, has room again. */
   watch(): void {
     this.#watched = true;
@@ -229,6 +265,12 @@ export class Egress implements Flushable {
   flush(): void {
     this.#dirty = false;
     if (this.#inFlight === null) this.#send();
+  }
+
+  /** The same, and what is in flight is tried again first: somebody would have to be held back otherwise. */
+  press(): void {
+    this.flush();
+    if (this.full) this.#link?.retry?.();
   }
 
   /** The write in flight is done. */
@@ -262,8 +304,8 @@ export class Egress implements Flushable {
   }
 
   #drained(): boolean {
-    const { hwm, floorBytes, maxBytes } = this.#options;
-    return (this.messages * 2 <= hwm || this.bytes * 2 <= floorBytes) && this.bytes * 2 <= maxBytes;
+    const { hwm, floorBytes } = this.#options;
+    return (this.messages * 2 <= hwm || this.bytes * 2 <= floorBytes) && this.bytes * 2 <= this.#fullBytes;
   }
 
   /** What is written next: control frames, then the queue, then the block as far as it is filled. */
@@ -285,7 +327,7 @@ export class Egress implements Flushable {
   }
 
   /** A block with room for `size` bytes at its end; null when no block is large enough. */
-  #room(size: number): Block | null {
+  #room(size: number): Piece | null {
     // One that is full asks for a larger one next time; one that was left half empty, for a smaller.
     const wasFull = this.#block !== null;
     this.#seal();
@@ -323,6 +365,7 @@ export class Egress implements Flushable {
 
   #release(segment: Segment): void {
     if (segment.block !== null) this.#context.returnBlock(segment.block);
+    else POOL.release(segment.buf);
   }
 
   #mark(): void {

@@ -274,6 +274,7 @@ class LibzmqRouter extends LibzmqSocket<InstanceType<Libzmq["Router"]>> implemen
 }
 
 class LibzmqDealer extends LibzmqSocket<InstanceType<Libzmq["Dealer"]>> implements DealerSocket {
+  readonly runs = null;
   protected override readonly peerName: string;
   readonly #hwm: number;
   readonly #held = new Set<Source>();

@@ -2,7 +2,13 @@
  * A ROUTER (RFC 28): every peer has an identity; what comes from it carries the identity in front, and a message goes
  * to the peer whose identity is its first frame.
  */
-import { CLIENT_EGRESS_FLOOR_BYTES, CLIENT_STALL_MAX_MS, EGRESS_MAX_BYTES, PEERS_MAX } from "../limits.ts";
+import {
+  CLIENT_EGRESS_FLOOR_BYTES,
+  CLIENT_STALL_MAX_MS,
+  EGRESS_FULL_BYTES,
+  EGRESS_MAX_BYTES,
+  PEERS_MAX,
+} from "../limits.ts";
 import { type Logger, printableBytes, reason } from "../log.ts";
 import { formatAddress } from "../runtime/common.ts";
 import type { Link, LinkEvents, Listener } from "../runtime/types.ts";
@@ -134,6 +140,7 @@ export class Router implements RouterSocket {
     const egress = new Egress(this.#context, {
       hwm: this.#options.hwm,
       floorBytes: CLIENT_EGRESS_FLOOR_BYTES,
+      fullBytes: EGRESS_FULL_BYTES,
       maxBytes: EGRESS_MAX_BYTES,
     });
     const peer = new Peer(this.#forPeers, this.#context, link, egress, this.#options.messageMaxBytes);

@@ -23,8 +23,8 @@ export interface MessageSink {
    * @param source The peer it came from; for a ROUTER its prefix belongs in front of the message.
    * @param delimiter Where the first empty frame's header stands; -1 where there is none.
    * @param tail Frames behind that one.
-   * @param owned `buf` is this message's alone and may be held without copying; the source's prefix stands right
-   *   in front of `start`.
+   * @param owned `buf` is this message's alone, the source's prefix right in front of `start`, and may be held without
+   *   copying: see `Pool`.
    */
   message(
     source: Source,
@@ -35,8 +35,29 @@ export interface MessageSink {
     tail: number,
     owned: boolean,
   ): void;
+  /**
+   * Messages follow in the chunk, right behind the one just taken: a sink that does with many what it did with that one
+   * takes them at once.
+   *
+   * @returns Where the first message stands that it did not take; `at` when none.
+   */
+  run?(source: Source, buf: Uint8Array, at: number, end: number): number;
   /** The chunk that held the last messages is done. */
   chunkEnd(): void;
+}
+
+/** Where runs of messages are put at once, for the same to be done as by sending each. */
+export interface RunQueue {
+  /**
+   * Makes room for a run.
+   *
+   * @returns How many bytes of `runBuf` from `runAt` on may be filled before the queue could be full; 0 when none.
+   */
+  runRoom(): number;
+  readonly runBuf: Uint8Array | null;
+  readonly runAt: number;
+  /** So many messages and bytes, prefixes included, were put there. */
+  ran(messages: number, bytes: number): void;
 }
 
 /** Why a socket dropped a message. */
@@ -102,6 +123,8 @@ export interface DealerSocket {
   send(prefix: Uint8Array, buf: Uint8Array, start: number, end: number, owned: boolean): boolean;
   /** Holds the source until the queue has drained or the upstream is down. */
   hold(source: Source): void;
+  /** The queue that takes runs of messages; null where the engine has none. */
+  readonly runs: RunQueue | null;
   stopReceiving(): void;
   close(lingerMs: number): Promise<void>;
   /** Is the peer there, its handshake done? */

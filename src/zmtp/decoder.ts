@@ -12,6 +12,7 @@
  * The carry keeps room in front of the message for one frame (`prefix`): the identity of the peer, so that a
  * large message can be forwarded as one piece, without another copy.
  */
+import { POOL } from "./pool.ts";
 import { COMMAND, LONG, MORE, ProtocolError, RESERVED } from "./frame.ts";
 
 /** Takes the messages that a decoder finds. The bytes are borrowed until the call returns, unless `owned`. */
@@ -22,8 +23,8 @@ export interface FrameSink<S> {
    * @param source What the decoder was made with: whose messages these are.
    * @param delimiter Where the first empty frame's header stands; -1 where there is none.
    * @param tail Frames behind that one.
-   * @param owned The buffer is this message's alone: it may be held without copying, and the decoder's prefix
-   *   stands right in front of `start`.
+   * @param owned The buffer is this message's alone, and the decoder's prefix stands right in front of `start`. It may be
+   *   held without copying, by {@link Pool.hold} until it is released, or for good by {@link Pool.forget}.
    */
   message(
     source: S,
@@ -34,6 +35,13 @@ export interface FrameSink<S> {
     tail: number,
     owned: boolean,
   ): void;
+  /**
+   * Messages that follow in `buf[at, end)`, right behind the one just handed on: a sink that does with many what it did
+   * with that one takes them at once.
+   *
+   * @returns Where the first message stands that it did not take; `at` when none.
+   */
+  run?(source: S, buf: Uint8Array, at: number, end: number): number;
 }
 
 /** Takes a command: its body, name first. */
@@ -49,10 +57,13 @@ export interface DecoderLimits {
   announcedMaxBytes: number;
 }
 
-/** A message put together in a buffer at least this large owns it; below, the buffer is used again. */
-const OWNED_MIN_BYTES = 16 * 1024;
+/** Fewer bytes that follow are no run. */
+const RUN_MIN_BYTES = 512;
 
-/** A carry up to this size is kept for the next message; an idle peer holds no more than that. */
+/** After so many runs in a row that did not come about, one of `2 ** RUN_MISSES_MAX` messages tries again. */
+const RUN_MISSES_MAX = 5;
+
+/** A carry up to this size is kept for the next message; an idle peer holds no more. A larger one is the pool's. */
 const KEPT_MAX_BYTES = 4 * 1024;
 
 export class Decoder<S extends CommandSink> {
@@ -72,7 +83,12 @@ export class Decoder<S extends CommandSink> {
   /** The message whose chunk ended in its middle: prefix, then `#have` bytes. */
   #carry: Uint8Array | null = null;
   #have = 0;
+  /** Bytes asked for when the carry was made; the pool may have given one that is larger. */
+  #room = 0;
   #paused = false;
+  /** Messages to hand on one by one before the next run is tried; grows while none comes about. */
+  #runWait = 0;
+  #runMisses = 0;
 
   /**
    * @param source Takes commands, and goes with each message to the sink.
@@ -94,7 +110,7 @@ export class Decoder<S extends CommandSink> {
 
   /** Bytes reserved for a message that has not come whole. */
   get reserved(): number {
-    return this.#carry === null ? 0 : this.#carry.length;
+    return this.#carry === null ? 0 : this.#room;
   }
 
   /** Hands on nothing more until {@link resume}; a sink may say so in the middle of a chunk. */
@@ -108,6 +124,7 @@ export class Decoder<S extends CommandSink> {
 
   /** Forgets the message that has not come whole. */
   clear(): void {
+    if (this.#carry !== null) POOL.release(this.#carry);
     this.#carry = null;
     this.#have = 0;
   }
@@ -134,10 +151,31 @@ export class Decoder<S extends CommandSink> {
         this.#emitCommand(chunk, at, next);
       } else {
         sink.message(source, chunk, at, next, this.#delimiter, this.#tail, false);
+        if (this.#runWait > 0) this.#runWait--;
+        else if (end - next >= RUN_MIN_BYTES && !this.#paused) {
+          at = this.#run(chunk, next, end);
+          continue;
+        }
       }
       at = next;
     }
     return at;
+  }
+
+  /** Offers what follows as a run; where it does not come about, less and less often. */
+  #run(chunk: Uint8Array, at: number, end: number): number {
+    if (this.#sink.run === undefined) {
+      this.#runWait = Infinity;
+      return at;
+    }
+    const next = this.#sink.run(this.#source, chunk, at, end);
+    if (next > at) {
+      this.#runMisses = 0;
+    } else {
+      if (this.#runMisses < RUN_MISSES_MAX) this.#runMisses++;
+      this.#runWait = (1 << this.#runMisses) - 1;
+    }
+    return next;
   }
 
   /**
@@ -183,12 +221,13 @@ export class Decoder<S extends CommandSink> {
     // The scan asks for no byte beyond a message's end, so next === end.
     this.#have = 0;
     this.#need = 0;
-    const owned = carry.length >= OWNED_MIN_BYTES;
-    if (carry.length > KEPT_MAX_BYTES) this.#carry = null;
     if (this.#command) {
       this.#emitCommand(carry, base, next);
     } else {
+      const owned = carry.length > KEPT_MAX_BYTES;
+      if (owned) this.#carry = null;
       this.#sink.message(this.#source, carry, base, next, this.#delimiter, this.#tail, owned);
+      if (owned) POOL.release(carry);
     }
   }
 
@@ -203,12 +242,16 @@ export class Decoder<S extends CommandSink> {
     const announced = Math.min(this.#need, Math.max(this.#limits.announcedMaxBytes, 2 * this.#have));
     const room = this.prefix.length + Math.max(bytes, announced);
     if (this.#carry !== null && this.#carry.length >= room) return;
-    const larger = new Uint8Array(room < 1024 ? 1024 : room);
+    const larger = room > KEPT_MAX_BYTES ? POOL.take(room) : new Uint8Array(room < 1024 ? 1024 : room);
     larger.set(this.prefix, 0);
-    if (this.#carry !== null && this.#have > 0) {
-      copy(this.#carry, this.prefix.length, this.prefix.length + this.#have, larger, this.prefix.length);
+    if (this.#carry !== null) {
+      if (this.#have > 0) {
+        copy(this.#carry, this.prefix.length, this.prefix.length + this.#have, larger, this.prefix.length);
+      }
+      POOL.release(this.#carry);
     }
     this.#carry = larger;
+    this.#room = room;
   }
 
   #emitCommand(buf: Uint8Array, at: number, end: number): void {

@@ -1,0 +1,270 @@
+/** The relay kernel takes the same messages as the decoder and the dispatcher do one by one, in the same order. */
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import runtime from "#runtime";
+import { MESSAGE_MAX_FRAMES, TYPE_MAX_BYTES } from "../src/limits.ts";
+import { Logger } from "../src/log.ts";
+import { Dispatcher } from "../src/server/dispatch.ts";
+import { Statistics } from "../src/server/stats.ts";
+import { Context, SYSTEM_CLOCK } from "../src/socket/context.ts";
+import { Egress } from "../src/socket/egress.ts";
+import type { DealerSocket, Source } from "../src/socket/types.ts";
+import { type CommandSink, Decoder } from "../src/zmtp/decoder.ts";
+import { ProtocolError } from "../src/zmtp/frame.ts";
+import { Relay } from "../src/zmtp/relay.ts";
+import { ROOT, RUNTIME, seeded } from "./helpers/env.ts";
+import { message } from "./helpers/raw.ts";
+
+const LIMITS = {
+  messageMaxBytes: 300_000,
+  messageMaxFrames: MESSAGE_MAX_FRAMES,
+  commandMaxBytes: 512,
+  announcedMaxBytes: 1 << 20,
+};
+const log = () => new Logger("test", { sink: () => {}, pid: 1, level: "CRITICAL" });
+const context = () =>
+  new Context({
+    transport: runtime,
+    clock: SYSTEM_CLOCK,
+    random: Math.random,
+    resolve: () => Promise.resolve([]),
+    log: log(),
+  });
+
+/** An upstream that takes everything at once and keeps it. */
+class Upstream implements DealerSocket {
+  readonly up = true;
+  readonly queued = 0;
+  readonly drops = { total: 0, byReason: new Map(), byPeer: new Map() };
+  readonly egress: Egress;
+  readonly written: Uint8Array[] = [];
+  /** Messages that came in runs. */
+  ran = 0;
+
+  constructor(context: Context) {
+    this.egress = new Egress(context, { hwm: 1_000_000, floorBytes: 1 << 20, maxBytes: 1 << 27 });
+    this.egress.attach({
+      remote: "test",
+      write: (chunk, start, end) => {
+        this.written.push(new Uint8Array(chunk.subarray(start, end)));
+        return true;
+      },
+      taken: () => 0,
+      pause() {},
+      resume() {},
+      end() {},
+      destroy() {},
+    });
+    this.egress.open();
+  }
+  get bytes(): Buffer {
+    this.egress.flush();
+    return Buffer.concat(this.written);
+  }
+  send(prefix: Uint8Array, buf: Uint8Array, start: number, end: number, owned: boolean): boolean {
+    this.egress.append(prefix, buf, start, end, owned);
+    return true;
+  }
+  get runs() {
+    const { egress } = this;
+    return {
+      runRoom: () => egress.runRoom(),
+      get runBuf() {
+        return egress.runBuf;
+      },
+      get runAt() {
+        return egress.runAt;
+      },
+      ran: (messages: number, bytes: number) => {
+        this.ran += messages;
+        egress.ran(messages, bytes);
+      },
+    };
+  }
+  hold() {}
+  stopReceiving() {}
+  close() {
+    return Promise.resolve();
+  }
+}
+
+/** A source, a decoder and a dispatcher to upstreams, with the kernel or without. */
+function server(routes: Record<string, number[]>, options: { kernel: boolean; prefix: Uint8Array }) {
+  const shared = context();
+  const count = Math.max(...Object.values(routes).flat()) + 1;
+  const upstreams = Array.from({ length: count }, () => new Upstream(shared));
+  // One object each, as a DEALER's own queue is.
+  const queues = upstreams.map((upstream) => upstream.runs);
+  upstreams.forEach((upstream, i) => Object.defineProperty(upstream, "runs", { value: queues[i] }));
+  const handlers = upstreams.map((forwardsTo, i) => ({
+    name: `h:p${i}`,
+    handler: { forwardsTo, handle() {} },
+  }));
+  const statistics = new Statistics(2);
+  const dispatcher = new Dispatcher(
+    (type) => (routes[type.split(".")[0]] ?? []).map((i) => handlers[i]),
+    statistics,
+    () => 0,
+    log(),
+  );
+  const taken = options.kernel ? shared.takeRelay(LIMITS) : null;
+  dispatcher.relay = taken?.relay ?? null;
+  const commands: string[] = [];
+  const source: Source & CommandSink = {
+    prefix: options.prefix,
+    name: "test",
+    hold() {},
+    release() {},
+    command(buf, start, end) {
+      commands.push(Buffer.from(buf.subarray(start, end)).toString("latin1"));
+    },
+  };
+  const decoder = new Decoder<typeof source>(source, dispatcher, LIMITS, options.prefix);
+  return {
+    /** Gives chunks by way of the arena; returns the code of the error that ended it. */
+    feed(stream: Uint8Array, cuts: number[]): string | null {
+      const stage = runtime.arena!.stage!;
+      try {
+        for (let at = 0; at < stream.length;) {
+          const size = Math.min(cuts.shift() ?? stream.length, stream.length - at, stage.end - stage.start);
+          stage.buf.set(stream.subarray(at, at + size), stage.start);
+          assert.equal(decoder.push(stage.buf, stage.start, stage.start + size), stage.start + size);
+          dispatcher.chunkEnd();
+          at += size;
+        }
+        return null;
+      } catch (error) {
+        if (!(error instanceof ProtocolError)) throw error;
+        return error.code;
+      } finally {
+        dispatcher.chunkEnd();
+      }
+    },
+    outcome: () => ({
+      bytes: upstreams.map((upstream) => upstream.bytes.toString("latin1")),
+      statistics: Object.fromEntries(
+        [...statistics.values()].filter(([name]) => !name.startsWith("seconds")).sort(),
+      ),
+      commands,
+    }),
+    ran: () => upstreams.reduce((sum, { ran }) => sum + ran, 0),
+    done: () => void (taken && shared.returnRelay(taken)),
+  };
+}
+
+test("relay: there is a kernel on this runtime", () => {
+  const taken = context().takeRelay(LIMITS);
+  assert.ok(taken);
+  context().returnRelay(taken);
+});
+
+test("relay: relay_wasm.ts is made from kernel/relay.ts", {
+  skip: RUNTIME === "bun" ? false : "the compiler is run once, on Bun",
+}, async () => {
+  const { relayWasm } = await import("../src/zmtp/kernel/build.ts");
+  assert.equal(await relayWasm(), readFileSync(join(ROOT, "src/zmtp/relay_wasm.ts"), "utf8"));
+});
+
+test("relay: any split of any stream gives the same output bytes as one by one (400 seeded streams)", () => {
+  let ran = 0;
+  for (let seed = 1; seed <= 400; seed++) {
+    const random = seeded(seed);
+    const pick = <T>(values: readonly T[]): T => values[Math.floor(random() * values.length)];
+    const prefix = new Uint8Array(
+      message(pick(["\0\x01\x02\x03\x04", "web1", "x".repeat(40), "y".repeat(255)]), ""),
+    ).subarray(0, -2);
+    const long = "t".repeat(64);
+    const types = [
+      "pub.infofile",
+      "a",
+      "pub",
+      "log.info",
+      "abc.defg",
+      long,
+      `${long}u`,
+      "other.one",
+      "none.x",
+    ];
+    const routes = { pub: [0], a: [0], log: [0, 1], abc: [0], [long]: [1], [`${long}u`]: [1], other: [2, 0] };
+    const body = () =>
+      "b".repeat(pick([0, 1, 15, 16, 17, 150, 150, 150, 255, 256, 1000, random() < 0.02 ? 70_000 : 30]));
+    const one = (): Buffer => {
+      const r = random();
+      // What is not plain, now and then: commands, odd frames, other types, and what ends a connection.
+      if (r < 0.01) return Buffer.concat([Buffer.from([4, 5, 4]), Buffer.from("PING")]);
+      if (r < 0.02) return message("", pick(types), body());
+      if (r < 0.03) return message("", "bad type!", body(), "");
+      if (r < 0.04) return message("no delimiter", "x");
+      if (r < 0.05) return message("", pick(types), body(), "", "blob", "surplus");
+      if (r < 0.055) return message("r".repeat(300), "", pick(types), body(), "");
+      if (r < 0.06) {
+        return message(...Array(pick([31, 32, 33, 34, 40])).fill("r"), "", "pub", "{}", "", "blob");
+      }
+      if (r < 0.061) return message("", "pub", "x".repeat(299_000), "", "y".repeat(pick([900, 1100])));
+      if (r < 0.062) return Buffer.from([pick([0x08, 0x81, 0x06]), 1, 0]);
+      const route = random() < 0.3 ? Array(pick([1, 1, 2, 5])).fill(0).map(() => `id${pick([1, 2])}`) : [];
+      const blob = random() < 0.2 ? [body()] : [];
+      return message(
+        ...route,
+        "",
+        random() < 0.9 ? types[0] : pick(types),
+        body(),
+        pick(["", "sig"]),
+        ...blob,
+      );
+    };
+    const stream = new Uint8Array(Buffer.concat(Array.from({ length: 120 }, one)));
+    const cuts = () => Array.from({ length: 60 }, () => 1 + Math.floor(random() ** 3 * 20_000));
+    const plain = server(routes, { kernel: false, prefix });
+    const fast = server(routes, { kernel: true, prefix });
+    const whole = server(routes, { kernel: true, prefix });
+    assert.equal(fast.feed(stream, cuts()), plain.feed(stream, []), `seed ${seed}: the same error`);
+    whole.feed(stream, []);
+    assert.deepEqual(fast.outcome(), plain.outcome(), `seed ${seed}`);
+    assert.deepEqual(whole.outcome(), plain.outcome(), `seed ${seed}, in one chunk`);
+    ran += fast.ran() + whole.ran();
+    fast.done();
+    whole.done();
+  }
+  assert.ok(ran > 10_000, `the kernel took ${ran} messages`);
+});
+
+test("relay: a type has the same slot in the kernel and outside, at every length", () => {
+  for (let size = 1; size <= TYPE_MAX_BYTES; size++) {
+    const type = "abcdefgh.".repeat(30).slice(0, size).replace(/\.$/, "x");
+    const prefix = new Uint8Array([1, 5, 0, 1, 2, 3, 4]);
+    const s = server({ abcdefgh: [0], [type]: [0] }, { kernel: true, prefix });
+    const one = message("", type, "x".repeat(600), "");
+    s.feed(new Uint8Array(Buffer.concat([one, one, one])), []);
+    assert.equal(s.ran(), size <= 64 ? 2 : 0, `${size} bytes`);
+    s.done();
+  }
+});
+
+test("relay: types that share a slot do not take each other's way", () => {
+  const slots = new Map<number, string>();
+  let pair: [string, string] | null = null;
+  for (let i = 0; pair === null; i++) {
+    const type = `pub.t${i}`;
+    const bytes = new TextEncoder().encode(type);
+    const slot = Relay.slotOf(bytes, 0, bytes.length);
+    const other = slots.get(slot);
+    if (other !== undefined) pair = [other, type];
+    slots.set(slot, type);
+  }
+  const prefix = new Uint8Array([1, 5, 0, 1, 2, 3, 4]);
+  const make = (kernel: boolean) => server({ pub: [0] }, { kernel, prefix });
+  const stream = new Uint8Array(
+    Buffer.concat(
+      Array.from({ length: 200 }, (_, i) => message("", pair![(i >> 2) % 2], "x".repeat(100), "")),
+    ),
+  );
+  const [fast, plain] = [make(true), make(false)];
+  fast.feed(stream, []);
+  plain.feed(stream, []);
+  assert.deepEqual(fast.outcome(), plain.outcome());
+  fast.done();
+});
