@@ -4,9 +4,11 @@
  *
  *     npm run build                       this machine's binary, and the package for Node
  *     npm run build -- --target=bun-linux-arm64 [--target=…]   binaries for other machines, dist/ccserver-linux-arm64
+ *     npm run build -- --release          the benchmark gate, then binaries for all machines, dist/release/
  *     npm run build -- --deno             a binary made by `deno compile`, dist/ccserver-deno; see DENORT_BIN below
  */
 import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import { copyFileSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import process from "node:process";
@@ -18,12 +20,21 @@ const DIST = join(ROOT, "dist");
 const BIN = join(ROOT, "node_modules", ".bin");
 
 const { values } = parseArgs({
-  options: { target: { type: "string", multiple: true }, deno: { type: "boolean" } },
+  options: {
+    target: { type: "string", multiple: true },
+    deno: { type: "boolean" },
+    release: { type: "boolean" },
+  },
 });
+
+/** Machines that a release is for. */
+const RELEASE_TARGETS = ["bun-linux-x64", "bun-linux-x64-musl", "bun-linux-arm64", "bun-linux-arm64-musl"];
 
 mkdirSync(DIST, { recursive: true });
 if (values.deno) {
   buildDeno();
+} else if (values.release) {
+  release(values.target ?? RELEASE_TARGETS);
 } else if (values.target) {
   for (const target of values.target) {
     buildBinary(join(DIST, `ccserver-${target.replace(/^bun-/, "")}`), target);
@@ -31,6 +42,29 @@ if (values.deno) {
 } else {
   buildBinary(join(DIST, "ccserver"));
   buildNodePackage();
+}
+
+/** No release without the gate: a binary that is slower than the last one's promises is not shipped. */
+function release(targets: readonly string[]): void {
+  buildBinary(join(DIST, "ccserver"));
+  buildNodePackage();
+  const gate = spawnSync(join(BIN, "bun"), [join("bench", "run.ts"), "--gate"], {
+    cwd: ROOT,
+    stdio: "inherit",
+  });
+  if (gate.status !== 0) {
+    console.error("no release: the benchmark gate failed");
+    process.exit(1);
+  }
+  const folder = join(DIST, "release");
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder);
+  const sums = targets.map((target) => {
+    const name = `ccserver-${target.replace(/^bun-/, "")}`;
+    buildBinary(join(folder, name), target);
+    return `${createHash("sha256").update(readFileSync(join(folder, name))).digest("hex")}  ${name}\n`;
+  });
+  writeFileSync(join(folder, "SHA256SUMS"), sums.join(""));
 }
 
 /** One file with the runtime in it. It loads nothing from the folder it is started in. */

@@ -4,18 +4,11 @@
  *     generator (DEALER) ──▶ forwarder ──▶ sink (ROUTER)
  */
 import { Buffer } from "node:buffer";
-import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
-import process from "node:process";
-import { createInterface } from "node:readline";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { Child, folder, type Forwarder, type Running } from "./forwarders.ts";
 import { encodeFrames } from "../src/zmtp/frame.ts";
 import { encodeReady, GREETING } from "../src/zmtp/handshake.ts";
-
-export const ROOT = resolve(process.cwd());
-const BIN = join(ROOT, "node_modules", ".bin");
-const OUT = join(ROOT, "dist", "bench");
 
 /** What is sent: the body's size and the blob's. */
 export interface Shape {
@@ -32,212 +25,12 @@ export const SHAPES: Record<string, Shape> = {
   "1m": { name: "with a 1 MiB blob", bodyBytes: 150, blobBytes: 1024 * 1024 },
 };
 
-/** Something that forwards from a port it listens on to the sink's. */
-export interface Forwarder {
-  name: string;
-  /** Why it cannot be measured here; null when it can. */
-  missing: string | null;
-  /** Messages a second it can about do with small messages, to choose how many to send. */
-  guess: number;
-  wire: "zmtp" | "relay" | "nats";
-  start(to: number, handlers: number): Promise<Running>;
-}
-
-/** A forwarder that runs. */
-export interface Running {
-  port: number;
-  pid: number;
-  stop(): Promise<void>;
-}
-
 /** What one run showed. */
 export interface Result {
   messagesPerSecond: number;
   megabytesPerSecond: number;
   cpuMicros: number;
   peakBytes: number;
-}
-
-const folder = mkdtempSync(join(tmpdir(), "cc-bench-"));
-process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
-
-const installed = (command: string) => spawnSync("which", [command]).status === 0;
-
-/** Builds the C programs that can be built here; returns why one cannot, by name. */
-export function buildPeers(): { load: string; proxyMissing: string | null } {
-  mkdirSync(OUT, { recursive: true });
-  if (!installed("cc")) throw new Error("the load generator needs a C compiler (Debian package gcc)");
-  const cc = (name: string, ...libraries: string[]) => {
-    const args = ["-O2", "-o", join(OUT, name), join(ROOT, "bench", "peers", `${name}.c`), ...libraries];
-    const { status, stderr } = spawnSync("cc", args, { encoding: "utf8" });
-    return status === 0 ? null : stderr;
-  };
-  const failed = cc("load");
-  if (failed) throw new Error(`load.c does not compile:\n${failed}`);
-  return {
-    load: join(OUT, "load"),
-    proxyMissing: cc("zmq_proxy", "-lzmq") && "libzmq's headers (Debian package libzmq3-dev)",
-  };
-}
-
-/** A child process whose lines are waited for. */
-class Child {
-  readonly process: ChildProcess;
-  readonly #lines: string[] = [];
-  #wake: (() => void) | null = null;
-  #exited: string | null = null;
-
-  constructor(
-    command: string,
-    args: string[],
-    env: Record<string, string> = {},
-    stream: "stdout" | "stderr" = "stdout",
-  ) {
-    this.process = spawn(command, args, {
-      cwd: ROOT,
-      env: { ...process.env, ...env },
-      stdio: ["pipe", "pipe", "pipe"],
-    });
-    const other = stream === "stdout" ? this.process.stderr! : this.process.stdout!;
-    let rest = "";
-    other.on("data", (chunk) => rest = (rest + chunk).slice(-2000));
-    createInterface({ input: this.process[stream]! }).on("line", (line) => {
-      this.#lines.push(line);
-      this.#wake?.();
-    });
-    this.process.on("close", (code) => {
-      this.#exited = `${command} ${args[0]} ended with ${code}: ${rest}`;
-      this.#wake?.();
-    });
-  }
-
-  /** The first match in its lines, those that came already too. */
-  async match(pattern: RegExp, timeoutMs = 60_000): Promise<RegExpExecArray> {
-    const deadline = setTimeout(() => {
-      this.#exited ??= `no line like ${pattern} within ${timeoutMs / 1000} s`;
-      this.#wake?.();
-    }, timeoutMs);
-    try {
-      for (;;) {
-        for (let line = this.#lines.shift(); line !== undefined; line = this.#lines.shift()) {
-          const found = pattern.exec(line);
-          if (found) return found;
-        }
-        if (this.#exited !== null) throw new Error(this.#exited);
-        await new Promise<void>((resolve) => this.#wake = resolve);
-      }
-    } finally {
-      clearTimeout(deadline);
-    }
-  }
-
-  go(): void {
-    this.process.stdin!.write("\n");
-  }
-
-  async stop(): Promise<void> {
-    if (this.process.exitCode !== null || this.process.signalCode !== null) return;
-    const closed = new Promise((resolve) => this.process.once("close", resolve));
-    this.process.kill("SIGKILL");
-    await closed;
-  }
-}
-
-/** Our server, started by this command. */
-export function server(name: string, command: string[], missing: string | null, guess: number): Forwarder {
-  return {
-    name,
-    missing,
-    guess,
-    wire: "zmtp",
-    async start(to, handlers) {
-      const file = join(folder, `${name.replace(/\W/g, "")}${to}.ini`);
-      const names = Array.from({ length: handlers }, (_, i) => `h:p${i}`);
-      const sections = names.map((h) => `[${h}]\nhandler = proxy\nremote-cc = tcp://127.0.0.1:${to}\n`).join(
-        "",
-      );
-      writeFileSync(
-        file,
-        `[ccserver]\ncc-socket = tcp://127.0.0.1:*\ncc-role = local\ncc-stats = 2\n[routes]\n${
-          handlers > 0 ? `pub = ${names}` : ""
-        }\n${sections}`,
-      );
-      const child = new Child(command[0], [...command.slice(1), file], {}, "stderr");
-      const [, port] = await child.match(/listening on tcp:\/\/127\.0\.0\.1:(\d+),/);
-      for (let i = 0; i < handlers; i++) await child.match(/ is up/);
-      return { port: Number(port), pid: child.process.pid!, stop: () => child.stop() };
-    },
-  };
-}
-
-function program(
-  name: string,
-  command: string[],
-  missing: string | null,
-  guess: number,
-  wire: Forwarder["wire"] = "zmtp",
-): Forwarder {
-  return {
-    name,
-    missing,
-    guess,
-    wire,
-    async start(to) {
-      const child = new Child(command[0], [
-        ...command.slice(1).map((arg) => arg.replace("{to}", String(to))),
-      ]);
-      const [, port] = await child.match(/(?:127\.0\.0\.1:|^port )(\d+)$/);
-      return { port: Number(port), pid: child.process.pid!, stop: () => child.stop() };
-    },
-  };
-}
-
-function nats(): Forwarder {
-  return {
-    name: "nats-server",
-    missing: installed("nats-server") ? null : "nats-server (Debian package nats-server)",
-    guess: 2_000_000,
-    wire: "nats",
-    async start() {
-      const child = new Child("nats-server", ["-a", "127.0.0.1", "-p", "-1"], {}, "stderr");
-      const [, port] = await child.match(/client connections on 127\.0\.0\.1:(\d+)/);
-      return { port: Number(port), pid: child.process.pid!, stop: () => child.stop() };
-    },
-  };
-}
-
-/** Everything that is compared, ours first. */
-export function forwarders(proxyMissing: string | null): Record<string, Forwarder> {
-  const npm = join("bench", "peers", "npm_zeromq.mjs");
-  const needs = (file: string) => existsSync(join(ROOT, file)) ? null : `${file} ("npm run build")`;
-  return {
-    binary: server("ccserver, binary", [join(ROOT, "dist", "ccserver")], needs("dist/ccserver"), 10_000_000),
-    bun: server("ccserver on Bun", [join(BIN, "bun"), "src/main.ts"], null, 10_000_000),
-    deno: server(
-      "ccserver on Deno",
-      [join(BIN, "deno"), "run", "-A", "--quiet", "src/main.ts"],
-      null,
-      10_000_000,
-    ),
-    node: server("ccserver on Node", ["node", "dist/node/main.js"], needs("dist/node/main.js"), 8_000_000),
-    zmq_proxy: program("libzmq zmq_proxy, C", [join(OUT, "zmq_proxy"), "{to}"], proxyMissing, 1_200_000),
-    nats: nats(),
-    npm_deno: program(
-      "npm zeromq on Deno",
-      [join(BIN, "deno"), "run", "-A", "--quiet", npm, "{to}"],
-      null,
-      50_000,
-    ),
-    npm_node: program("npm zeromq on Node", ["node", npm, "{to}"], null, 40_000),
-    relay_c: program("blind relay, C", [join(OUT, "load"), "relay", "0", "{to}"], null, 16_000_000, "relay"),
-    relay_bun: program(
-      "blind relay, Bun",
-      [join(BIN, "bun"), "bench/peers/bun_relay.ts", "{to}"],
-      null,
-      13_000_000,
-      "relay",
-    ),
-  };
 }
 
 const NO_IDENTITY = new Uint8Array(0);
@@ -313,12 +106,18 @@ export interface LoadOptions {
   handlers: number;
   /** How long one run should take. */
   seconds: number;
+  /** Types that are routed besides the one that is sent. */
+  routes?: number;
+  /** The generator and sink of libzmq, instead of the raw ones: its program. */
+  libzmq?: string;
   /** Called when all messages are through, before anything is stopped. */
   loaded?: (pid: number) => Promise<void>;
 }
 
 /** What is sent before measuring, about: a server that has just started compiles its code. */
 const WARM_UP_SECONDS = 0.5;
+/** Messages a second that libzmq's own generator can about send. */
+const LIBZMQ_GUESS = 1_500_000;
 /** A run that takes longer has stopped. */
 const RUN_MAX_MS = 15_000;
 
@@ -326,7 +125,9 @@ const RUN_MAX_MS = 15_000;
 export async function load(load: string, forwarder: Forwarder, options: LoadOptions): Promise<Result> {
   const { shape, clients, handlers, seconds } = options;
   const f = fixtures(forwarder.wire, shape);
-  const rate = Math.min(forwarder.guess, 2.4e9 / f.messageBytes, forwarder.guess / handlers);
+  const { libzmq } = options;
+  const most = libzmq ? Math.min(forwarder.guess, LIBZMQ_GUESS) : forwarder.guess;
+  const rate = Math.min(most / handlers, 2.4e9 / f.messageBytes);
   const messages = Math.max(1, Math.round(rate * (seconds + WARM_UP_SECONDS) / clients)) * clients;
   const bytesAMessage = f.sinkBytes * handlers;
   const expected = messages * bytesAMessage;
@@ -343,16 +144,23 @@ export async function load(load: string, forwarder: Forwarder, options: LoadOpti
       running.push(sink);
       await sink.match(/^port/);
     } else {
-      sink = new Child(load, ["sink", "0", String(expected), f.sinkHello], env);
+      sink = libzmq
+        ? new Child(libzmq, [
+          "sink",
+          ...[messages, bytesAMessage, Math.round(warmUp / bytesAMessage)].map(String),
+        ])
+        : new Child(load, ["sink", "0", String(expected), f.sinkHello], env);
       running.push(sink);
-      forward = await forwarder.start(Number((await sink.match(/^port (\d+)/))[1]), handlers);
+      forward = await forwarder.start(Number((await sink.match(/^port (\d+)/))[1]), handlers, options.routes);
       running.push(forward);
     }
-    const gen = new Child(
-      load,
-      ["gen", String(forward.port), String(clients), String(messages), f.genHello, f.message],
-      env,
-    );
+    const gen = libzmq
+      ? new Child(libzmq, ["gen", ...[forward.port, messages, shape.bodyBytes, shape.blobBytes].map(String)])
+      : new Child(
+        load,
+        ["gen", String(forward.port), String(clients), String(messages), f.genHello, f.message],
+        env,
+      );
     running.push(gen);
     await gen.match(/^ready/);
     gen.go();
@@ -453,6 +261,22 @@ export async function idleClients(load: string, forwarder: Forwarder, clients: n
   } finally {
     for (const child of running.reverse()) await child.stop();
   }
+}
+
+/** Resident memory of a forwarder that has carried a load of each size, and then rested so long. */
+export async function restBytes(tool: string, forwarder: Forwarder, restSeconds: number): Promise<number> {
+  let bytes = 0;
+  await load(tool, forwarder, {
+    shape: SHAPES["64k"],
+    clients: 100,
+    handlers: 1,
+    seconds: 1,
+    async loaded(pid) {
+      await new Promise((resolve) => setTimeout(resolve, restSeconds * 1000));
+      bytes = statusBytes(pid, "VmRSS");
+    },
+  });
+  return bytes;
 }
 
 /** The middle of a list. */

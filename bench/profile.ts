@@ -5,7 +5,8 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
-import { buildPeers, load, ROOT, server, SHAPES } from "./load.ts";
+import { buildPeers, ROOT, server } from "./forwarders.ts";
+import { load, SHAPES } from "./load.ts";
 
 const [runtime = "bun", shape = "small"] = process.argv.slice(2);
 const COMMANDS: Record<string, string[]> = {

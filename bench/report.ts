@@ -15,6 +15,8 @@ export interface Table {
   rows: Row[];
   /** Bars of the chart, from the rows; none when missing. */
   bars?: { label: string; value: number; unit: string }[];
+  /** Lines of a chart whose axes are both logarithmic. */
+  lines?: { unit: string; series: { label: string; points: [number, number][] }[] };
 }
 
 /** The table with its columns in line. */
@@ -50,7 +52,7 @@ export function environment(root: string): string {
 export function writeReport(root: string, tables: Table[], skipped: string[]): void {
   const folder = join(root, "bench", "report");
   mkdirSync(folder, { recursive: true });
-  const charts = tables.filter(({ bars }) => bars && bars.length > 0);
+  const charts = tables.filter(({ bars, lines }) => lines || (bars && bars.length > 0));
   const parts = tables.map((table) => {
     const chart = charts.indexOf(table);
     return formatTable(table) + (chart < 0 ? "" : `\n![${table.title}](chart${chart + 1}.svg)\n`);
@@ -62,7 +64,9 @@ export function writeReport(root: string, tables: Table[], skipped: string[]): v
       parts.join("\n")
     }`,
   );
-  charts.forEach((table, i) => writeFileSync(join(folder, `chart${i + 1}.svg`), chart(table)));
+  charts.forEach((table, i) =>
+    writeFileSync(join(folder, `chart${i + 1}.svg`), table.lines ? lineChart(table) : chart(table))
+  );
   process.stdout.write(`\nwritten: bench/report/report.md and ${charts.length} charts\n`);
 }
 
@@ -86,6 +90,44 @@ function chart({ title, bars = [] }: Table): string {
   }" height="${height}" ` +
     `font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>` +
     `<text x="12" y="20" font-size="14" font-weight="bold">${escape(title)}</text>${rows.join("")}</svg>\n`;
+}
+
+const COLORS = ["#2563eb", "#94a3b8", "#0f766e"];
+
+function lineChart({ title, lines }: Table): string {
+  const { unit, series } = lines!;
+  const [left, top, width, height] = [60, 40, 560, 260];
+  const all = series.flatMap(({ points }) => points);
+  const scale = (values: number[], from: number, to: number) => {
+    const low = Math.log10(Math.min(...values)) - 0.05;
+    const high = Math.max(Math.log10(Math.max(...values)) + 0.05, low + 0.2);
+    return (value: number) => from + (Math.log10(value) - low) / (high - low) * (to - from);
+  };
+  const x = scale(all.map(([value]) => value), left, left + width);
+  const y = scale(all.map(([, value]) => value), top + height, top);
+  const drawn = series.map(({ label, points }, i) => {
+    const color = COLORS[i % COLORS.length];
+    const path = points.map(([px, py]) => `${x(px).toFixed(1)},${y(py).toFixed(1)}`).join(" ");
+    const dots = points.map(([px, py]) =>
+      `<circle cx="${x(px).toFixed(1)}" cy="${y(py).toFixed(1)}" r="3" fill="${color}"/>` +
+      `<text x="${x(px).toFixed(1)}" y="${(y(py) - 8).toFixed(1)}" text-anchor="middle" font-size="10">${
+        Number(py.toPrecision(2))
+      }</text>`
+    );
+    return `<polyline points="${path}" fill="none" stroke="${color}" stroke-width="2"/>${dots.join("")}` +
+      `<text x="${left + 10 + i * 200}" y="34" fill="${color}">${escape(label)}, µs</text>`;
+  });
+  const ticks = [...new Set(all.map(([value]) => value))].map((value) =>
+    `<text x="${x(value).toFixed(1)}" y="${top + height + 18}" text-anchor="middle">${value}</text>`
+  );
+  return `<svg xmlns="http://www.w3.org/2000/svg" width="${left + width + 20}" height="${
+    top + height + 44
+  }" ` +
+    `font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>` +
+    `<text x="12" y="18" font-size="14" font-weight="bold">${escape(title)}</text>` +
+    `<path d="M${left} ${top}V${top + height}H${left + width}" fill="none" stroke="#cbd5e1"/>` +
+    `${drawn.join("")}${ticks.join("")}` +
+    `<text x="${left + width}" y="${top + height + 36}" text-anchor="end">${escape(unit)}</text></svg>\n`;
 }
 
 function escape(text: string): string {

@@ -5,22 +5,23 @@
  *     npm run bench -- --only=micro        one part: micro, start, load, clients, rtt, idle
  *     npm run bench -- --rounds=5 --seconds=2
  *     npm run bench -- --peers=binary,zmq_proxy --shapes=small,1k
+ *     npm run bench -- --gate              judge a release by gate.json; --short: what CI judges
+ *     npm run bench -- --gate --server="bun other.ts"   another server than dist/ccserver
  *
  * Peers are measured in turn, A B A B, and the medians of their rounds compared: this may be a noisy machine.
  */
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { Bench } from "tinybench";
+import { buildPeers, type Forwarder, forwarders, ROOT, server } from "./forwarders.ts";
+import { runGate } from "./gate.ts";
 import {
-  buildPeers,
-  type Forwarder,
-  forwarders,
   idleClients,
   load,
   type LoadOptions,
   median,
+  restBytes,
   type Result,
-  ROOT,
   roundTrips,
   SHAPES,
   statusBytes,
@@ -35,7 +36,11 @@ import { environment, formatTable, type Table, writeReport } from "./report.ts";
 
 const { values } = parseArgs({
   options: {
-    only: { type: "string", default: "micro,start,load,clients,rtt,idle" },
+    only: { type: "string", default: "micro,start,load,libzmq,clients,handlers,rtt,idle,rest,growth" },
+    gate: { type: "boolean" },
+    short: { type: "boolean", default: false },
+    bar: { type: "string" },
+    server: { type: "string" },
     peers: { type: "string" },
     shapes: { type: "string", default: Object.keys(SHAPES).join() },
     rounds: { type: "string", default: "3" },
@@ -54,6 +59,12 @@ function show(table: Table): void {
 }
 
 console.log(environment(ROOT));
+if (values.gate) {
+  const { load: tool, libzmqMissing } = buildPeers();
+  const all = forwarders(libzmqMissing);
+  if (values.server) all.binary = server(values.server, values.server.split(" "), null, 1_500_000);
+  process.exit(await runGate(tool, all, { short: values.short, only: values.bar }) ? 0 : 1);
+}
 if (parts.includes("micro")) await micro();
 if (parts.some((part) => part !== "micro")) await processes();
 writeReport(ROOT, tables, skipped);
@@ -87,8 +98,8 @@ function available(all: Record<string, Forwarder>): [string, Forwarder][] {
 }
 
 async function processes(): Promise<void> {
-  const { load: tool, proxyMissing } = buildPeers();
-  const peers = available(forwarders(proxyMissing));
+  const { load: tool, zmqLoad, libzmqMissing } = buildPeers();
+  const peers = available(forwarders(libzmqMissing));
   if (parts.includes("start")) {
     await start(peers.filter(([key]) => ["binary", "bun", "deno", "node"].includes(key)));
   }
@@ -102,6 +113,16 @@ async function processes(): Promise<void> {
       });
     }
   }
+  if (parts.includes("libzmq") && libzmqMissing === null) {
+    const zmtp = peers.filter(([, peer]) => peer.wire === "zmtp");
+    await compare(tool, zmtp, "Forwarding, 150 B body, libzmq as generator and sink", {
+      shape: SHAPES.small,
+      clients: 1,
+      handlers: 1,
+      seconds,
+      libzmq: zmqLoad,
+    });
+  }
   const own = peers.filter(([key]) => ["binary", "deno", "node", "zmq_proxy"].includes(key));
   if (parts.includes("clients")) {
     for (const clients of [8, 100, 1000]) {
@@ -112,7 +133,9 @@ async function processes(): Promise<void> {
         seconds,
       });
     }
-    const ours = own.filter(([key]) => key !== "zmq_proxy");
+  }
+  const ours = own.filter(([key]) => key !== "zmq_proxy");
+  if (parts.includes("handlers")) {
     await compare(tool, ours, "Three handlers that all forward, 150 B body", {
       shape: SHAPES.small,
       clients: 1,
@@ -122,6 +145,73 @@ async function processes(): Promise<void> {
   }
   if (parts.includes("rtt")) await latency(tool, own);
   if (parts.includes("idle")) await idle(tool, own);
+  if (parts.includes("rest")) await rest(tool, ours);
+  if (parts.includes("growth")) {
+    await growth(
+      tool,
+      own.filter(([key]) => key === "binary" || key === "zmq_proxy"),
+    );
+  }
+}
+
+/** How the cost of a message grows: one chart each. */
+async function growth(tool: string, peers: [string, Forwarder][]): Promise<void> {
+  const small = { shape: SHAPES.small, clients: 1, handlers: 1, seconds };
+  const bodies = [50, 150, 500, 1500, 5000, 15_000, 50_000, 150_000, 500_000];
+  const plans: { title: string; unit: string; points: [number, LoadOptions][]; ours?: boolean }[] = [
+    {
+      title: "CPU a message by its size",
+      unit: "bytes of the body",
+      points: bodies.map((n) => [n, { ...small, shape: { name: `${n} B`, bodyBytes: n, blobBytes: 0 } }]),
+    },
+    {
+      title: "CPU a message by clients",
+      unit: "clients",
+      points: [1, 3, 10, 30, 100, 300, 1000].map((n) => [n, { ...small, clients: n }]),
+    },
+    {
+      title: "CPU a message by handlers that forward it",
+      unit: "handlers",
+      points: [1, 2, 3, 4, 5].map((n) => [n, { ...small, handlers: n }]),
+      ours: true,
+    },
+    {
+      title: "CPU a message by routes in the config",
+      unit: "routes",
+      points: [1, 10, 100, 1000].map((n) => [n, { ...small, routes: n }]),
+      ours: true,
+    },
+  ];
+  for (const { title, unit, points, ours } of plans) {
+    const measured = peers.filter(([key]) => !ours || key === "binary");
+    const lines = measured.map(([, peer]) => ({ label: peer.name, points: [] as [number, number][] }));
+    for (const [x, options] of points) {
+      for (const [i, [, peer]] of measured.entries()) {
+        process.stderr.write(`\r${title}: ${x}, ${peer.name}${" ".repeat(20)}`);
+        const costs: number[] = [];
+        for (let round = 0; round < rounds; round++) costs.push((await load(tool, peer, options)).cpuMicros);
+        lines[i].points.push([x, median(costs)]);
+      }
+    }
+    process.stderr.write(`\r${" ".repeat(100)}\r`);
+    show({
+      title,
+      head: [unit, ...lines.map(({ label }) => `${label}, µs`)],
+      rows: points.map(([x], i) => [String(x), ...lines.map((line) => line.points[i][1].toFixed(3))]),
+      lines: { unit, series: lines },
+    });
+  }
+}
+
+/** Memory after a load and a minute of rest. */
+async function rest(tool: string, peers: [string, Forwarder][]): Promise<void> {
+  const rows: string[][] = [];
+  for (const [, peer] of peers) {
+    process.stderr.write(`\rresting: ${peer.name}${" ".repeat(20)}`);
+    rows.push([peer.name, (await restBytes(tool, peer, 60) / 2 ** 20).toFixed(0)]);
+  }
+  process.stderr.write(`\r${" ".repeat(100)}\r`);
+  show({ title: "Memory after 100 clients' load and a minute of rest", head: ["server", "MiB"], rows });
 }
 
 /** From spawn to listening, and the memory of a server that has nothing to do. */

@@ -1,0 +1,209 @@
+/**
+ * The gate: `npm run bench -- --gate`. Fails a release that falls below the ratios of gate.json.
+ *
+ * Everything a bar compares is measured in one run, in turn, round by round; a bar is judged by the median of the ratios
+ * of its rounds, never by absolute times. Ratios that lie too far apart make it erratic: it is measured again, and what
+ * stays erratic fails only if no round at all came up to the bar.
+ */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import type { Forwarder } from "./forwarders.ts";
+import { ROOT } from "./forwarders.ts";
+import { idleClients, load, median, restBytes, type Result, roundTrips, SHAPES } from "./load.ts";
+
+/** One line of gate.json. */
+export interface Bar {
+  of: string;
+  ofHandlers?: number;
+  ofClients?: number;
+  /** Missing for figures that are not compared: memory in absolute numbers. */
+  to?: string;
+  figure: keyof typeof FIGURES;
+  shape?: string;
+  /** The ratio is at least, or at most, so much. */
+  least?: number;
+  most?: number;
+  /** The part that noise may take off. */
+  tolerance?: number;
+  short?: boolean;
+}
+
+interface Gate {
+  rounds: number;
+  seconds: number;
+  /** Ratios whose quartiles lie farther apart than this part of their median are erratic. */
+  spread: number;
+  /** How often an erratic bar is measured again. */
+  repeats: number;
+  bars: Bar[];
+}
+
+const FIGURES = {
+  messagesPerSecond: "messages/s",
+  megabytesPerSecond: "MB/s",
+  cpuMicros: "CPU a message",
+  p99: "p99 through two hops",
+  peakMiB: "peak memory of all runs, MiB",
+  restMiB: "memory after a minute of rest, MiB",
+  idleKiB: "memory of an idle client, KiB",
+} as const;
+
+/** What is judged of a bar. */
+export interface Verdict {
+  verdict: "ok" | "FAILED" | "erratic";
+  median: number;
+  /** Distance of the quartiles as a part of the median. */
+  spread: number;
+}
+
+/** Judges ratios, one of each round. */
+export function judge(bar: Bar, ratios: readonly number[], erraticSpread: number): Verdict {
+  const tolerance = bar.tolerance ?? 0;
+  const holds = (ratio: number) =>
+    bar.least !== undefined ? ratio >= bar.least * (1 - tolerance) : ratio <= bar.most! * (1 + tolerance);
+  const sorted = [...ratios].sort((a, b) => a - b);
+  const middle = median(sorted);
+  const quartile = (q: number) => sorted[Math.round(q * (sorted.length - 1))];
+  const spread = (quartile(0.75) - quartile(0.25)) / middle;
+  if (holds(middle)) return { verdict: "ok", median: middle, spread };
+  const erratic = spread > erraticSpread && sorted.some(holds);
+  return { verdict: erratic ? "erratic" : "FAILED", median: middle, spread };
+}
+
+/** A bar in words. */
+export function describe(bar: Bar, names: (key: string) => string): string {
+  const setup = [
+    bar.shape === undefined ? "" : SHAPES[bar.shape].name,
+    bar.ofHandlers ? `${bar.ofHandlers} handlers to one` : "",
+    bar.ofClients ? `${bar.ofClients} clients to one` : "",
+  ].filter((text) => text !== "").join(", ");
+  const to = bar.to === undefined || bar.to === bar.of ? "" : ` to ${names(bar.to)}`;
+  return `${names(bar.of)}${to}: ${FIGURES[bar.figure]}${setup === "" ? "" : ` (${setup})`}`;
+}
+
+/** One thing to measure; bars that want the same share it. */
+interface Task {
+  key: string;
+  forwarder: Forwarder;
+  measure: () => Promise<Partial<Result> & { p99?: number }>;
+}
+
+/**
+ * Measures and judges all bars.
+ *
+ * @param only Words: only bars whose description has one of them.
+ * @returns False when one failed.
+ */
+export async function runGate(
+  tool: string,
+  forwarders: Record<string, Forwarder>,
+  options: { short: boolean; only?: string },
+): Promise<boolean> {
+  const gate = JSON.parse(readFileSync(join(ROOT, "bench", "gate.json"), "utf8")) as Gate;
+  const names = (key: string) => forwarders[key].name;
+  let failed = 0;
+  const peaks = new Map<string, number>();
+  const report = (verdict: string, bar: Bar, rest: string) => {
+    if (verdict === "FAILED") failed++;
+    console.log(`${verdict.padEnd(7)}  ${describe(bar, names)}: ${rest}`);
+  };
+  const bars = gate.bars.filter((bar) =>
+    (!options.short || bar.short) &&
+    (options.only === undefined || describe(bar, names).includes(options.only))
+  ).filter((bar) => {
+    const missing = [bar.of, bar.to].map((key) => key === undefined ? null : forwarders[key].missing).find(
+      Boolean,
+    );
+    if (missing) report("skipped", bar, `${missing} is missing`);
+    return !missing;
+  });
+  const rounds = options.short ? 3 : gate.rounds;
+
+  const compared = bars.filter((bar) => bar.to !== undefined);
+  let open = compared;
+  const ratios = new Map<Bar, number[]>(compared.map((bar) => [bar, []]));
+  const broken = new Map<string, string>();
+  for (let attempt = 0; open.length > 0 && attempt <= gate.repeats; attempt++) {
+    if (attempt > 0) {
+      console.log(`erratic, measured again: ${open.map((bar) => describe(bar, names)).join("; ")}`);
+    }
+    await measureRounds(open, rounds);
+    open = open.filter((bar) =>
+      ratios.get(bar)!.length > 0 && judge(bar, ratios.get(bar)!, gate.spread).verdict === "erratic"
+    );
+  }
+  for (const bar of compared) {
+    const found = ratios.get(bar)!;
+    if (found.length === 0) {
+      // A peer that stops is named; our own server that stops has failed.
+      const why = broken.get(bar.to!) ?? broken.get(bar.of) ?? "no round came to its end";
+      report(broken.has(bar.of) ? "FAILED" : "skipped", bar, why);
+      continue;
+    }
+    const { verdict, median, spread } = judge(bar, found, gate.spread);
+    report(verdict, bar, `${median.toPrecision(3)} ${limit(bar)}, spread ${(spread * 100).toFixed(0)} %`);
+  }
+  for (const bar of bars.filter((bar) => bar.to === undefined)) await judgeMemory(bar);
+  console.log(failed === 0 ? "gate: passed" : `gate: ${failed} FAILED`);
+  return failed === 0;
+
+  async function measureRounds(wanted: Bar[], count: number): Promise<void> {
+    const tasks = new Map<string, Task>();
+    for (const bar of wanted) {
+      for (const task of [taskOf(bar, true), taskOf(bar, false)]) tasks.set(task.key, task);
+    }
+    for (let round = 0; round < count; round++) {
+      const results = new Map<string, Record<string, number | undefined>>();
+      for (const { key, forwarder, measure } of tasks.values()) {
+        process.stderr.write(`\rround ${round + 1} of ${count}: ${key}${" ".repeat(40)}`);
+        try {
+          const result = await measure();
+          results.set(key, { ...result });
+          peaks.set(forwarder.name, Math.max(peaks.get(forwarder.name) ?? 0, result.peakBytes ?? 0));
+        } catch (error) {
+          const name = Object.entries(forwarders).find(([, f]) => f === forwarder)![0];
+          broken.set(name, (error as Error).message.split("\n")[0]);
+          tasks.delete(key);
+        }
+      }
+      process.stderr.write(`\r${" ".repeat(100)}\r`);
+      for (const bar of wanted) {
+        const of = results.get(taskOf(bar, true).key)?.[bar.figure];
+        const to = results.get(taskOf(bar, false).key)?.[bar.figure];
+        if (of !== undefined && to !== undefined && to > 0) ratios.get(bar)!.push(of / to);
+      }
+    }
+  }
+
+  function taskOf(bar: Bar, ours: boolean): Task {
+    const name = ours ? bar.of : bar.to!;
+    const forwarder = forwarders[name];
+    if (bar.figure === "p99") {
+      return { key: `${name} two hops`, forwarder, measure: () => roundTrips(tool, forwarder, 20_000, 1) };
+    }
+    const clients = ours ? bar.ofClients ?? 1 : 1;
+    const handlers = ours ? bar.ofHandlers ?? 1 : 1;
+    const shape = SHAPES[bar.shape!];
+    return {
+      key: `${name} ${bar.shape} ${clients} ${handlers}`,
+      forwarder,
+      measure: () => load(tool, forwarder, { shape, clients, handlers, seconds: gate.seconds }),
+    };
+  }
+
+  async function judgeMemory(bar: Bar): Promise<void> {
+    const forwarder = forwarders[bar.of];
+    const value = bar.figure === "idleKiB"
+      ? await idleClients(tool, forwarder, 5000) / 1024
+      : bar.figure === "restMiB"
+      ? await restBytes(tool, forwarder, 60) / 2 ** 20
+      : (peaks.get(forwarder.name) ?? 0) / 2 ** 20;
+    report(value <= bar.most! ? "ok" : "FAILED", bar, `${value.toPrecision(3)} ${limit(bar)}`);
+  }
+}
+
+function limit(bar: Bar): string {
+  const noise = bar.tolerance ? ` ± ${bar.tolerance * 100} %` : "";
+  return bar.least !== undefined ? `(at least ${bar.least}${noise})` : `(at most ${bar.most}${noise})`;
+}
