@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import runtime from "#runtime";
 import { MESSAGE_MAX_FRAMES, TYPE_MAX_BYTES } from "../src/limits.ts";
+import type { Piece } from "../src/runtime/arena.ts";
 import { Logger } from "../src/log.ts";
 import { Dispatcher } from "../src/server/dispatch.ts";
 import { Statistics } from "../src/server/stats.ts";
@@ -72,8 +73,9 @@ class Upstream implements DealerSocket {
     const { egress } = this;
     return {
       runRoom: () => egress.runRoom(),
-      get runBuf() {
-        return egress.runBuf;
+      runLimit: () => egress.runLimit(),
+      get runBlock() {
+        return egress.runBlock;
       },
       get runAt() {
         return egress.runAt;
@@ -81,6 +83,10 @@ class Upstream implements DealerSocket {
       ran: (messages: number, bytes: number) => {
         this.ran += messages;
         egress.ran(messages, bytes);
+      },
+      ranAs: (block: Piece, at: number, messages: number, bytes: number) => {
+        this.ran += messages;
+        egress.ranAs(block, at, messages, bytes);
       },
     };
   }
@@ -265,6 +271,24 @@ test("relay: types that share a slot do not take each other's way", () => {
   const [fast, plain] = [make(true), make(false)];
   fast.feed(stream, []);
   plain.feed(stream, []);
+  assert.deepEqual(fast.outcome(), plain.outcome());
+  fast.done();
+});
+
+test("relay: a long run for several upstreams is written by each from one block, which is used again after the last", () => {
+  const prefix = new Uint8Array([1, 5, 0, 1, 2, 3, 4]);
+  const stream = new Uint8Array(
+    Buffer.concat(
+      Array.from({ length: 20_000 }, (_, i) => message("", "log.info", `${i} ${"x".repeat(i % 200)}`, "")),
+    ),
+  );
+  const make = (kernel: boolean) => server({ log: [0, 1, 2] }, { kernel, prefix });
+  const [fast, plain] = [make(true), make(false)];
+  fast.feed(stream, Array(100).fill(200_000));
+  plain.feed(stream, []);
+  assert.ok(fast.ran() > 3 * 19_000, `${fast.ran()} in runs`);
+  const [one, ...others] = plain.outcome().bytes;
+  assert.ok(others.every((bytes) => bytes === one));
   assert.deepEqual(fast.outcome(), plain.outcome());
   fast.done();
 });

@@ -8,6 +8,8 @@ export interface Piece {
   readonly buf: Uint8Array;
   readonly start: number;
   readonly end: number;
+  /** Who uses it besides the one that took it. */
+  shares?: number;
 }
 
 const KIB = 1024;

@@ -158,9 +158,9 @@ export class Dispatcher implements MessageSink {
     const { kind, queues } = entry.way;
     const first = queues[0];
     let room = first.runRoom();
-    for (let i = 1; i < queues.length; i++) room = Math.min(room, queues[i].runRoom());
-    if (room <= 0) return at;
-    for (let i = 0; i < queues.length; i++) if (queues[i].runBuf !== buf) return at;
+    for (let i = 1; i < queues.length; i++) room = Math.min(room, queues[i].runLimit());
+    const block = first.runBlock;
+    if (room <= 0 || block === null || block.buf !== buf) return at;
     if (this.#since < 0) this.#since = this.#now();
     const to = first.runAt;
     const { prefix } = source;
@@ -170,8 +170,7 @@ export class Dispatcher implements MessageSink {
     const bytes = next - at + taken * prefix.length;
     first.ran(taken, bytes);
     for (let i = 1; i < queues.length; i++) {
-      buf.copyWithin(queues[i].runAt, to, to + bytes);
-      queues[i].ran(taken, bytes);
+      queues[i].ranAs(block, to, taken, bytes);
     }
     return next;
   }

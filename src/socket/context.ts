@@ -105,7 +105,12 @@ export class Context {
       { buf: new Uint8Array(bytes), start: 0, end: bytes };
   }
 
+  /** Gives a block back, once all that share it have. */
   returnBlock(block: Piece): void {
+    if (block.shares) {
+      block.shares--;
+      return;
+    }
     if (this.arena !== null && block.buf === this.arena.buf) {
       this.arena.give(block);
       return;

@@ -11,6 +11,7 @@ import {
   UPSTREAM_STALL_MS,
 } from "../limits.ts";
 import { type Logger, reason } from "../log.ts";
+import type { Piece } from "../runtime/arena.ts";
 import type { Address, Link } from "../runtime/types.ts";
 import type { PeerProperties } from "../zmtp/handshake.ts";
 import { Connection } from "./connection.ts";
@@ -104,14 +105,20 @@ export class Dealer implements DealerSocket, RunQueue {
   runRoom(): number {
     return this.#up ? this.#egress.runRoom() : 0;
   }
-  get runBuf(): Uint8Array | null {
-    return this.#egress.runBuf;
+  runLimit(): number {
+    return this.#up ? this.#egress.runLimit() : 0;
+  }
+  get runBlock(): Piece | null {
+    return this.#egress.runBlock;
   }
   get runAt(): number {
     return this.#egress.runAt;
   }
   ran(messages: number, bytes: number): void {
     this.#egress.ran(messages, bytes);
+  }
+  ranAs(block: Piece, at: number, messages: number, bytes: number): void {
+    this.#egress.ranAs(block, at, messages, bytes);
   }
 
   hold(source: Source): void {

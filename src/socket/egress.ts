@@ -21,6 +21,8 @@ import { BLOCK_BYTES, type Context, type Flushable } from "./context.ts";
 /** From here on a message that owns its buffer is not copied. */
 const REFERENCE_MIN_BYTES = 64 * 1024;
 const LARGEST = BLOCK_BYTES.length - 1;
+/** From here on a run for several queues is not copied for each. */
+const SHARE_MIN_BYTES = 64 * 1024;
 /** A block with less room takes no run of messages. */
 const RUN_MIN_BYTES = 2 * 1024;
 /** Control frames that may wait; a peer that asks for more without reading gets none. */
@@ -241,11 +243,15 @@ export class Egress implements Flushable {
       block = this.#room(RUN_MIN_BYTES);
       if (block === null) return 0;
     }
-    return Math.min(block.end - this.#fill, this.#floorBytes - this.bytes);
+    return Math.min(block.end - this.#fill, this.runLimit());
   }
-  /** The memory of the run, and where in it. */
-  get runBuf(): Uint8Array | null {
-    return this.#block === null ? null : this.#block.buf;
+  /** Bytes that may come before the queue could be full. */
+  runLimit(): number {
+    return Math.max(0, this.#floorBytes - this.bytes);
+  }
+  /** The block for the run, and where in its memory. */
+  get runBlock(): Piece | null {
+    return this.#block;
   }
   get runAt(): number {
     return this.#fill;
@@ -255,6 +261,19 @@ export class Egress implements Flushable {
     if (!this.#dirty) this.#mark();
     this.#fill += bytes;
     this.#blockMessages += messages;
+  }
+
+  /** A run that another queue has in its block: a long one is written from there, a short one copied. */
+  ranAs(block: Piece, at: number, messages: number, bytes: number): void {
+    if (bytes < SHARE_MIN_BYTES && this.runRoom() >= bytes && this.#block!.buf === block.buf) {
+      block.buf.copyWithin(this.#fill, at, at + bytes);
+      this.ran(messages, bytes);
+      return;
+    }
+    if (!this.#dirty) this.#mark();
+    this.#seal();
+    block.shares = (block.shares ?? 0) + 1;
+    this.#push(new Segment(block.buf, block, at, at + bytes, messages));
   }
 
   /** Asks for {@link ondrained} once the queue, full now, has room again. */
@@ -349,6 +368,13 @@ export class Egress implements Flushable {
   #seal(): void {
     const block = this.#block;
     if (block === null) return;
+    if (this.#fill === block.start) {
+      // Room was made for a run that did not come about.
+      this.#context.returnBlock(block);
+      this.#block = null;
+      this.#fill = this.#blockStart = 0;
+      return;
+    }
     this.#push(new Segment(block.buf, block, block.start, this.#fill, this.#blockMessages));
     if ((this.#fill - block.start) * 8 < block.end - block.start && this.#blockSize > 0) this.#blockSize--;
     this.#block = null;

@@ -4,6 +4,8 @@
  *
  * A message is the bytes of its frames, headers included: `buf[start, end)`.
  */
+import type { Piece } from "../runtime/arena.ts";
+
 /** Where a message came from. */
 export interface Source {
   /** The frame that a ROUTER puts in front of this peer's messages: its identity, header included. */
@@ -51,13 +53,17 @@ export interface RunQueue {
   /**
    * Makes room for a run.
    *
-   * @returns How many bytes of `runBuf` from `runAt` on may be filled before the queue could be full; 0 when none.
+   * @returns How many bytes of `runBlock` from `runAt` on may be filled before the queue could be full; 0 when none.
    */
   runRoom(): number;
-  readonly runBuf: Uint8Array | null;
+  /** Bytes that may come before the queue could be full; 0 when none. */
+  runLimit(): number;
+  readonly runBlock: Piece | null;
   readonly runAt: number;
   /** So many messages and bytes, prefixes included, were put there. */
   ran(messages: number, bytes: number): void;
+  /** The same run as another queue has it in its block, at `at`. */
+  ranAs(block: Piece, at: number, messages: number, bytes: number): void;
 }
 
 /** Why a socket dropped a message. */
