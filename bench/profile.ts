@@ -1,11 +1,13 @@
 /**
- * A CPU profile of the hot path: `bun bench/profile.ts [bun|node] [small|1k|64k|1m]`. Prints where the time goes and writes
- * the profile to `bench/report/`, to open in a browser's developer tools.
+ * A CPU profile of the hot path: `npm run profile [bun|node|binary] [small|1k|64k|1m]`. Prints where the time goes. Of bun
+ * and node it is a profile of the JavaScript, which is also written to `bench/report/`, to open in a browser's developer
+ * tools; of the binary, with Linux's `perf` (Debian package linux-perf), of everything, the system's part too.
  */
+import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
-import { buildPeers, ROOT, server } from "./forwarders.ts";
+import { buildPeers, forwarders, ROOT, server } from "./forwarders.ts";
 import { load, SHAPES } from "./load.ts";
 
 const [runtime = "bun", shape = "small"] = process.argv.slice(2);
@@ -13,9 +15,13 @@ const COMMANDS: Record<string, string[]> = {
   bun: [join(ROOT, "node_modules", ".bin", "bun"), "--cpu-prof", "src/main.ts"],
   node: ["node", "--cpu-prof", "dist/node/main.js"],
 };
-if (!(runtime in COMMANDS) || !(shape in SHAPES)) {
-  console.error("usage: bun bench/profile.ts [bun|node] [small|1k|64k|1m]");
+if (!(runtime in COMMANDS || runtime === "binary") || !(shape in SHAPES)) {
+  console.error("usage: npm run profile [bun|node|binary] [small|1k|64k|1m]");
   process.exit(64);
+}
+if (runtime === "binary") {
+  await perf();
+  process.exit(0);
 }
 const dir = join(ROOT, "bench", "report", `profile-${runtime}-${shape}`);
 rmSync(dir, { recursive: true, force: true });
@@ -49,6 +55,66 @@ const result = await load(
   if (!/ENOENT/.test(String(error))) throw error;
 });
 if (result) console.log(result);
+
+/** Samples of the whole process while it forwards, by where they lie and by function. */
+async function perf(): Promise<void> {
+  const { load: tool, libzmqMissing } = buildPeers();
+  const { binary } = forwarders(libzmqMissing);
+  if (binary.missing !== null) throw new Error(`${binary.missing} is missing`);
+  const data = join(ROOT, "bench", "report", "perf.data");
+  mkdirSync(join(ROOT, "bench", "report"), { recursive: true });
+  let recorder: ChildProcess | null = null;
+  const recorded = {
+    ...binary,
+    async start(to: number, handlers: number) {
+      const running = await binary.start(to, handlers);
+      recorder = spawn(
+        "perf",
+        // The first second compiles.
+        [
+          "record",
+          "-e",
+          "cpu-clock",
+          "-F",
+          "5000",
+          "-D",
+          "1000",
+          "-g",
+          "-o",
+          data,
+          "-p",
+          String(running.pid),
+        ],
+        { stdio: "ignore" },
+      );
+      recorder.on("error", () => {
+        console.error("perf is missing (Debian package linux-perf)");
+        process.exit(69);
+      });
+      return running;
+    },
+  };
+  const result = await load(tool, recorded, {
+    shape: SHAPES[shape],
+    clients: 1,
+    handlers: 1,
+    seconds: 4,
+    async loaded() {
+      const ended = new Promise((resolve) => recorder!.once("close", resolve));
+      recorder!.kill("SIGINT");
+      await ended;
+    },
+  });
+  console.log(result);
+  for (const by of ["dso", "sym"]) {
+    const { stdout } = spawnSync(
+      "perf",
+      ["report", "-i", data, "--no-children", "-g", "none", "--comm", "ccserver", "--sort", by, "--stdio"],
+      { encoding: "utf8" },
+    );
+    console.log(stdout.split("\n").filter((line) => line.includes("%")).slice(0, 14).join("\n") + "\n");
+  }
+}
 
 interface CpuProfile {
   nodes: { id: number; callFrame: { functionName: string; url: string; lineNumber: number } }[];

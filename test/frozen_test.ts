@@ -88,6 +88,70 @@ for (const target of TARGETS) {
     assert.equal((await server.stop()).code, 0);
   });
 
+  test(`${target.name}: many clients wait for a frozen upstream in little memory, and then lose nothing`, async () => {
+    const [clients, each, bodyBytes] = [150, 1500, 700];
+    const numbered = (n: number) => message("", "pub.x", String(n).padEnd(bodyBytes, "x"), "");
+    const stride = 7 + numbered(0).length;
+    const next = new Map<string, number>();
+    let received = 0;
+    let rest: Buffer = Buffer.alloc(0);
+    let skip = -1;
+    using far = await upstream((socket) => {
+      socket.on("data", (data) => {
+        rest = rest.length === 0 ? data as Buffer : Buffer.concat([rest, data as Buffer]);
+        if (skip < 0) {
+          if (rest.length < 66 || rest.length < 66 + rest[65]) return;
+          skip = 66 + rest[65];
+          rest = rest.subarray(skip);
+          socket.pause(); // frozen, until the test says otherwise
+        }
+        let at = 0;
+        for (; at + stride <= rest.length; at += stride) {
+          const from = rest.toString("latin1", at + 2, at + 7);
+          const body = at + stride - 2 - bodyBytes;
+          assert.equal(
+            parseInt(rest.toString("latin1", body, body + 8), 10),
+            next.get(from) ?? 0,
+            "in order",
+          );
+          next.set(from, (next.get(from) ?? 0) + 1);
+          received++;
+        }
+        rest = rest.subarray(at);
+      });
+    });
+    await using server = await ServerProcess.start(
+      config(far.endpoint).replace("stall-timeout = 3", "stall-timeout = 60"),
+      target,
+    );
+    await server.until(/is up/);
+    const before = server.residentBytes;
+    const peers = await Promise.all(Array.from({ length: clients }, () => RawPeer.open(server.port)));
+    const stream = Buffer.concat(Array.from({ length: each }, (_, n) => numbered(n)));
+    for (const peer of peers) peer.socket.write(stream);
+    // What is not with the server is in kernel buffers, or waits here: all are held once nothing moves any more.
+    let left = -1;
+    await until(
+      "all to be held",
+      () => {
+        const now = peers.reduce((sum, { socket }) => sum + socket.writableLength, 0);
+        const still = now === left;
+        left = now;
+        return still;
+      },
+      30_000,
+      500,
+    );
+    const grown = server.residentBytes - before;
+    assert.ok(grown < 128 * MIB, `memory grew by ${(grown / MIB).toFixed(1)} MiB`);
+    far.sockets[0].resume();
+    await until("all messages", () => received >= clients * each, 60_000);
+    assert.deepEqual([...next.values()], Array(clients).fill(each));
+    assert.doesNotMatch(server.output, /dropped \d/);
+    for (const peer of peers) peer.close();
+    assert.equal((await server.stop()).code, 0);
+  });
+
   test(`${target.name}: a frozen client never holds up the others; its drops are counted, at last it is disconnected`, async () => {
     // The upstream answers each message with a hundred large replies for the client that sent it.
     const reply = "y".repeat(10_000);

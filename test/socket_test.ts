@@ -20,7 +20,7 @@ import {
 import type { Link, LinkEvents } from "../src/runtime/types.ts";
 import { Server } from "../src/server/server.ts";
 import { Router as PlainRouter } from "../src/socket/router.ts";
-import { Context, SYSTEM_CLOCK } from "../src/socket/context.ts";
+import { BLOCK_BYTES, Context, SYSTEM_CLOCK } from "../src/socket/context.ts";
 import { Egress } from "../src/socket/egress.ts";
 import { Dealer as PlainDealer } from "../src/socket/dealer.ts";
 import { nativeEngine } from "../src/socket/native.ts";
@@ -242,6 +242,25 @@ test("reconnecting backs off exponentially, with jitter and a cap, and asks for 
   const closed = dealer.close(0);
   for (const timer of timers) if (timer.live) timer.f();
   await closed;
+});
+
+test("two contexts of one program never get the same block", () => {
+  const make = () =>
+    new Context({
+      transport: runtime,
+      clock: SYSTEM_CLOCK,
+      random: Math.random,
+      resolve: () => Promise.resolve([]),
+      log: new Logger("test", { sink: () => {}, pid: 1 }),
+    });
+  const contexts = [make(), make()];
+  for (const size of BLOCK_BYTES.keys()) {
+    const blocks = contexts.flatMap((context) => [context.takeBlock(size), context.takeBlock(size)]);
+    blocks.forEach((a, i) =>
+      blocks.slice(i + 1).forEach((b) => assert.ok(a.buf !== b.buf || a.end <= b.start || b.end <= a.start))
+    );
+    blocks.forEach((block, i) => contexts[i >> 1].returnBlock(block));
+  }
 });
 
 test("a chunk is borrowed: its buffer is used again, while sources are held and types are remembered", async () => {

@@ -40,13 +40,18 @@ export function tempFolder(): { path: string; [Symbol.dispose](): void } {
 }
 
 /** Waits until `check` gives something true; an error says what was waited for. */
-export async function until<T>(what: string, check: () => T, timeoutMs = 10_000): Promise<NonNullable<T>> {
+export async function until<T>(
+  what: string,
+  check: () => T,
+  timeoutMs = 10_000,
+  periodMs = 5,
+): Promise<NonNullable<T>> {
   const end = performance.now() + timeoutMs;
   for (;;) {
     const value = check();
     if (value) return value;
     if (performance.now() > end) throw new Error(`waited ${timeoutMs / 1000} s for ${what}`);
-    await new Promise((r) => setTimeout(r, 5));
+    await new Promise((r) => setTimeout(r, periodMs));
   }
 }
 
