@@ -21,6 +21,9 @@ export const TYPE_MAX_PARTS = 16;
 /** Message types whose routes and counters are remembered; the rest share one entry. */
 export const TYPES_TRACKED = 1000;
 
+/** Counters that handlers add to the statistics; the rest share one. A handler of one's own may name them as it likes. */
+export const COUNTERS_MAX = 1000;
+
 /** Bytes of a body that a handler parses as JSON; parsing costs several times its size. */
 export const BODY_MAX_BYTES = 16 * 1024 * 1024;
 
