@@ -88,3 +88,12 @@ export const RATE_LIMITED_SUBJECTS = 1000;
 
 /** Characters of remote text in one log line. */
 export const LOG_TEXT_MAX_CHARS = 4096;
+
+/** HTTP connections at one time: a few scrapers and probes. More are refused, so that descriptors are left for peers. */
+export const HTTP_CONNECTIONS_MAX = 32;
+
+/** From an HTTP connection's first moment to its last, one request and its answer. */
+export const HTTP_CONNECTION_MAX_MS = 10_000;
+
+/** Bytes of an HTTP request's head; a scraper's is some hundred. */
+export const HTTP_HEAD_MAX_BYTES = 8 * 1024;
