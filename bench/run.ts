@@ -29,6 +29,7 @@ import {
 import bodyParse from "./micro/body_parse.ts";
 import egressAppend from "./micro/egress_append.ts";
 import frameDecode from "./micro/frame_decode.ts";
+import infofile from "./micro/infofile.ts";
 import iniParse from "./micro/ini_parse.ts";
 import routeMatch from "./micro/route_match.ts";
 import typeLookup from "./micro/type_lookup.ts";
@@ -72,7 +73,9 @@ process.exit(0);
 
 async function micro(): Promise<void> {
   const bench = new Bench({ time: 300, warmupTime: 100 });
-  for (const add of [frameDecode, typeLookup, routeMatch, egressAppend, iniParse, bodyParse]) add(bench);
+  for (const add of [frameDecode, typeLookup, routeMatch, egressAppend, iniParse, bodyParse, infofile]) {
+    add(bench);
+  }
   await bench.run();
   show({
     title: `Micro benchmarks (${process.versions.bun ? "Bun" : "Deno"})`,

@@ -4,6 +4,8 @@ import { writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Options } from "../src/config/options.ts";
+import { LOG_TEXT_MAX_CHARS, TYPES_TRACKED } from "../src/limits.ts";
+import { BUCKET_SECONDS } from "../src/server/averages.ts";
 import { HANDLERS, SERVER_OPTIONS } from "../src/config/schemas.ts";
 
 const DOES: Record<string, string> = {
@@ -55,12 +57,58 @@ replaced from the same section, then from \`[DEFAULT]\`, then from \`job_name\` 
 
 ${table(SERVER_OPTIONS)}
 
-Not in effect in this version: \`infofile\` (a warning at start says so), \`zmq_nthreads\` above 1 (likewise), and the \`cms-\` options
-(a config that names a key does not start). \`zmq_rcvbuf\`, \`zmq_sndbuf\` and the keep-alive times are set where the runtime can:
+Not in effect in this version: \`zmq_nthreads\` above 1 (a warning at start says so), and the \`cms-\` options (a config that names a
+key does not start). \`zmq_rcvbuf\`, \`zmq_sndbuf\` and the keep-alive times are set where the runtime can:
 all of them in the binary and on Bun, the idle time on Node; on Deno keep-alive is switched on or off.
 
 A peer's queue never counts as full below 64 KB for a client and 1 MB for an upstream: those stand in for the kernel's send
 buffer. Above, \`zmq_hwm\` messages are the mark, or 128 MB.
+
+### Statistics line
+
+Every \`stats-period\`, and once at exit: \`{count: 14, bytes: 883, seconds: 0.0124, count.ok: 6, …}\`, for the outcomes \`ok\`,
+\`dropped\` (no route), \`crashed\` (a handler threw) and \`invalid\` (no CC message); then the handlers' own counters; at level 2 also
+\`count.ok.msg.TYPE\`, \`bytes.…\`, \`seconds.…\`. The first ${TYPES_TRACKED} types are told apart, all others are \`other\`. A line ends at about
+${LOG_TEXT_MAX_CHARS} characters with how many counters it leaves out; the infofile and \`/metrics\` have them all.
+
+### Infofile
+
+\`key: value\` lines: name, version, service, pid, started, status (running, stopped), time-consumed (processor seconds: user, system,
+and those of children), info-period, info-written, platform, runtime, zeromq. After an empty line, sorted by key: \`[total]\`, the counters
+since the start, and \`[latest]\`, since the file was written last. At level 3 \`[avg:60]\`, \`[avg:300]\` and \`[avg:900]\`: total, average in
+${BUCKET_SECONDS} seconds and average a second, over the last minute, five and fifteen. Counters that stood still are left out.
+
+A file that cannot be written at start is an error. Later it is one warning, and the server goes on.
+
+### Heartbeat
+
+How long the server is up, messages and bytes since the last line, clients and upstreams that are connected, messages dropped since the
+start, how late the event loop was since the last line (half of the time, and 99 % of it, it was less), resident memory.
+
+### Metrics and health
+
+With \`http-listen\`:
+
+| path | answer |
+| --- | --- |
+| \`/metrics\` | OpenMetrics 1.0 where the Accept header asks for it, else Prometheus' text format 0.0.4 |
+| \`/healthz\` | 200: the process lives |
+| \`/readyz\` | 200 when the server listens and all upstreams are up, else 503; JSON with the reasons |
+
+| metric | labels | |
+| --- | --- | --- |
+| \`cc_messages_total\`, \`cc_bytes_total\`, \`cc_seconds_total\` | outcome | as in the statistics line; none at cc-stats 0 |
+| \`cc_type_messages_total\`, \`cc_type_bytes_total\`, \`cc_type_seconds_total\` | type, outcome | at cc-stats 2 |
+| \`cc_handler_counter_total\` | counter | the handlers' own counters |
+| \`cc_drops_total\` | socket, reason | messages dropped by the listening socket (\`router\`) or a handler's (\`h:name\`) |
+| \`cc_peers\` | | connected clients |
+| \`cc_upstream_up\`, \`cc_upstream_queued_messages\` | handler, endpoint | is it connected; messages that wait for it |
+| \`cc_upstream_round_trip_seconds\` | handler, endpoint | of the latest ping that was answered |
+| \`cc_event_loop_lag_seconds\` | quantile | over the last minute or two |
+| \`process_resident_memory_bytes\`, \`process_cpu_seconds_total\`, \`process_start_time_seconds\` | | |
+| \`cc_info\` | version, runtime, engine | 1 |
+
+It has neither a password nor TLS: keep it on a loopback address, or behind something that has them.
 
 ## [routes]
 

@@ -51,6 +51,8 @@ export interface HandlerContext<O = Readonly<Record<string, string>>> {
     sink: MessageSink,
     events?: DealerEvents,
   ): DealerSocket;
+  /** Tells how long the server at `endpoint` took to answer; `/metrics` shows the latest. */
+  roundTrip(endpoint: string, seconds: number): void;
   /** Adds to a counter of the server's statistics. */
   count(name: string, by?: number): void;
 }

@@ -21,6 +21,9 @@ export const TYPE_MAX_PARTS = 16;
 /** Message types whose routes and counters are remembered; the rest share one entry. */
 export const TYPES_TRACKED = 1000;
 
+/** Counters that handlers add to the statistics; the rest share one. A handler of one's own may name them as it likes. */
+export const COUNTERS_MAX = 1000;
+
 /** Bytes of a body that a handler parses as JSON; parsing costs several times its size. */
 export const BODY_MAX_BYTES = 16 * 1024 * 1024;
 
@@ -85,3 +88,12 @@ export const RATE_LIMITED_SUBJECTS = 1000;
 
 /** Characters of remote text in one log line. */
 export const LOG_TEXT_MAX_CHARS = 4096;
+
+/** HTTP connections at one time: a few scrapers and probes. More are refused, so that descriptors are left for peers. */
+export const HTTP_CONNECTIONS_MAX = 32;
+
+/** From an HTTP connection's first moment to its last, one request and its answer. */
+export const HTTP_CONNECTION_MAX_MS = 10_000;
+
+/** Bytes of an HTTP request's head; a scraper's is some hundred. */
+export const HTTP_HEAD_MAX_BYTES = 8 * 1024;

@@ -133,6 +133,27 @@ export function endpoint(use: "bind" | "connect"): v.GenericSchema<string, strin
   );
 }
 
+/** A host and a TCP port, as `listen()` takes them: IPv6 without brackets, port 0 for a free one. */
+export interface HostPort {
+  host: string;
+  port: number;
+}
+
+/** `127.0.0.1:9108`, `[::1]:9108`; `*` or 0 lets the system choose a port, and `*` as host is every address. */
+export const hostPort: v.GenericSchema<string, HostPort> = v.pipe(
+  text,
+  v.rawTransform(({ dataset, addIssue, NEVER }) => {
+    try {
+      const address = parseEndpoint(`tcp://${dataset.value}`, "bind");
+      if (address.transport === "tcp") return { host: address.host, port: address.port };
+    } catch (error) {
+      if (!(error instanceof EndpointError)) throw error;
+    }
+    addIssue({ message: "expected HOST:PORT such as 127.0.0.1:9108 or [::1]:9108" });
+    return NEVER;
+  }),
+);
+
 /** The name of a handler's section. */
 export const handlerName: v.GenericSchema<string, string> = v.pipe(
   v.string(),

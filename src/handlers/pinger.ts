@@ -54,6 +54,10 @@ export class Pinger {
       log.info("pong", `${this.#endpoint} answers again, round trip ${(rttMs / 1000).toFixed(3)} s`);
     }
     this.#warned = false;
+    // The time comes back from the other side, which may say anything.
+    if (response.orig_time != null && rttMs >= 0 && Number.isFinite(rttMs)) {
+      this.#context.roundTrip(this.#endpoint, rttMs / 1000);
+    }
   }
 
   #ping(): void {

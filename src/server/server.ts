@@ -9,9 +9,11 @@ import { type Logger, reason } from "../log.ts";
 import type { CCMessage } from "../message/message.ts";
 import { isLoopback, parseEndpoint } from "../socket/endpoint.ts";
 import type { Context, TakenRelay } from "../socket/context.ts";
-import type { DealerSocket, Engine, RouterSocket } from "../socket/types.ts";
+import type { Engine, RouterSocket } from "../socket/types.ts";
 import { Dispatcher, type NamedHandler } from "./dispatch.ts";
+import { Monitor } from "./monitor.ts";
 import { RouteTable } from "./routes.ts";
+import { dropsOf, type ServerState, type Upstream } from "./state.ts";
 import { Statistics } from "./stats.ts";
 
 /** What a server is made of, besides its config. */
@@ -39,11 +41,11 @@ export class Server {
   readonly #handlers = new Map<string, NamedHandler>();
   readonly #dispatcher: Dispatcher;
   #relay: TakenRelay | null = null;
-  readonly #dealers: DealerSocket[] = [];
+  readonly #upstreams: Upstream[] = [];
+  readonly #monitor: Monitor;
   #engine!: Engine;
   #router: RouterSocket | null = null;
   #endpoint: string | null = null;
-  #cancels: (() => void)[] = [];
   #stopping: Promise<void> | null = null;
 
   constructor(config: ServerConfig, parts: ServerParts) {
@@ -58,6 +60,13 @@ export class Server {
       () => parts.context.clock.now(),
       this.#log,
     );
+    this.#monitor = new Monitor({
+      config,
+      statistics: this.statistics,
+      clock: parts.context.clock,
+      log: this.#log,
+      state: () => this.#state(),
+    });
   }
 
   /** Where the server listens, with the port the system chose; null before {@link start}. */
@@ -65,9 +74,14 @@ export class Server {
     return this.#endpoint;
   }
 
+  /** Where metrics and health are served, `http://127.0.0.1:9108`; null where they are not. */
+  get httpUrl(): string | null {
+    return this.#monitor.url;
+  }
+
   /** Messages dropped by all sockets since the start. */
   get drops(): number {
-    return this.#dealers.reduce((sum, { drops }) => sum + drops.total, this.#router?.drops.total ?? 0);
+    return dropsOf(this.#state());
   }
 
   /**
@@ -98,24 +112,27 @@ export class Server {
           throw new StartError(`${name}: ${reason(error)}`);
         }
       }
+      await this.#monitor.listen();
       this.#endpoint = await this.#router.bind(options["cc-socket"]);
+      await this.#monitor.start();
     } catch (error) {
       await this.#tearDown(0);
+      this.#monitor.close();
       throw error instanceof StartError ? error : new StartError(reason(error));
     }
-    this.#every(options["stats-period"], () => this.#logStatistics());
-    this.#every(options.heartbeat, () => this.#heartbeat());
+    const http = this.httpUrl === null ? "" : `, HTTP on ${this.httpUrl}`;
     this.#log.info(
       "startup",
-      `listening on ${this.#endpoint}, role ${options["cc-role"]}, engine ${this.#engine.description}`,
+      `listening on ${this.#endpoint}, role ${options["cc-role"]}, engine ${this.#engine.description}${http}`,
     );
     return this.#endpoint;
   }
 
   /** Stops listening, sends what is queued within linger, and ends all connections. */
   stop(): Promise<void> {
-    this.#stopping ??= this.#tearDown(this.config.options.zmq_linger).then(() => {
-      this.#logStatistics();
+    this.#stopping ??= this.#tearDown(this.config.options.zmq_linger).then(async () => {
+      await this.#monitor.finish();
+      this.#monitor.close();
       this.#log.info("shutdown", "stopped");
     });
     return this.#stopping;
@@ -124,8 +141,7 @@ export class Server {
   async #tearDown(lingerMs: number): Promise<void> {
     const { clock } = this.#parts.context;
     const until = clock.now() + lingerMs;
-    for (const cancel of this.#cancels) cancel();
-    this.#cancels = [];
+    this.#monitor.stop();
     this.#router?.stopReceiving();
     // Those that pass messages on first: what they still hold goes to the others.
     const handlers = [...this.#handlers.values()];
@@ -165,7 +181,6 @@ export class Server {
       warn(`cc-role is local, but ${options["cc-socket"]} can be reached from other hosts`);
     }
     if (options["cc-stats"] === 0) warn("cc-stats is 0: nothing is counted");
-    if (options.infofile !== null) warn("infofile is not written by this version");
     if (options.zmq_nthreads > 1) warn("zmq_nthreads: this version serves everything in one thread");
   }
 
@@ -206,8 +221,15 @@ export class Server {
       forward: (to, message) => this.#forward(to, message),
       dealer: (endpoint, some, sink, events) => {
         const dealer = this.#engine.dealer(endpoint, { ...own, ...some }, sink, events);
-        this.#dealers.push(dealer);
+        this.#upstreams.push({ handler: name, endpoint, dealer, roundTripSeconds: null });
         return dealer;
+      },
+      roundTrip: (endpoint, seconds) => {
+        for (const upstream of this.#upstreams) {
+          if (upstream.handler === name && upstream.endpoint === endpoint) {
+            upstream.roundTripSeconds = seconds;
+          }
+        }
       },
       count: (counter, by = 1) => this.statistics.count(counter, by),
     };
@@ -223,30 +245,15 @@ export class Server {
     return this.#routes.match(type).map(({ handler }) => this.#handlers.get(handler)!);
   }
 
-  #every(seconds: number, f: () => void): void {
-    if (seconds <= 0) return;
-    const index = this.#cancels.length;
-    const again = () => {
-      this.#cancels[index] = this.#parts.context.clock.after(seconds * 1000, () => {
-        f();
-        again();
-      });
+  #state(): ServerState {
+    return {
+      endpoint: this.#endpoint,
+      stopping: this.#stopping !== null,
+      engine: this.#engine?.description ?? "",
+      peers: this.#router?.peers ?? 0,
+      drops: this.#router?.drops ?? null,
+      upstreams: this.#upstreams,
     };
-    again();
-  }
-
-  #logStatistics(): void {
-    if (this.statistics.level > 0) this.#log.info("stats", this.statistics.line());
-  }
-
-  #heartbeat(): void {
-    const up = this.#dealers.filter((dealer) => dealer.up).length;
-    this.#log.info(
-      "heartbeat",
-      `${
-        this.#router?.peers ?? 0
-      } peers, ${up} of ${this.#dealers.length} upstreams up, ${this.drops} messages dropped`,
-    );
   }
 }
 

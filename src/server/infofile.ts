@@ -1,0 +1,191 @@
+/** The infofile: the server's state as a file, written beside its place and renamed, so that no reader sees a part. */
+import { readFileSync } from "node:fs";
+import { rename, rm, writeFile } from "node:fs/promises";
+import os from "node:os";
+import process from "node:process";
+import runtime from "#runtime";
+import type { ServerConfig } from "../config/config.ts";
+import { type Logger, printable } from "../log.ts";
+import { systemError } from "../runtime/common.ts";
+import { VERSION } from "../version.ts";
+import { type Averages, WINDOWS_SECONDS } from "./averages.ts";
+import { formatCounter, type Statistics } from "./stats.ts";
+
+/** What an infofile is made from. */
+export interface InfofileParts {
+  config: ServerConfig;
+  statistics: Statistics;
+  /** Null below level 3. */
+  averages: Averages | null;
+  log: Logger;
+  /** Milliseconds since 1970. */
+  startedMs: number;
+}
+
+export class Infofile {
+  readonly path: string;
+  readonly #parts: InfofileParts;
+  #engine = "";
+  #last: ReadonlyMap<string, number> = new Map();
+  #writing: Promise<void> | null = null;
+  #opened = false;
+  #failed = false;
+
+  constructor(path: string, parts: InfofileParts) {
+    this.path = path;
+    this.#parts = parts;
+  }
+
+  /**
+   * Writes it for the first time.
+   *
+   * @throws {Error} It cannot be written; the message is one line for the operator.
+   */
+  async open(engine: string): Promise<void> {
+    this.#engine = engine;
+    try {
+      await this.#replace("running");
+      this.#opened = true;
+    } catch (error) {
+      throw systemError(error, `cannot write the infofile ${this.path}`);
+    }
+  }
+
+  /** Writes it again. A disk that fails is told once, and hinders nothing else. */
+  write(): void {
+    // One that is still being written, on a disk that hangs, is not written twice.
+    this.#writing ??= this.#tryReplace("running").finally(() => this.#writing = null);
+  }
+
+  /** Writes it for the last time; one that was never opened may be another server's. */
+  async close(): Promise<void> {
+    if (!this.#opened) return;
+    await this.#writing;
+    await this.#tryReplace("stopped");
+  }
+
+  async #tryReplace(status: string): Promise<void> {
+    const { log } = this.#parts;
+    try {
+      await this.#replace(status);
+      if (this.#failed) log.info("infofile", `${this.path} is written again`);
+      this.#failed = false;
+    } catch (error) {
+      if (!this.#failed) {
+        log.limited("infofile", this.path, systemError(error, `cannot write ${this.path}`).message);
+      }
+      this.#failed = true;
+    }
+  }
+
+  async #replace(status: string): Promise<void> {
+    const beside = `${this.path}.new`;
+    const values = this.#parts.statistics.values();
+    try {
+      // What a crash left is removed, and what then is there, put there by others, is not written through.
+      await rm(beside, { force: true });
+      await writeFile(beside, infofileText(this.#parts, this.#engine, status, values, this.#last), {
+        flag: "wx",
+      });
+      await rename(beside, this.path);
+    } catch (error) {
+      await rm(beside, { force: true }).catch(() => {});
+      throw error;
+    }
+    this.#last = values;
+  }
+}
+
+/**
+ * The whole file.
+ *
+ * @param values The counters now.
+ * @param last The counters when it was written last.
+ */
+export function infofileText(
+  parts: InfofileParts,
+  engine: string,
+  status: string,
+  values: ReadonlyMap<string, number>,
+  last: ReadonlyMap<string, number>,
+): string {
+  const level = parts.config.options["infofile-level"];
+  const sections = [head(parts, engine, status)];
+  if (level >= 2) {
+    const latest = new Map([...values].map(([name, value]) => [name, value - (last.get(name) ?? 0)]));
+    sections.push(section("total", values, formatCounter));
+    sections.push(section("latest", changed(latest), formatCounter));
+  }
+  if (level >= 3 && parts.averages !== null) {
+    for (const seconds of WINDOWS_SECONDS) {
+      sections.push(section(
+        `avg:${seconds}`,
+        parts.averages.window(seconds),
+        (name, { total, perBucket, perSecond }) =>
+          `${formatCounter(name, total)} ${perBucket.toFixed(4)} ${perSecond.toFixed(4)}`,
+      ));
+    }
+  }
+  return sections.join("\n");
+}
+
+function head({ config, startedMs }: InfofileParts, engine: string, status: string): string {
+  const lines: [string, string | number][] = [
+    ["name", config.jobName],
+    ["version", VERSION],
+    ["service", config.serviceName],
+    ["pid", process.pid],
+    ["started", timestamp(startedMs)],
+    ["status", status],
+    ["time-consumed", timeConsumed()],
+    ["info-period", config.options["stats-period"]],
+    ["info-written", timestamp(Date.now())],
+    ["platform", `${os.type()} ${os.release()} ${os.arch()}`],
+    ["runtime", `${runtime.name} ${runtime.version}`],
+    ["zeromq", engine],
+  ];
+  return lines.map(([key, value]) => `${key}: ${printable(String(value))}\n`).join("");
+}
+
+function section<T>(
+  title: string,
+  entries: ReadonlyMap<string, T>,
+  format: (name: string, entry: T) => string,
+): string {
+  const names = [...entries.keys()].sort();
+  return `[${title}]\n${names.map((name) => `${name}: ${format(name, entries.get(name)!)}\n`).join("")}`;
+}
+
+/** Who reads these finds them always. */
+const ALWAYS = ["count", "bytes", "seconds"];
+
+/** Counters that stood still are left out. */
+function changed(values: ReadonlyMap<string, number>): Map<string, number> {
+  return new Map([...values].filter(([name, value]) => value !== 0 || ALWAYS.includes(name)));
+}
+
+/** `1795331366.56 (2026-11-22 07:09:26 UTC)` */
+function timestamp(ms: number): string {
+  const [date, time] = new Date(ms).toISOString().split(/[T.]/);
+  return `${(ms / 1000).toFixed(2)} (${date} ${time} UTC)`;
+}
+
+/** Processor seconds: user, system, and those of children that ended, user and system. */
+function timeConsumed(): string {
+  const { user, system } = process.cpuUsage();
+  return [user / 1e6, system / 1e6, ...childSeconds()].map((seconds) => seconds.toFixed(2)).join(" ");
+}
+
+/** Ticks a second in /proc: the same on all Linux. */
+const TICKS = 100;
+
+/** No runtime tells what children took; Linux does, elsewhere it is 0. */
+function childSeconds(): [number, number] {
+  try {
+    // The program's name, second, may have blanks and brackets in it.
+    const fields = readFileSync("/proc/self/stat", "latin1").replace(/^.*\) /s, "").split(" ");
+    return [Number(fields[13]) / TICKS, Number(fields[14]) / TICKS];
+  } catch {
+    return [0, 0];
+  }
+}
