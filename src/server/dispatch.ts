@@ -179,6 +179,15 @@ export class Dispatcher implements MessageSink {
     this.#endRun();
   }
 
+  /** Forgets which handlers a type reaches: routes have changed. Not while a message is being taken. */
+  forget(): void {
+    this.#endRun();
+    this.#entry = null;
+    this.#slots.fill(null);
+    this.#ways.length = 0;
+    this.relay?.clear();
+  }
+
   /** Gives a message to one handler, whatever that throws; false when it crashed. */
   call(named: NamedHandler, message: CCMessage): boolean {
     try {

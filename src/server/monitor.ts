@@ -1,6 +1,7 @@
 /** All that a server tells about itself, and when: statistics line, infofile, heartbeat, metrics and health. */
 import process from "node:process";
 import type { ServerConfig } from "../config/config.ts";
+import type { ServerOptions } from "../config/schemas.ts";
 import type { Logger } from "../log.ts";
 import type { Clock } from "../socket/context.ts";
 import { isLoopback } from "../socket/endpoint.ts";
@@ -82,16 +83,32 @@ export class Monitor {
     await this.#infofile?.open(this.#parts.state().engine);
     if (this.#stopped) return;
     if (options.heartbeat > 0 || this.#http !== null) this.#lag.start();
+    this.#schedule(options);
+  }
+
+  /** Other periods, after a reload. */
+  retime(options: ServerOptions): void {
+    if (this.#stopped) return;
+    this.#cancelAll();
+    if (options.heartbeat > 0) this.#lag.start();
+    this.#schedule(options);
+  }
+
+  #schedule(options: ServerOptions): void {
     if (this.#averages !== null) this.#every(BUCKET_SECONDS, () => this.#sample());
     this.#every(options["stats-period"], () => this.#period());
     this.#every(options.heartbeat, () => this.#beat());
   }
 
+  #cancelAll(): void {
+    for (const cancel of this.#cancels) cancel();
+    this.#cancels = [];
+  }
+
   /** No more timers; HTTP still answers, until {@link close}. */
   stop(): void {
     this.#stopped = true;
-    for (const cancel of this.#cancels) cancel();
-    this.#cancels = [];
+    this.#cancelAll();
     this.#lag.stop();
   }
 

@@ -1,0 +1,70 @@
+/** What another config changes: worked out before anything is touched, and told in words. */
+import type { HandlerConfig, ServerConfig } from "../config/config.ts";
+
+/** Options of `[ccserver]` that a running server takes over; the others need a restart. */
+const LIVE: ReadonlySet<string> = new Set(["cc-role", "heartbeat", "stats-period", "zmq_linger"]);
+
+/** Names by what becomes of them. */
+interface Difference {
+  readonly added: readonly string[];
+  readonly removed: readonly string[];
+  readonly changed: readonly string[];
+}
+
+/** What a reload does. */
+export interface Changes {
+  /** `h:name` */
+  readonly handlers: Difference;
+  /** Message types. */
+  readonly routes: Difference;
+  /** Options that are taken over. */
+  readonly options: readonly string[];
+  /** Options that stay as they are until the server is started anew. */
+  readonly restart: readonly string[];
+}
+
+export function compareConfigs(before: ServerConfig, after: ServerConfig): Changes {
+  const routesOf = ({ routes }: ServerConfig) =>
+    new Map(routes.map(({ type, handlers }) => [type, handlers.join(", ")]));
+  const differing = Object.keys(after.options).filter((name) => {
+    const key = name as keyof ServerConfig["options"];
+    return JSON.stringify(before.options[key]) !== JSON.stringify(after.options[key]);
+  });
+  return {
+    handlers: difference(before.handlers, after.handlers, sameHandler),
+    routes: difference(routesOf(before), routesOf(after), (a, b) => a === b),
+    options: differing.filter((name) => LIVE.has(name)),
+    restart: differing.filter((name) => !LIVE.has(name)),
+  };
+}
+
+/** The changes in words, a line each; none when nothing changes. */
+export function describeChanges(changes: Changes): string[] {
+  const line = (what: string, { added, removed, changed }: Difference) =>
+    [["added", added] as const, ["removed", removed] as const, ["changed", changed] as const]
+      .filter(([, names]) => names.length > 0)
+      .map(([verb, names]) => `${what} ${verb}: ${names.join(", ")}`);
+  return [
+    ...line("handlers", changes.handlers),
+    ...line("routes", changes.routes),
+    ...(changes.options.length > 0 ? [`options changed: ${changes.options.join(", ")}`] : []),
+  ];
+}
+
+function sameHandler(a: HandlerConfig, b: HandlerConfig): boolean {
+  return a.kind === b.kind && a.handler === b.handler &&
+    JSON.stringify(a.options) === JSON.stringify(b.options);
+}
+
+function difference<T>(
+  before: ReadonlyMap<string, T>,
+  after: ReadonlyMap<string, T>,
+  same: (a: T, b: T) => boolean,
+): Difference {
+  const names = [...after.keys()];
+  return {
+    added: names.filter((name) => !before.has(name)),
+    removed: [...before.keys()].filter((name) => !after.has(name)),
+    changed: names.filter((name) => before.has(name) && !same(before.get(name)!, after.get(name)!)),
+  };
+}
