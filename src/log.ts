@@ -7,6 +7,9 @@ import { LOG_TEXT_MAX_CHARS, RATE_LIMITED_SUBJECTS } from "./limits.ts";
 export const LEVELS = ["TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] as const;
 export type Level = typeof LEVELS[number];
 
+/** How a line is written: for people, or as one JSON object for programs. */
+export type LogFormat = "text" | "json";
+
 /** Takes finished lines, without their newline. */
 export type LogSink = (line: string) => void;
 
@@ -16,6 +19,8 @@ export interface LogOptions {
   sink: LogSink;
   /** Lines below are not written. Default `INFO`. */
   level?: Level;
+  /** Default `text`. */
+  format?: LogFormat;
   /** Milliseconds since 1970. Default `Date.now`. */
   now?: () => number;
   /** Process id in each line. */
@@ -27,6 +32,7 @@ export interface LogOptions {
 interface Shared {
   sink: LogSink;
   level: number;
+  format: LogFormat;
   now: () => number;
   pid: number;
   repeatMs: number;
@@ -56,6 +62,7 @@ export class Logger {
     this.#shared = options instanceof Logger ? options.#shared : {
       sink: options.sink,
       level: LEVELS.indexOf(options.level ?? "INFO"),
+      format: options.format ?? "text",
       now: options.now ?? Date.now,
       pid: options.pid,
       repeatMs: options.repeatMs ?? 10_000,
@@ -90,15 +97,26 @@ export class Logger {
   }
 
   /** Writes one line, whatever is in `text`: it is escaped and cut here. */
-  write(level: Level, where: string, text: string): void {
-    const shared = this.#shared;
-    if (LEVELS.indexOf(level) < shared.level) return;
-    const now = shared.now();
-    shared.sink(
-      shared.level < LEVELS.indexOf("INFO")
-        ? `${clock(now)} ${level} ${this.name}.${where}: ${printable(text)}`
-        : `${date(now)} ${clock(now)} ${shared.pid} ${level} ${this.name}.${where}: ${printable(text)}`,
-    );
+  write(level: Level, where: string, text: string, fields?: Readonly<Record<string, number>>): void {
+    if (this.enabled(level)) this.#shared.sink(this.line(level, where, text, fields));
+  }
+
+  /**
+   * The line that {@link write} would write, whatever the level.
+   *
+   * @param fields Figures that programs want; in JSON only, so `text` says them too.
+   */
+  line(level: Level, where: string, text: string, fields?: Readonly<Record<string, number>>): string {
+    const { format, level: least, now, pid } = this.#shared;
+    const ms = now();
+    const logger = `${this.name}.${where}`;
+    const msg = printable(text);
+    if (format === "json") {
+      return JSON.stringify({ time: new Date(ms).toISOString(), pid, level, logger, msg, ...fields });
+    }
+    return least < LEVELS.indexOf("INFO")
+      ? `${clock(ms)} ${level} ${logger}: ${msg}`
+      : `${date(ms)} ${clock(ms)} ${pid} ${level} ${logger}: ${msg}`;
   }
 
   /**
@@ -121,7 +139,7 @@ export class Logger {
       last.count++;
       return;
     }
-    const more = last?.count ? ` (${last.count} more like this held back)` : "";
+    const heldBack = last?.count ?? 0;
     held.delete(key);
     held.set(key, { since: now, count: 0 });
     if (held.size > RATE_LIMITED_SUBJECTS) {
@@ -130,7 +148,10 @@ export class Logger {
         break;
       }
     }
-    this.write("WARNING", where, text + more);
+    if (heldBack === 0) this.write("WARNING", where, text);
+    else {
+      this.write("WARNING", where, `${text} (${heldBack} more like this held back)`, { held_back: heldBack });
+    }
   }
 }
 

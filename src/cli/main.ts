@@ -7,25 +7,34 @@ import { VERSION } from "../version.ts";
 import { readArgs, usageError } from "./args.ts";
 import { check, routes } from "./check.ts";
 import { EXIT, Exit } from "./exit.ts";
+import { type Control, control } from "./control.ts";
+import { detach, detached } from "./detach.ts";
 import { LineWriter } from "./output.ts";
 import { ping, PING_USAGE } from "./ping.ts";
 import { send, SEND_USAGE } from "./send.ts";
 import { configOrExit, EXAMPLE_CONFIG, serve } from "./serve.ts";
+import { unit } from "./unit.ts";
 
-const USAGE = "ccserver [-v | -q] CONFIG.ini";
+const USAGE = "ccserver [-d | -r | -s | -k] [-v | -q] CONFIG.ini";
 
 const HELP = `CC ${VERSION}, Command & Control: a message proxy for server management on ZeroMQ
 
 usage:
-  ${USAGE}        run a server
+  ccserver [-v | -q] CONFIG.ini       run a server
+  ccserver -d [-v | -q] CONFIG.ini    run it in the background; returns when it listens
+  ccserver -r CONFIG.ini              make the one that runs open its log file again (SIGHUP)
+  ccserver -s CONFIG.ini              stop it, and wait until it has gone (SIGINT); -k: with SIGTERM
   ccserver --check CONFIG.ini         check a config and say all that is wrong with it
   ccserver --routes TYPE CONFIG.ini   which handlers a message type reaches, in order
+  ccserver --unit CONFIG.ini          print a systemd unit for a config
   ccserver --ini                      print an example config
   ccserver --example                  run a server on that example config
   ${SEND_USAGE}
   ${PING_USAGE}
 
 options:
+  -d, --daemon, -r, --reload, -s, --stop, -k, --kill
+                  as above; the server is found by the config's pidfile
   -v, --verbose   log more: debug; -v -v: everything
   -q, --quiet     log less: warnings and errors
   -V, --version   print the version
@@ -57,6 +66,12 @@ async function run(args: string[]): Promise<number> {
     routes: { type: "string" },
     ini: { type: "boolean" },
     example: { type: "boolean" },
+    unit: { type: "boolean" },
+    daemon: { type: "boolean", short: "d" },
+    reload: { type: "boolean", short: "r" },
+    stop: { type: "boolean", short: "s" },
+    kill: { type: "boolean", short: "k" },
+    detached: { type: "boolean" },
   }, USAGE);
   if (values.help) return print(HELP);
   if (values.version) return print(`ccserver ${VERSION} (${runtime.name} ${runtime.version})\n`);
@@ -64,7 +79,8 @@ async function run(args: string[]): Promise<number> {
   const level: Level = values.quiet
     ? "WARNING"
     : (["INFO", "DEBUG"] as const)[values.verbose?.length ?? 0] ?? "TRACE";
-  if (values.example) return await serve(null, level, selfName());
+  const self = selfName();
+  if (values.example) return await serve({ file: null, level, self });
   if (positionals.length === 0) throw usageError("a config file is needed", USAGE);
   if (positionals.length > 1) {
     throw usageError(`one config file is expected, not "${positionals[1]}" too`, USAGE);
@@ -72,8 +88,20 @@ async function run(args: string[]): Promise<number> {
   const [file] = positionals;
   if (values.check) return await check(configOrExit(() => loadConfig(file)));
   if (values.routes !== undefined) return routes(values.routes, configOrExit(() => loadConfig(file)));
-  return await serve(file, level, selfName());
+  if (values.unit) return print(unit(configOrExit(() => loadConfig(file))));
+  const actions = ACTIONS.filter((action) => values[action]);
+  if (actions.length > 1) throw usageError(`--${actions[0]} and --${actions[1]} exclude each other`, USAGE);
+  const [action] = actions;
+  if (action === "daemon") {
+    const flags = values.quiet ? ["-q"] : (values.verbose ?? []).map(() => "-v");
+    return await detach(configOrExit(() => loadConfig(file)), [...flags, "--", file]);
+  }
+  if (action !== undefined) return await control(action, configOrExit(() => loadConfig(file)));
+  if (values.detached) return await detached((onListen) => serve({ file, level, self, onListen }));
+  return await serve({ file, level, self });
 }
+
+const ACTIONS: readonly ("daemon" | Control)[] = ["daemon", "reload", "stop", "kill"];
 
 function print(text: string): number {
   process.stdout.write(text);

@@ -40,6 +40,13 @@ export interface ServerConfig {
   routes: readonly RouteConfig[];
   /** Every `[h:…]` section. */
   handlers: ReadonlyMap<string, HandlerConfig>;
+  /** Where the options of `[ccserver]` stand; under its own name, the section. */
+  lines: ReadonlyMap<string, number>;
+}
+
+/** `FILE:LINE` of an option of `[ccserver]`, or of the section that lacks it: for messages. */
+export function placeOf(config: ServerConfig, option: keyof ServerOptions): string {
+  return `${config.file}:${config.lines.get(option.toLowerCase()) ?? config.lines.get("ccserver")}`;
 }
 
 /** What an embedding program adds to the config. */
@@ -113,7 +120,9 @@ export function readConfig(text: string, file: string, reads: ReadOptions = {}):
   const routes = readRoutes(reading, ini.sections.get("routes"), server.line);
   checkForwarding(ini, handlers, diagnostics);
   diagnostics.check();
-  return { file, jobName, serviceName: SERVICE_NAME, options, routes, handlers };
+  const lines = new Map([["ccserver", server.line]]);
+  for (const { key, line } of [...ini.defaults.values(), ...server.entries.values()]) lines.set(key, line);
+  return { file, jobName, serviceName: SERVICE_NAME, options, routes, handlers, lines };
 }
 
 function checkSectionNames(ini: Ini, diagnostics: Diagnostics): void {

@@ -78,6 +78,11 @@ export const SERVER_OPTIONS = {
   ),
   pidfile: optional(path, "file with the server's process id"),
   logfile: optional(path, "log lines are appended here instead of going to the terminal"),
+  "log-format": option(
+    choice("text", "json"),
+    "text",
+    "log lines for people, or one JSON object a line: time (UTC), pid, level, logger, msg",
+  ),
   "cms-keystore": optional(path, "folder of certificates NAME.crt and keys private/NAME.key"),
   "cms-sign": optional(text, "key to sign with"),
   "cms-verify-ca": optional(list(text), "CAs that may have issued a signer's certificate"),

@@ -3,7 +3,17 @@
 import { Buffer } from "node:buffer";
 import { dlopen, ptr } from "bun:ffi";
 import { Arena } from "./arena.ts";
-import { formatAddress, readShare, systemError } from "./common.ts";
+import {
+  AF_UNIX,
+  CLOCK_MONOTONIC,
+  formatAddress,
+  NOTIFY_FLAGS,
+  readShare,
+  SOCK_DGRAM,
+  systemError,
+  timespecMicros,
+  unixAddress,
+} from "./common.ts";
 import type { Address, Link, LinkEvents, LinkOptions, Listener, Runtime } from "./types.ts";
 
 const ARENA = new Arena();
@@ -25,6 +35,9 @@ const runtime: Runtime = {
   name: "bun",
   version: Bun.version,
   self: Bun.main.startsWith("/$bunfs/") ? [process.execPath] : [process.execPath, Bun.main],
+  notifiesItself: true,
+  notify,
+  monotonicMicros,
   arena: ARENA,
   copy,
   listen,
@@ -290,10 +303,25 @@ const CHUNK_MAX_BYTES = 512 * 1024;
 interface Libc {
   setsockopt(fd: number, level: number, name: number, value: Int32Array, size: number): number;
   recv(fd: number, to: number, size: number, flags: number): number;
+  socket(domain: number, type: number, protocol: number): number;
+  sendto(
+    fd: number,
+    from: Uint8Array,
+    size: number,
+    flags: number,
+    to: Uint8Array,
+    toSize: number,
+  ): number | bigint;
+  close(fd: number): number;
+  clock_gettime(clock: number, to: BigInt64Array): number;
 }
 const SIGNATURES = {
   setsockopt: { args: ["i32", "i32", "i32", "ptr", "u32"], returns: "i32" },
   recv: { args: ["i32", "ptr", "usize", "i32"], returns: "i32" },
+  socket: { args: ["i32", "i32", "i32"], returns: "i32" },
+  sendto: { args: ["i32", "ptr", "usize", "i32", "ptr", "u32"], returns: "i64" },
+  close: { args: ["i32"], returns: "i32" },
+  clock_gettime: { args: ["i32", "ptr"], returns: "i32" },
 } as const;
 let libc: Libc | null | undefined;
 
@@ -336,4 +364,21 @@ function setOptions(fd: number, options: LinkOptions): void {
   }
   if (options.receiveBufferBytes > 0) set(NUMBERS.socket, NUMBERS.rcvbuf, options.receiveBufferBytes);
   if (options.sendBufferBytes > 0) set(NUMBERS.socket, NUMBERS.sndbuf, options.sendBufferBytes);
+}
+
+function notify(socket: string, text: string): boolean {
+  const libc = process.platform === "linux" ? loadLibc() : null;
+  const to = unixAddress(socket);
+  const fd = libc === null || to === null ? -1 : libc.socket(AF_UNIX, SOCK_DGRAM, 0);
+  if (libc === null || to === null || fd < 0) return false;
+  const bytes = new TextEncoder().encode(text);
+  const sent = Number(libc.sendto(fd, bytes, bytes.length, NOTIFY_FLAGS, to, to.length));
+  libc.close(fd);
+  return sent === bytes.length;
+}
+
+function monotonicMicros(): bigint | null {
+  const time = new BigInt64Array(2);
+  if (process.platform !== "linux" || loadLibc()?.clock_gettime(CLOCK_MONOTONIC, time) !== 0) return null;
+  return timespecMicros(time);
 }

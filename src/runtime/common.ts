@@ -74,3 +74,27 @@ const TEXTS: Record<string, string> = {
   EMFILE: "too many open files",
   EPIPE: "connection closed by peer",
 };
+
+export const AF_UNIX = 1;
+export const SOCK_DGRAM = 2;
+export const CLOCK_MONOTONIC = 1;
+/** A service manager that is stuck does not hold us up, and one that is gone does not end us. Linux numbers. */
+export const NOTIFY_FLAGS = 0x40 /* MSG_DONTWAIT */ | 0x4000 /* MSG_NOSIGNAL */;
+
+/** A `sockaddr_un` for a path, or a name of the abstract namespace that begins with `@`; null for anything else. */
+export function unixAddress(name: string): Uint8Array<ArrayBuffer> | null {
+  const bytes = new TextEncoder().encode(name);
+  if (!/^[/@]./.test(name) || bytes.length > 107) return null;
+  const abstract = name.startsWith("@");
+  // A path ends with a zero byte, an abstract name begins with one and ends where the address does.
+  const address = new Uint8Array(2 + bytes.length + (abstract ? 0 : 1));
+  new Uint16Array(address.buffer, 0, 1)[0] = AF_UNIX;
+  address.set(bytes, 2);
+  if (abstract) address[2] = 0;
+  return address;
+}
+
+/** The figure of a `timespec`. */
+export function timespecMicros([seconds, nanoseconds]: BigInt64Array): bigint {
+  return seconds * 1_000_000n + nanoseconds / 1000n;
+}

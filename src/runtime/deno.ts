@@ -1,7 +1,18 @@
 /** The driver for Deno: its own sockets, each read into a buffer of ours. */
 import process from "node:process";
 import { Arena, type Piece, READ_PIECE_BYTES } from "./arena.ts";
-import { copyByView, formatAddress, readShare, systemError } from "./common.ts";
+import {
+  AF_UNIX,
+  CLOCK_MONOTONIC,
+  copyByView,
+  formatAddress,
+  NOTIFY_FLAGS,
+  readShare,
+  SOCK_DGRAM,
+  systemError,
+  timespecMicros,
+  unixAddress,
+} from "./common.ts";
 import type { Address, Link, LinkEvents, LinkOptions, Listener, Runtime } from "./types.ts";
 
 /** A read that waits pins its buffer: an idle link holds the smallest, a busy one grows to the largest. */
@@ -31,6 +42,9 @@ const runtime: Runtime = {
   name: "deno",
   version: Deno.version.deno,
   self: Deno.build.standalone ? [Deno.execPath()] : [Deno.execPath(), "run", "-A", process.argv[1]],
+  notifiesItself: true,
+  notify,
+  monotonicMicros,
   arena: ARENA,
   copy: copyByView,
   listen,
@@ -268,4 +282,38 @@ function close(conn: Deno.Conn): void {
   } catch {
     // closed already
   }
+}
+
+const SIGNATURES = {
+  socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  sendto: { parameters: ["i32", "buffer", "usize", "i32", "buffer", "u32"], result: "isize" },
+  close: { parameters: ["i32"], result: "i32" },
+  clock_gettime: { parameters: ["i32", "buffer"], result: "i32" },
+} as const;
+let libc: Deno.DynamicLibrary<typeof SIGNATURES>["symbols"] | null | undefined;
+
+/** Null where there is none to be had, or Deno was not started with `--allow-ffi`. */
+function loadLibc() {
+  if (libc !== undefined) return libc;
+  try {
+    return libc = Deno.build.os === "linux" ? Deno.dlopen("libc.so.6", SIGNATURES).symbols : null;
+  } catch {
+    return libc = null;
+  }
+}
+
+function notify(socket: string, text: string): boolean {
+  const libc = loadLibc();
+  const to = unixAddress(socket);
+  const fd = libc === null || to === null ? -1 : libc.socket(AF_UNIX, SOCK_DGRAM, 0);
+  if (libc === null || to === null || fd < 0) return false;
+  const bytes = new TextEncoder().encode(text);
+  const sent = Number(libc.sendto(fd, bytes, BigInt(bytes.length), NOTIFY_FLAGS, to, to.length));
+  libc.close(fd);
+  return sent === bytes.length;
+}
+
+function monotonicMicros(): bigint | null {
+  const time = new BigInt64Array(2);
+  return loadLibc()?.clock_gettime(CLOCK_MONOTONIC, time) === 0 ? timespecMicros(time) : null;
 }

@@ -1,4 +1,5 @@
 /** The driver for Node: `node:net`, read into one buffer that all links share. */
+import { spawn } from "node:child_process";
 import net from "node:net";
 import process from "node:process";
 import { Arena, READ_PIECE_BYTES } from "./arena.ts";
@@ -24,6 +25,9 @@ const runtime: Runtime = {
   name: "node",
   version: process.versions.node,
   self: [process.execPath, process.argv[1]],
+  notifiesItself: false,
+  notify,
+  monotonicMicros: () => process.hrtime.bigint() / 1000n,
   arena: ARENA,
   copy: copyByView,
   listen,
@@ -222,4 +226,25 @@ function connect(
 function setOptions(socket: net.Socket, options: LinkOptions): void {
   const alive = options.keepAlive;
   socket.setKeepAlive(alive !== null, alive === null ? 0 : alive.idleSeconds * 1000);
+}
+
+const PYTHON_NOTIFY = `
+import os, socket, sys
+name = os.environ["NOTIFY_SOCKET"]
+name = "\\0" + name[1:] if name.startswith("@") else name
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(sys.argv[1].encode(), name)
+`;
+
+/** Node has no Unix datagrams and no calls to libc: a helper sends. systemd's own waits until it has been heard. */
+async function notify(socket: string, text: string): Promise<boolean> {
+  return await sends("systemd-notify", text.split("\n"), socket) ||
+    await sends("python3", ["-c", PYTHON_NOTIFY, text], socket);
+}
+
+function sends(command: string, args: string[], socket: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const child = spawn(command, args, { stdio: "ignore", env: { ...process.env, NOTIFY_SOCKET: socket } });
+    child.on("error", () => resolve(false));
+    child.on("exit", (code) => resolve(code === 0));
+  });
 }

@@ -100,6 +100,17 @@ export interface Runtime extends Transport {
   readonly version: string;
   /** How to start this program again: the command and the arguments before the user's own. */
   readonly self: readonly string[];
+  /** Does {@link notify} speak from this very process? If not, the service manager must listen to its children. */
+  readonly notifiesItself: boolean;
+  /**
+   * Sends a datagram to a service manager's Unix socket, as sd_notify(3) does: none of the `node:` modules can.
+   *
+   * @param socket A path, or a name of the abstract namespace that begins with `@`.
+   * @returns False when it could not be sent.
+   */
+  notify(socket: string, text: string): boolean | Promise<boolean>;
+  /** The system's monotonic clock (CLOCK_MONOTONIC) in microseconds; null where it cannot be read. */
+  monotonicMicros(): bigint | null;
   /**
    * The npm package `zeromq` (libzmq), where its addon runs.
    *

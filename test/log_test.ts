@@ -1,0 +1,224 @@
+/** The log as an operator's tools meet it: JSON lines, rotation, a disk that is full. */
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import { test } from "node:test";
+import { CCClient } from "../mod.ts";
+import { Logger } from "../src/log.ts";
+import { TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { run, ServerProcess } from "./helpers/process.ts";
+
+/** Writes a config whose server logs to `logfile`, with these options too. */
+function config(folder: string, logfile: string, ...options: string[]): string {
+  const ini = join(folder, "test.ini");
+  writeFileSync(
+    ini,
+    `[ccserver]
+cc-socket = ipc://${folder}/cc.sock
+cc-role = local
+logfile = ${logfile}
+${options.join("\n")}
+[routes]
+echo = h:echo
+log = h:log
+[h:echo]
+handler = echo
+[h:log]
+handler = locallogger
+`,
+  );
+  return ini;
+}
+
+const read = (file: string) => {
+  try {
+    return readFileSync(file, "utf8");
+  } catch {
+    return "";
+  }
+};
+
+/** Closed when the test ends: an open link would keep the test's process. */
+function client(folder: string): CCClient & AsyncDisposable {
+  const made = new CCClient(`ipc://${folder}/cc.sock`);
+  return Object.assign(made, { [Symbol.asyncDispose]: () => made.close(0) });
+}
+
+/** The answer comes after what was sent before it. */
+async function answered(by: CCClient): Promise<void> {
+  const { type } = await by.query("echo.request", { target: "x" }, { timeoutMs: 15_000 });
+  assert.equal(type, "echo.response");
+}
+
+test("log: text and JSON say the same; what was held back is a figure", () => {
+  let now = Date.UTC(2026, 10, 22, 7, 9, 26, 967);
+  const lines: string[] = [];
+  const make = (format: "text" | "json") =>
+    new Logger("CCServer", { sink: (line) => lines.push(line), pid: 7, now: () => now, format });
+  for (const log of [make("text"), make("json")]) {
+    log.info("startup", 'a "quoted"\nname');
+    for (let i = 0; i < 4; i++) log.limited("peer", "x", "nonsense came");
+    now += 10_000;
+    log.limited("peer", "x", "nonsense came");
+    now -= 10_000;
+  }
+  const [plain, first, held, ...json] = lines;
+  assert.match(plain, /^2026-11-22 \d\d:09:26,967 7 INFO CCServer\.startup: a "quoted"\\nname$/);
+  assert.match(first, / 7 WARNING CCServer\.peer: nonsense came$/);
+  assert.match(held, /: nonsense came \(3 more like this held back\)$/);
+  const common = { time: "2026-11-22T07:09:26.967Z", pid: 7 };
+  assert.deepEqual(json.map((line) => JSON.parse(line)), [
+    { ...common, level: "INFO", logger: "CCServer.startup", msg: 'a "quoted"\\nname' },
+    { ...common, level: "WARNING", logger: "CCServer.peer", msg: "nonsense came" },
+    {
+      ...common,
+      time: "2026-11-22T07:09:36.967Z",
+      level: "WARNING",
+      logger: "CCServer.peer",
+      msg: "nonsense came (3 more like this held back)",
+      held_back: 3,
+    },
+  ]);
+});
+
+for (const target of TARGETS) {
+  const on = target.name;
+
+  test(`${on}: log-format = json: one object a line, from the first to the last`, async () => {
+    using folder = tempFolder();
+    const log = join(folder.path, "test.log");
+    const ini = config(folder.path, log, "log-format = json");
+    await using server = new ServerProcess(target, ["-v", ini]);
+    await until("the start", () => read(log).includes("listening on"));
+    const endpoint = `ipc://${folder.path}/cc.sock`;
+    assert.equal((await run(["send", endpoint, "log.info", 'log_msg=say "hi"'], target)).code, 0);
+    await until("the line", () => read(log).includes("hi"));
+    assert.equal((await server.stop()).code, 0);
+    const lines = read(log).trimEnd().split("\n").map((line) => JSON.parse(line));
+    for (const line of lines) {
+      assert.deepEqual(Object.keys(line).slice(0, 5), ["time", "pid", "level", "logger", "msg"]);
+      assert.equal(line.pid, server.pid);
+      assert.equal(new Date(line.time).toISOString(), line.time);
+    }
+    assert.match(lines.find(({ logger }) => logger === "h:log.handle").msg, /INFO say "hi"$/);
+    assert.equal(lines.at(-1).msg, "stopped");
+    const wrong = await run(["--check", config(folder.path, log, "log-format = xml")], target);
+    assert.deepEqual(wrong, { code: 78, output: `${ini}:5: log-format = xml: expected text, json\n` });
+  });
+
+  test(`${on}: mv log log.1; kill -HUP: what follows goes to the new file, and no line is lost`, async () => {
+    using folder = tempFolder();
+    const log = join(folder.path, "test.log");
+    await using server = new ServerProcess(target, [config(folder.path, log)]);
+    await until("the start", () => read(log).includes("listening on"));
+    await using from = client(folder.path);
+    let sent = 0;
+    const send = async (count: number) => {
+      for (let i = 0; i < count; i++) {
+        await from.publish("log.info", { log_level: "INFO", log_msg: `number ${++sent}.`, log_time: 0 });
+      }
+      await answered(from);
+    };
+    for (const old of ["test.log.1", "test.log.2", "test.log.3"]) {
+      await send(300);
+      renameSync(log, join(folder.path, old));
+      await send(300);
+      process.kill(server.pid, "SIGHUP");
+      await send(300);
+      await until("the new file", () => read(log).includes("reload: SIGHUP"));
+    }
+    // A folder that is gone: the old file stays in use.
+    renameSync(log, join(folder.path, "test.log.4"));
+    mkdirSync(log);
+    process.kill(server.pid, "SIGHUP");
+    await until("the refusal", () => read(join(folder.path, "test.log.4")).includes("cannot open logfile"));
+    await send(300);
+    await until("the last", () => read(join(folder.path, "test.log.4")).includes(`number ${sent}.`));
+    await from.close();
+    assert.equal((await server.stop()).code, 0);
+    const all = [1, 2, 3, 4].map((n) => read(`${log}.${n}`)).join("");
+    const numbers = [...all.matchAll(/ number (\d+)\.$/gm)].map(([, n]) => Number(n));
+    const missing = Array.from({ length: sent }, (_, i) => i + 1).filter((n, i) => numbers[i] !== n);
+    assert.deepEqual(missing.slice(0, 5), [], `${numbers.length} of ${sent}`);
+  });
+
+  test(`${on}: a disk that is full under the log stops nothing; with room again, the log says what it lost`, async (t) => {
+    using folder = tempFolder();
+    const disk = join(folder.path, "disk");
+    const log = join(disk, "test.log");
+    mkdirSync(disk);
+    using mounted = mount(disk);
+    if (mounted.refused !== null) {
+      console.log(`skipped: ${mounted.refused}`);
+      return t.skip?.(mounted.refused);
+    }
+    await using server = new ServerProcess(target, [config(folder.path, log, "log-format = json")]);
+    await until("the start", () => read(log).includes("listening on"));
+    await using from = client(folder.path);
+    let sent = 0;
+    const send = async (count: number) => {
+      for (let i = 0; i < count; i++) {
+        const log_msg = `${++sent}. ${"x".repeat(1000)}`;
+        await from.publish("log.info", { log_level: "INFO", log_msg, log_time: 0 });
+      }
+      await answered(from);
+    };
+    writeFileSync(join(disk, "other"), new Uint8Array(24 * 1024));
+    await send(200);
+    await send(50);
+    // Lines are written at the end of a turn, after its answers have gone: an answer from a later turn is waited for.
+    await answered(from);
+    rmSync(join(disk, "other"));
+    await send(5);
+    await until("the last line", () => read(log).includes(`${sent}. x`));
+    await from.close();
+    assert.equal((await server.stop()).code, 0);
+    const text = read(log);
+    const lines = text.trimEnd().split("\n").flatMap((line) => {
+      try {
+        return [JSON.parse(line)];
+      } catch {
+        return []; // the one that the full disk cut in two
+      }
+    });
+    const whole = lines.filter(({ msg }) => /\d+\. x+$/.test(msg)).length;
+    const lost = lines.reduce((sum, line) => sum + (line.lost ?? 0), 0);
+    assert.ok(lost > 100, `${lost} lost`);
+    assert.equal(whole + lost, sent, "each line is there, or counted");
+    assert.match(
+      text,
+      new RegExp(`"level":"WARNING","logger":"CCServer.log","msg":"${lost} log lines were lost`),
+    );
+  });
+
+  test(`${on}: a log that takes nothing at all stops nothing`, async () => {
+    using folder = tempFolder();
+    const log = join(folder.path, "test.log");
+    symlinkSync("/dev/full", log);
+    await using server = new ServerProcess(target, [config(folder.path, log)]);
+    await using from = client(folder.path);
+    await answered(from);
+    await from.close();
+    rmSync(log);
+    process.kill(server.pid, "SIGHUP");
+    await until(
+      "the new file",
+      () => /\d WARNING CCServer\.log: \d+ log lines? (was|were) lost/.test(read(log)),
+    );
+    assert.equal((await server.stop()).code, 0);
+  });
+}
+
+/** A disk of 64 KiB, or why there is none. */
+function mount(path: string): { refused: string | null; [Symbol.dispose](): void } {
+  const asRoot = process.getuid?.() === 0;
+  const { status, stderr } = asRoot
+    ? spawnSync("mount", ["-t", "tmpfs", "-o", "size=64k", "none", path], { encoding: "utf8" })
+    : { status: 1, stderr: "mounting a small disk needs root" };
+  return {
+    refused: status === 0 ? null : `no small disk: ${stderr.trim()}`,
+    [Symbol.dispose]: () => void (status === 0 && spawnSync("umount", ["-l", path])),
+  };
+}
