@@ -2,8 +2,17 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { test } from "node:test";
-import { CCClient, CCServer, ClientError, type Handler, Logger, readConfig, StartError } from "../mod.ts";
-import { text, until, utf8 } from "./helpers/env.ts";
+import {
+  CCClient,
+  type CCMessage,
+  CCServer,
+  ClientError,
+  type Handler,
+  Logger,
+  readConfig,
+  StartError,
+} from "../mod.ts";
+import { tempFolder, text, until, utf8 } from "./helpers/env.ts";
 import { GREETING, message, RawPeer, ready } from "./helpers/raw.ts";
 
 /** Starts a server on these sections; its log is kept. */
@@ -455,4 +464,33 @@ test("a start that fails leaves nothing behind", async () => {
       s.lines.filter((l) => l.includes("connected as")).length <=
         1 + s.lines.filter((l) => l.includes("is gone")).length,
   );
+});
+
+test("client: publish waits while the server is away and the queue is full; then all arrive in order", async () => {
+  using folder = tempFolder();
+  const endpoint = `ipc://${folder.path}/cc.sock`;
+  const client = new CCClient(endpoint, { hwm: 100 });
+  const sent = Array.from({ length: 1000 }, (_, n) => client.publish("x", { n }));
+  const seen: number[] = [];
+  const config = readConfig(
+    `[ccserver]\ncc-socket = ${endpoint}\ncc-role = local\n[routes]\nx = h:keep\n${h("keep", "keep")}`,
+    "test.ini",
+    { handlers: ["keep"] },
+  );
+  const keep = () => ({
+    handle: (m: CCMessage) => void seen.push((JSON.parse(text(m.body)) as { n: number }).n),
+  });
+  const server = new CCServer(config, { handlers: { keep } });
+  await server.start();
+  await Promise.all(sent);
+  await until("all messages", () => seen.length >= sent.length);
+  assert.deepEqual(seen, sent.map((_, n) => n));
+  assert.equal(client.dropped, 0);
+  await client.close(0);
+  await server.stop();
+  const away = new CCClient("tcp://127.0.0.1:1", { hwm: 1 });
+  const waits = [away.publish("x", {}), away.publish("x", {}), away.publish("x", {})];
+  const results = Promise.allSettled(waits);
+  await away.close(0);
+  assert.deepEqual((await results).map(({ status }) => status), ["fulfilled", "rejected", "rejected"]);
 });

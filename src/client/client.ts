@@ -69,6 +69,9 @@ export class CCClient {
   readonly #clock = SYSTEM_CLOCK;
   readonly #waiting = new Map<string, Waiting>();
   readonly #upWaits = new Set<() => void>();
+  readonly #hwm: number;
+  /** Publishers that wait because the server is away and the queue is full. */
+  readonly #publishing: (() => void)[] = [];
   #serial = 0;
   #room: Promise<void> | null = null;
   #closed = false;
@@ -78,10 +81,11 @@ export class CCClient {
     this.endpoint = endpoint;
     this.#hostname = options.hostname ?? hostname();
     const context = systemContext(options.log);
+    this.#hwm = options.hwm ?? 1000;
     this.#dealer = nativeEngine(context).dealer(
       endpoint,
       {
-        hwm: options.hwm ?? 1000,
+        hwm: this.#hwm,
         receiveBufferBytes: 0,
         sendBufferBytes: 0,
         keepAlive: { idleSeconds: 240, intervalSeconds: 15, count: 4 },
@@ -125,14 +129,25 @@ export class CCClient {
   }
 
   /**
-   * Sends a message that expects no reply. Resolves when it is queued and there is room for another.
+   * Sends a message that expects no reply. Resolves when it is queued and there is room for another: while the server is
+   * away and `hwm` messages wait already, not before it is back.
    *
    * @param fields Those of the type; `req`, `time`, `hostname` and `blob_hash` are added.
    * @throws {TypeError} `type` is no message type.
    * @throws {ClientError} `closed`.
    */
   async publish(type: string, fields: Record<string, unknown>, options: SendOptions = {}): Promise<void> {
-    this.#send([], type, fields, options.blob);
+    // Those that wait go first, so that messages stay in order.
+    while (!this.#closed && (this.#publishing.length > 0 || this.#awayAndFull)) {
+      await new Promise<void>((resolve) => this.#publishing.push(resolve));
+      if (!this.#awayAndFull || this.#closed) break;
+    }
+    if (this.#room !== null) await this.#room;
+    try {
+      this.#send([], type, fields, options.blob);
+    } finally {
+      this.#nextPublish();
+    }
     if (this.#room !== null) await this.#room;
   }
 
@@ -184,6 +199,7 @@ export class CCClient {
       reject(new ClientError("closed", "the client was closed"));
     }
     this.#waiting.clear();
+    this.#nextPublish();
     await this.#dealer.close(lingerMs);
   }
 
@@ -210,7 +226,17 @@ export class CCClient {
     this.#dealer.hold(source);
   }
 
+  get #awayAndFull(): boolean {
+    return !this.#dealer.up && this.#dealer.queued >= this.#hwm;
+  }
+
+  /** The first of those that wait to publish has its turn, when there is room for it. */
+  #nextPublish(): void {
+    if (this.#closed || !this.#awayAndFull) this.#publishing.shift()?.();
+  }
+
   #isUp(): void {
+    this.#nextPublish();
     for (const done of this.#upWaits) done();
     this.#upWaits.clear();
   }
