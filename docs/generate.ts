@@ -58,8 +58,8 @@ replaced from the same section, then from \`[DEFAULT]\`, then from \`job_name\` 
 ${table(SERVER_OPTIONS)}
 
 Not in effect in this version: \`zmq_nthreads\` above 1 (a warning at start says so), and the \`cms-\` options (a config that names a
-key does not start). \`zmq_rcvbuf\`, \`zmq_sndbuf\` and the keep-alive times are set where the runtime can:
-all of them in the binary and on Bun, the idle time on Node; on Deno keep-alive is switched on or off.
+key does not start). \`zmq_rcvbuf\`, \`zmq_sndbuf\` and the keep-alive times are set in the binary, on Bun, and on Deno
+(Linux, with \`--allow-ffi\`); on Node only the idle time of keep-alive.
 
 A peer's queue never counts as full below 64 KB for a client and 1 MB for an upstream: those stand in for the kernel's send
 buffer. Above, \`zmq_hwm\` messages are the mark, or 128 MB.

@@ -145,7 +145,10 @@ for (const target of TARGETS) {
     const missing = join(folder.path, "none", "cc.info");
     const { code, output } = await start(missing);
     assert.equal(code, 69, output);
-    assert.match(output, /test\.ini: cannot write the infofile .*none\/cc\.info: no such file or folder\n$/);
+    assert.match(
+      output,
+      /test\.ini:\d+: cannot write the infofile .*none\/cc\.info: no such file or folder\n$/,
+    );
     // A folder stands where the file should.
     const taken = await start(folder.path);
     assert.equal(taken.code, 69, taken.output);

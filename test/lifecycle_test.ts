@@ -156,15 +156,20 @@ for (const target of TARGETS) {
     assert.deepEqual(readdirSync(here.at(".")), ["test.ini"]);
   });
 
-  test(`${on}: a logfile and a pidfile that cannot be written are told together`, async () => {
+  test(`${on}: a logfile, a pidfile and an infofile that cannot be written are told together`, async () => {
     await using here = site(
       target,
-      (ini) => ini.replace("test.pid", "none/x.pid").replace("test.log", "none/x.log"),
+      (ini) =>
+        ini.replace("test.pid", "none/x.pid").replace("test.log", "none/x.log").replace(
+          "[routes]",
+          "infofile = none/x.info\n[routes]",
+        ),
     );
     for (const flags of [[], ["-d"]]) {
       const { code, output } = await here.run(...flags);
       assert.equal(code, 69);
-      const [log, pid, end] = output.split("\n");
+      const [info, log, pid, end] = output.split("\n");
+      assert.match(info, /test\.ini:\d+: cannot write the infofile \S*none\/x\.info: no such file or folder/);
       assert.match(log, /test\.ini:5: cannot open logfile \S+none\/x\.log: /);
       assert.match(pid, /test\.ini:4: cannot write pidfile \S+none\/x\.pid: /);
       assert.equal(end, "");

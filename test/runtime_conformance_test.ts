@@ -369,8 +369,6 @@ test(`${RUNTIME}: keep-alive is on, as ss shows it`, async (t) => {
   });
   const timers = [...stdout.matchAll(/timer:\(keepalive,(?:(\d+)min)?(?:([\d.]+)sec)?/g)];
   assert.equal(timers.length, 2, `both ends have a keep-alive timer:\n${stdout}`);
-  // Deno switches keep-alive on, but its own sockets do not let the times be set.
-  if (RUNTIME === "deno") return;
   for (const [, minutes = "0", seconds = "0"] of timers) {
     const idle = Number(minutes) * 60 + Number(seconds);
     assert.ok(idle > 60 && idle <= 77, `idle time ${idle} s, asked for 77:\n${stdout}`);

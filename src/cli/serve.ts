@@ -1,10 +1,13 @@
 /** `ccserver CONFIG.ini`: runs a server until a signal ends it. */
+import { accessSync, constants } from "node:fs";
+import { dirname } from "node:path";
 import process from "node:process";
 import exampleText from "../../examples/local.ini" with { type: "text" };
 import { ConfigError } from "../config/diagnostics.ts";
 import { loadConfig, placeOf, readConfig, type ServerConfig } from "../config/config.ts";
 import { BUILTIN_HANDLERS } from "../handlers/registry.ts";
 import { type Level, Logger, reason } from "../log.ts";
+import { systemError } from "../runtime/common.ts";
 import { Server, StartError } from "../server/server.ts";
 import { makeEngine, systemContext } from "../socket/system.ts";
 import { VERSION } from "../version.ts";
@@ -144,9 +147,9 @@ async function reloadConfig(server: Server, file: string, log: Logger): Promise<
  * @throws {Exit} With all that is wrong with them.
  */
 function filesOrExit(config: ServerConfig): { writer: LineWriter; pidfile: Pidfile | null } {
-  const { logfile, pidfile } = config.options;
+  const { logfile, pidfile, infofile } = config.options;
   const findings: string[] = [];
-  const attempt = <T>(option: "logfile" | "pidfile", make: () => T): T | null => {
+  const attempt = <T>(option: "logfile" | "pidfile" | "infofile", make: () => T): T | null => {
     try {
       return make();
     } catch (error) {
@@ -154,11 +157,21 @@ function filesOrExit(config: ServerConfig): { writer: LineWriter; pidfile: Pidfi
       return null;
     }
   };
+  if (infofile !== null) attempt("infofile", () => needFolder(infofile));
   const writer = attempt("logfile", () => logfile === null ? new LineWriter(2) : new LogFile(logfile));
   const claimed = attempt("pidfile", () => pidfile === null ? null : claimPidfile(pidfile));
   if (writer !== null && findings.length === 0) return { writer, pidfile: claimed };
   claimed?.remove();
   throw new Exit(EXIT.unavailable, findings.join("\n"));
+}
+
+/** @throws {Error} No file can be made beside this one. */
+function needFolder(path: string): void {
+  try {
+    accessSync(dirname(path), constants.W_OK);
+  } catch (error) {
+    throw systemError(error, `cannot write the infofile ${path}`);
+  }
 }
 
 function lostText(count: number): string {

@@ -14,6 +14,7 @@ import {
   timespecMicros,
   unixAddress,
 } from "./common.ts";
+import { applyOptions, type SetOption, setReceiveBuffer } from "./sockopt.ts";
 import type { Address, Link, LinkEvents, LinkOptions, Listener, Runtime } from "./types.ts";
 
 const ARENA = new Arena();
@@ -281,21 +282,6 @@ function connect(
   };
 }
 
-/** Numbers of `setsockopt` that differ by system: SOL_SOCKET, SO_KEEPALIVE, SO_SNDBUF, SO_RCVBUF, TCP_KEEP*. */
-const NUMBERS = process.platform === "linux"
-  ? { socket: 1, keepAlive: 9, sndbuf: 7, rcvbuf: 8, idle: 4, interval: 5, count: 6 }
-  : process.platform === "darwin"
-  ? {
-    socket: 0xffff,
-    keepAlive: 8,
-    sndbuf: 0x1001,
-    rcvbuf: 0x1002,
-    idle: 0x10,
-    interval: 0x101,
-    count: 0x102,
-  }
-  : null;
-const IPPROTO_TCP = 6;
 /** Bun hands out at most so much at once. */
 const CHUNK_MAX_BYTES = 512 * 1024;
 
@@ -345,25 +331,15 @@ const MUSL_ARCH = process.arch === "arm64" ? "aarch64" : "x86_64";
  */
 function clampWindow(fd: number): void {
   const share = readShare(links, CHUNK_MAX_BYTES);
-  if (share === CHUNK_MAX_BYTES || NUMBERS === null || !(fd >= 0)) return;
-  loadLibc()?.setsockopt(fd, NUMBERS.socket, NUMBERS.rcvbuf, Int32Array.of(share), 4);
+  if (share < CHUNK_MAX_BYTES && fd >= 0) setReceiveBuffer(share, setterOf(fd));
 }
 
 function setOptions(fd: number, options: LinkOptions): void {
-  if (NUMBERS === null || !(fd >= 0)) return;
-  const libc = loadLibc();
-  if (libc === null) return;
-  const set = (level: number, name: number, value: number) =>
-    void libc.setsockopt(fd, level, name, Int32Array.of(value), 4);
-  const alive = options.keepAlive;
-  set(NUMBERS.socket, NUMBERS.keepAlive, alive ? 1 : 0);
-  if (alive) {
-    set(IPPROTO_TCP, NUMBERS.idle, alive.idleSeconds);
-    set(IPPROTO_TCP, NUMBERS.interval, alive.intervalSeconds);
-    set(IPPROTO_TCP, NUMBERS.count, alive.count);
-  }
-  if (options.receiveBufferBytes > 0) set(NUMBERS.socket, NUMBERS.rcvbuf, options.receiveBufferBytes);
-  if (options.sendBufferBytes > 0) set(NUMBERS.socket, NUMBERS.sndbuf, options.sendBufferBytes);
+  if (fd >= 0) applyOptions(options, setterOf(fd));
+}
+
+function setterOf(fd: number): SetOption {
+  return (level, name, value) => void loadLibc()?.setsockopt(fd, level, name, Int32Array.of(value), 4);
 }
 
 function notify(socket: string, text: string): boolean {

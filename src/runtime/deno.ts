@@ -1,4 +1,5 @@
 /** The driver for Deno: its own sockets, each read into a buffer of ours. */
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import process from "node:process";
 import { Arena, type Piece, READ_PIECE_BYTES } from "./arena.ts";
 import {
@@ -13,6 +14,7 @@ import {
   timespecMicros,
   unixAddress,
 } from "./common.ts";
+import { applyOptions } from "./sockopt.ts";
 import type { Address, Link, LinkEvents, LinkOptions, Listener, Runtime } from "./types.ts";
 
 /** A read that waits pins its buffer: an idle link holds the smallest, a busy one grows to the largest. */
@@ -196,6 +198,8 @@ async function listen(
   } catch (error) {
     throw systemError(error, `cannot listen on ${formatAddress(address)}`);
   }
+  // Linux hands the options of a listening socket to those it accepts.
+  setByDescriptor(options, listener.addr, 0);
   let closed = false;
   let failures = 0;
   const accepting = (async () => {
@@ -248,6 +252,7 @@ function connect(
     }
     const link = new DenoLink(conn, formatAddress(address));
     setOptions(conn, options);
+    if (address.transport === "tcp") setByDescriptor(options, conn.localAddr, address.port);
     link.events = open(link);
     link.start();
   }, (error) => {
@@ -265,7 +270,6 @@ function remoteOf(conn: Deno.Conn, listening: Address): string {
     : formatAddress(listening);
 }
 
-/** Deno switches keep-alive on and off; its times and the buffers stay the system's. */
 function setOptions(conn: Deno.Conn, options: LinkOptions): void {
   if (!("setNoDelay" in conn)) return;
   try {
@@ -273,6 +277,48 @@ function setOptions(conn: Deno.Conn, options: LinkOptions): void {
     (conn as Deno.TcpConn).setKeepAlive(options.keepAlive !== null);
   } catch {
     // The peer is gone already; its read will tell.
+  }
+}
+
+/** Deno shows no descriptor of its sockets, and sets few options; the system tells which one it is. */
+function setByDescriptor(options: LinkOptions, local: Deno.Addr, remotePort: number): void {
+  if (local.transport !== "tcp") return;
+  const libc = loadLibc();
+  const fd = libc === null ? null : descriptorOf(local.port, remotePort);
+  if (libc === null || fd === null) return;
+  applyOptions(
+    options,
+    (level, name, value) => void libc.setsockopt(fd, level, name, Int32Array.of(value), 4),
+  );
+}
+
+/** The descriptor of our TCP socket with these ports, the remote one 0 where it listens. */
+function descriptorOf(localPort: number, remotePort: number): number | null {
+  const hex = (port: number) => `:${port.toString(16).toUpperCase().padStart(4, "0")}`;
+  try {
+    const inodes = new Set<string>();
+    for (const table of ["/proc/net/tcp", "/proc/net/tcp6"]) {
+      for (const line of readFileSync(table, "utf8").split("\n")) {
+        const [, local, remote, , , , , , , inode] = line.trim().split(/\s+/);
+        if (local?.endsWith(hex(localPort)) && remote?.endsWith(hex(remotePort))) {
+          inodes.add(`socket:[${inode}]`);
+        }
+      }
+    }
+    for (const name of readdirSync("/proc/self/fd")) {
+      if (inodes.has(linkOf(`/proc/self/fd/${name}`))) return Number(name);
+    }
+  } catch {
+    // no such files: not Linux, or not for us to read
+  }
+  return null;
+}
+
+function linkOf(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return ""; // closed in between
   }
 }
 
@@ -287,6 +333,7 @@ function close(conn: Deno.Conn): void {
 const SIGNATURES = {
   socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
   sendto: { parameters: ["i32", "buffer", "usize", "i32", "buffer", "u32"], result: "isize" },
+  setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
   close: { parameters: ["i32"], result: "i32" },
   clock_gettime: { parameters: ["i32", "buffer"], result: "i32" },
 } as const;

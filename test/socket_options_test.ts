@@ -1,0 +1,80 @@
+/** The zmq_ options of the server and of each proxy, as the system shows them on its sockets. */
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { test } from "node:test";
+import { RUNTIME, TARGETS, until } from "./helpers/env.ts";
+import { ServerProcess } from "./helpers/process.ts";
+import { RawPeer } from "./helpers/raw.ts";
+
+const skip = RUNTIME === "node"
+  ? "Node sets the idle time of keep-alive only, see docs/configuration.md"
+  : spawnSync("ss", ["-V"]).status !== 0
+  ? "ss is not installed (Debian package iproute2)"
+  : false;
+
+const KIB = 1024;
+
+/** What `ss -tmno` says of the socket at this local port that has this state and remote port. */
+function socketAt(filter: string): { receive: number; send: number; idle: number | null } {
+  const { stdout } = spawnSync("ss", ["-tmnoH", "state", "established", filter], { encoding: "utf8" });
+  const [, receive, send] = /skmem:\(r\d+,rb(\d+),t\d+,tb(\d+)/.exec(stdout) ?? assert.fail(stdout);
+  const timer = /timer:\(keepalive,(?:(\d+)min)?(?:([\d.]+)sec)?/.exec(stdout);
+  return {
+    receive: Number(receive),
+    send: Number(send),
+    idle: timer && Number(timer[1] ?? 0) * 60 + Number(timer[2] ?? 0),
+  };
+}
+
+const portOf = (endpoint: string) => Number(/:(\d+)$/.exec(endpoint)![1]);
+
+for (const target of TARGETS) {
+  test(`${target.name}: buffers and keep-alive reach the server's sockets, and each proxy's its own`, {
+    skip,
+  }, async () => {
+    const plain = "[ccserver]\ncc-socket = tcp://127.0.0.1:*\ncc-role = local\n";
+    const sink = `${plain}[routes]\n* = h:sink\n[h:sink]\nhandler = disposer\n`;
+    await using far = await ServerProcess.start(sink, target);
+    await using off = await ServerProcess.start(sink, target);
+    await using server = await ServerProcess.start(
+      `${plain}zmq_rcvbuf = 96 KB
+zmq_sndbuf = 80 KB
+zmq_tcp_keepalive_idle = 50
+[routes]
+a = h:a
+b = h:b
+[h:a]
+handler = proxy
+remote-cc = ${far.endpoint}
+zmq_rcvbuf = 48 KB
+zmq_sndbuf = 40 KB
+zmq_tcp_keepalive_idle = 100
+[h:b]
+handler = proxy
+remote-cc = ${off.endpoint}
+zmq_tcp_keepalive = off
+`,
+      target,
+    );
+    await until("both upstreams", () => (server.output.match(/ is up/g) ?? []).length === 2);
+    using client = await RawPeer.open(server.port);
+    // Linux doubles what is asked for: half is for its own book-keeping.
+    // Until what was sent is acknowledged, ss shows another timer.
+    const keptAlive = (filter: string) =>
+      until("the keep-alive timer", () => {
+        const found = socketAt(filter);
+        return found.idle === null ? null : found;
+      });
+    const accepted = await keptAlive(`sport = :${server.port} and dport = :${client.socket.localPort}`);
+    assert.equal(accepted.receive, 2 * 96 * KIB);
+    assert.equal(accepted.send, 2 * 80 * KIB);
+    assert.ok(accepted.idle! > 30 && accepted.idle! <= 50, `${accepted.idle} s`);
+    const a = await keptAlive(`dport = :${portOf(far.endpoint)}`);
+    assert.equal(a.receive, 2 * 48 * KIB);
+    assert.equal(a.send, 2 * 40 * KIB);
+    assert.ok(a.idle! > 60 && a.idle! <= 100, `${a.idle} s`);
+    const b = socketAt(`dport = :${portOf(off.endpoint)}`);
+    assert.equal(b.idle, null, "keep-alive is off");
+    assert.notEqual(b.receive, 2 * 48 * KIB, "the system's own size");
+  });
+}
