@@ -118,7 +118,13 @@ export class Child {
 }
 
 /** Our server, started by this command. */
-export function server(name: string, command: string[], missing: string | null, guess: number): Forwarder {
+export function server(
+  name: string,
+  command: string[],
+  missing: string | null,
+  guess: number,
+  statistics = 2,
+): Forwarder {
   return {
     name,
     missing,
@@ -132,7 +138,7 @@ export function server(name: string, command: string[], missing: string | null, 
       );
       writeFileSync(
         file,
-        `[ccserver]\ncc-socket = tcp://127.0.0.1:*\ncc-role = local\ncc-stats = 2\n[routes]\n${
+        `[ccserver]\ncc-socket = tcp://127.0.0.1:*\ncc-role = local\ncc-stats = ${statistics}\n[routes]\n${
           handlers > 0 ? `pub = ${names}` : ""
         }\n${Array.from({ length: routes }, (_, i) => `t${i}.x = h:p0\n`).join("")}${sections}`,
       );
@@ -173,7 +179,10 @@ function nats(): Forwarder {
     guess: 2_000_000,
     wire: "nats",
     async start() {
-      const child = new Child("nats-server", ["-a", "127.0.0.1", "-p", "-1"], {}, "stderr");
+      // Its own limit is 1 MiB, less than our largest message.
+      const file = join(folder, "nats.conf");
+      writeFileSync(file, "max_payload: 8MB\n");
+      const child = new Child("nats-server", ["-c", file, "-a", "127.0.0.1", "-p", "-1"], {}, "stderr");
       const [, port] = await child.match(/client connections on 127\.0\.0\.1:(\d+)/);
       return { port: Number(port), pid: child.process.pid!, stop: () => child.stop() };
     },
@@ -186,6 +195,13 @@ export function forwarders(libzmqMissing: string | null): Record<string, Forward
   const needs = (file: string) => existsSync(join(ROOT, file)) ? null : `${file} ("npm run build")`;
   return {
     binary: server("ccserver, binary", [join(ROOT, "dist", "ccserver")], needs("dist/ccserver"), 10_000_000),
+    quiet: server(
+      "ccserver, cc-stats = 0",
+      [join(ROOT, "dist", "ccserver")],
+      needs("dist/ccserver"),
+      10_000_000,
+      0,
+    ),
     bun: server("ccserver on Bun", [join(BIN, "bun"), "src/main.ts"], null, 10_000_000),
     deno: server(
       "ccserver on Deno",

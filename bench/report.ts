@@ -44,7 +44,10 @@ export function environment(root: string): string {
     } GiB, Linux ${release()}`,
     `runtimes: Bun ${version(join(bin, "bun"), "--version")}, ${version(join(bin, "deno"), "--version")}, ` +
     `Node ${version("node", "--version")}`,
-    `peers: ${version("nats-server", "--version")}, ${version("cc", "--version")}`,
+    `peers: libzmq ${version("pkg-config", "--modversion", "libzmq")}, ${
+      version("nats-server", "--version")
+    }, ` +
+    version("cc", "--version"),
   ].join("\n");
 }
 
