@@ -122,6 +122,15 @@ A handler. \`handler\` names a built-in one, or a module: \`./my_handler.ts\`, r
 
 ${handlers.join("\n\n")}
 
+## Reload
+
+SIGHUP, or \`ccserver -r CONFIG.ini\`: the log file is opened again, and the config is read and checked whole. When anything is wrong
+in it, nothing changes and every finding is logged. Else the difference is logged and taken over: handlers that it does not
+change keep their connections and what they hold; new upstreams are given two seconds to connect before messages go there;
+handlers that it changes or removes send what they have queued, and their replies still come for \`zmq_linger\`. Of
+[ccserver], \`stats-period\`, \`heartbeat\`, \`zmq_linger\` and \`cc-role\` are taken over; the other options stay as they are
+until a restart, and the log says so.
+
 ## Bounds
 
 What a peer can cause is bounded in \`src/limits.ts\`, each with its reason: bytes and frames of a message, bytes of a type, seconds of

@@ -22,7 +22,7 @@ const HELP = `CC ${VERSION}, Command & Control: a message proxy for server manag
 usage:
   ccserver [-v | -q] CONFIG.ini       run a server
   ccserver -d [-v | -q] CONFIG.ini    run it in the background; returns when it listens
-  ccserver -r CONFIG.ini              make the one that runs open its log file again (SIGHUP)
+  ccserver -r CONFIG.ini              make the one that runs read it again, and open its log again (SIGHUP)
   ccserver -s CONFIG.ini              stop it, and wait until it has gone (SIGINT); -k: with SIGTERM
   ccserver --check CONFIG.ini         check a config and say all that is wrong with it
   ccserver --routes TYPE CONFIG.ini   which handlers a message type reaches, in order
