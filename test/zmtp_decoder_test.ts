@@ -3,6 +3,7 @@ import { Buffer } from "node:buffer";
 import { test } from "node:test";
 import { type CommandSink, Decoder, type DecoderLimits } from "../src/zmtp/decoder.ts";
 import { decodeFrames, encodeFrames, lastBoundary, ProtocolError } from "../src/zmtp/frame.ts";
+import { POOL } from "../src/zmtp/pool.ts";
 import { seeded } from "./helpers/env.ts";
 import { message } from "./helpers/raw.ts";
 
@@ -203,6 +204,16 @@ test("decoder: an idle one keeps little", () => {
   const { decoder } = decode([bytes.subarray(0, 100), bytes.subarray(100)]);
   assert.equal(decoder.idle, true);
   assert.ok(decoder.reserved <= 4096, `${decoder.reserved} bytes`);
+});
+
+test("decoder: what a driver may still be reading into is not given to another message", () => {
+  const begun = Buffer.concat([message("x".repeat(100_000)).subarray(0, 50_000)]);
+  const { decoder } = decode([begun]);
+  const space = decoder.space(1)!;
+  decoder.clear();
+  const taken = [1, 2, 3].map(() => POOL.take(100_000));
+  assert.ok(taken.every((buf) => buf.buffer !== space.buffer));
+  for (const buf of taken) POOL.release(buf);
 });
 
 test("frames: encode and decode are each other's inverse, at every length of header", () => {

@@ -70,10 +70,13 @@ export class CCClient {
   readonly #waiting = new Map<string, Waiting>();
   readonly #upWaits = new Set<() => void>();
   readonly #hwm: number;
-  /** Publishers that wait because the server is away and the queue is full. */
-  readonly #publishing: (() => void)[] = [];
+  /** Publishers that have not sent yet; all but the first of them wait in the queue for their turn. */
+  #publishers = 0;
+  readonly #queue: (() => void)[] = [];
+  readonly #changes: (() => void)[] = [];
   #serial = 0;
-  #room: Promise<void> | null = null;
+  /** The queue is full: the server is there, but slow. */
+  #full = false;
   #closed = false;
 
   /** @throws {EndpointError} */
@@ -137,18 +140,15 @@ export class CCClient {
    * @throws {ClientError} `closed`.
    */
   async publish(type: string, fields: Record<string, unknown>, options: SendOptions = {}): Promise<void> {
-    // Those that wait go first, so that messages stay in order.
-    while (!this.#closed && (this.#publishing.length > 0 || this.#awayAndFull)) {
-      await new Promise<void>((resolve) => this.#publishing.push(resolve));
-      if (!this.#awayAndFull || this.#closed) break;
-    }
-    if (this.#room !== null) await this.#room;
+    if (this.#publishers > 0 || this.#blocked) await this.#turn();
+    else this.#publishers++;
     try {
       this.#send([], type, fields, options.blob);
     } finally {
-      this.#nextPublish();
+      this.#publishers--;
+      this.#endTurn();
     }
-    if (this.#room !== null) await this.#room;
+    while (this.#full && !this.#closed) await this.#change();
   }
 
   /**
@@ -199,7 +199,7 @@ export class CCClient {
       reject(new ClientError("closed", "the client was closed"));
     }
     this.#waiting.clear();
-    this.#nextPublish();
+    this.#changed();
     await this.#dealer.close(lingerMs);
   }
 
@@ -211,32 +211,48 @@ export class CCClient {
   ): void {
     if (this.#closed) throw new ClientError("closed", "the client was closed");
     const message = encodeMessage(route, type, fields, { hostname: this.#hostname, blob });
-    if (this.#dealer.send(NO_PREFIX, message, 0, message.length, true) || this.#room !== null) return;
-    let release = () => {};
-    const room = new Promise<void>((resolve) => release = resolve);
-    const source: Source = {
-      prefix: NO_PREFIX,
-      name: "this program",
-      hold: () => this.#room = room,
-      release: () => {
-        this.#room = null;
-        release();
-      },
-    };
-    this.#dealer.hold(source);
+    if (this.#dealer.send(NO_PREFIX, message, 0, message.length, true)) return;
+    if (!this.#full) this.#dealer.hold(this.#source);
   }
 
-  get #awayAndFull(): boolean {
-    return !this.#dealer.up && this.#dealer.queued >= this.#hwm;
+  /** What the DEALER holds while its queue is full. */
+  readonly #source: Source = {
+    prefix: NO_PREFIX,
+    name: "this program",
+    hold: () => this.#full = true,
+    release: () => {
+      this.#full = false;
+      this.#changed();
+    },
+  };
+
+  /** Is there no room for a message now, because the server is slow, or away and the queue full? */
+  get #blocked(): boolean {
+    if (this.#closed) return false;
+    return this.#full || (!this.#dealer.up && this.#dealer.queued >= this.#hwm);
   }
 
-  /** The first of those that wait to publish has its turn, when there is room for it. */
-  #nextPublish(): void {
-    if (this.#closed || !this.#awayAndFull) this.#publishing.shift()?.();
+  /** Waits until the publishers before have had their turn, and there is room. */
+  async #turn(): Promise<void> {
+    if (this.#publishers++ > 0) await new Promise<void>((resolve) => this.#queue.push(resolve));
+    while (this.#blocked) await this.#change();
+  }
+
+  #endTurn(): void {
+    this.#queue.shift()?.();
+  }
+
+  /** Resolves when the server is there, has room again, or the client is closed. */
+  #change(): Promise<void> {
+    return new Promise((resolve) => this.#changes.push(resolve));
+  }
+
+  #changed(): void {
+    for (const resolve of this.#changes.splice(0)) resolve();
   }
 
   #isUp(): void {
-    this.#nextPublish();
+    this.#changed();
     for (const done of this.#upWaits) done();
     this.#upWaits.clear();
   }

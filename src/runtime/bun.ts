@@ -30,7 +30,7 @@ const PULLS_MAX = 8;
 const DIRECT_MIN_BYTES = 16 * 1024;
 /** From here on the buffer of a chunk is given back by hand. */
 const FREE_MIN_BYTES = 4 * 1024;
-const MSG_DONTWAIT = 0x40;
+const MSG_DONTWAIT = process.platform === "darwin" ? 0x80 : 0x40;
 
 const runtime: Runtime = {
   name: "bun",
@@ -112,11 +112,11 @@ class BunLink implements Link {
   }
 
   write(chunk: Uint8Array, start: number, end: number): boolean {
+    this.#start = this.#at = start;
     const n = this.#socket.write(chunk, start, end - start);
     if (n === end - start) return true;
     this.#rest = chunk;
-    this.#start = start;
-    this.#at = n > 0 ? start + n : start;
+    if (n > 0) this.#at = start + n;
     this.#end = end;
     return false;
   }

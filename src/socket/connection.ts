@@ -156,10 +156,11 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
   }
 
   space(minBytes: number): Uint8Array | null {
-    return this.#decoder === null ? null : this.#decoder.space(minBytes);
+    return this.#decoder === null || this.#finished !== null ? null : this.#decoder.space(minBytes);
   }
 
   filled(bytes: number): void {
+    if (this.#finished !== null || this.#gone) return;
     this.context.enter();
     try {
       this.#decoder!.filled(bytes);

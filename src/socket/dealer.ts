@@ -86,7 +86,7 @@ export class Dealer implements DealerSocket, RunQueue {
         return false;
       }
       egress.append(prefix, buf, start, end, owned);
-      if (!egress.full) return true;
+      if (!egress.full || !this.#up) return true;
       this.#watchFull();
       return false;
     }
@@ -125,7 +125,7 @@ export class Dealer implements DealerSocket, RunQueue {
     const egress = this.#egress;
     if (!this.#up || this.#held.has(source)) return;
     egress.press();
-    if (!egress.full) return;
+    if (!egress.full || !this.#up) return;
     this.#held.add(source);
     source.hold();
     this.#watchFull();

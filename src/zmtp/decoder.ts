@@ -124,9 +124,10 @@ export class Decoder<S extends CommandSink> {
 
   /** Forgets the message that has not come whole. */
   clear(): void {
-    if (this.#carry !== null) POOL.release(this.#carry);
+    // Not back to the pool: a driver may still be reading into what space() gave it.
+    if (this.#carry !== null) POOL.forget(this.#carry);
     this.#carry = null;
-    this.#have = 0;
+    this.#have = this.#need = 0;
   }
 
   /**
