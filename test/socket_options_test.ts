@@ -1,7 +1,9 @@
 /** The zmq_ options of the server and of each proxy, as the system shows them on its sockets. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
+import process from "node:process";
 import { test } from "node:test";
+import { applyOptions } from "../src/runtime/sockopt.ts";
 import { RUNTIME, TARGETS, until } from "./helpers/env.ts";
 import { ServerProcess } from "./helpers/process.ts";
 import { RawPeer } from "./helpers/raw.ts";
@@ -25,6 +27,21 @@ function socketAt(filter: string): { receive: number; send: number; idle: number
     idle: timer && Number(timer[1] ?? 0) * 60 + Number(timer[2] ?? 0),
   };
 }
+
+test("socket options: every time and size is handed to setsockopt, on Linux by these numbers", () => {
+  const calls: number[][] = [];
+  applyOptions(
+    {
+      keepAlive: { idleSeconds: 240, intervalSeconds: 15, count: 4 },
+      receiveBufferBytes: 1000,
+      sendBufferBytes: 2000,
+    },
+    (...call) => calls.push(call),
+  );
+  if (process.platform !== "linux") return;
+  // SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT, SO_SNDBUF, SO_RCVBUF
+  assert.deepEqual(calls, [[1, 9, 1], [6, 4, 240], [6, 5, 15], [6, 6, 4], [1, 7, 2000], [1, 8, 1000]]);
+});
 
 const portOf = (endpoint: string) => Number(/:(\d+)$/.exec(endpoint)![1]);
 
@@ -76,5 +93,14 @@ zmq_tcp_keepalive = off
     const b = socketAt(`dport = :${portOf(off.endpoint)}`);
     assert.equal(b.idle, null, "keep-alive is off");
     assert.notEqual(b.receive, 2 * 48 * KIB, "the system's own size");
+  });
+
+  test(`${target.name}: zmq_nthreads above 1 says at start that one thread serves everything`, async () => {
+    await using server = await ServerProcess.start(
+      "[ccserver]\ncc-socket = tcp://127.0.0.1:*\ncc-role = local\nzmq_nthreads = 4\n[routes]\necho = h:echo\n[h:echo]\nhandler = echo\n",
+      target,
+    );
+    await server.until(/WARNING CCServer\.startup: zmq_nthreads is 4, but one thread serves everything/);
+    assert.equal((await server.stop()).code, 0);
   });
 }

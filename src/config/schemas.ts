@@ -64,7 +64,11 @@ export const SERVER_OPTIONS = {
   ),
   zmq_hwm: option(integer(1, 1_000_000), "50", "high water mark: messages that may wait for one client"),
   ...socket,
-  zmq_nthreads: option(integer(1, 64), "1", "I/O threads"),
+  zmq_nthreads: option(
+    integer(1, 64),
+    "1",
+    "I/O threads; one serves everything, and more are not used: a warning at start says so",
+  ),
   zmq_maxmsgsize: option(
     size(1024, MESSAGE_MAX_BYTES * 16),
     "64 MB",

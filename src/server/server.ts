@@ -278,7 +278,12 @@ export class Server {
       warn(`cc-role is local, but ${options["cc-socket"]} can be reached from other hosts`);
     }
     if (options["cc-stats"] === 0) warn("cc-stats is 0: nothing is counted");
-    if (options.zmq_nthreads > 1) warn("zmq_nthreads: this version serves everything in one thread");
+    if (options.zmq_nthreads > 1) {
+      warn(
+        `zmq_nthreads is ${options.zmq_nthreads}, but one thread serves everything: more would bring little and cost order ` +
+          "(docs/decisions/0009-one-thread.md). For more, run a second server on another port",
+      );
+    }
   }
 
   async #create(name: string, { handlers }: ServerConfig): Promise<Handler> {
