@@ -1,5 +1,5 @@
 /**
- * A CPU profile of the hot path: `npm run profile [bun|node|binary] [small|1k|64k|1m]`. Prints where the time goes. Of bun
+ * A CPU profile of the hot path: `npm run profile [bun|node|binary] [small|1k|64k|1m] [HANDLERS]`. Prints where the time goes. Of bun
  * and node it is a profile of the JavaScript, which is also written to `bench/report/`, to open in a browser's developer
  * tools; of the binary, with Linux's `perf` (Debian package linux-perf), of everything, the system's part too.
  */
@@ -10,13 +10,13 @@ import process from "node:process";
 import { buildPeers, forwarders, ROOT, server } from "./forwarders.ts";
 import { load, SHAPES } from "./load.ts";
 
-const [runtime = "bun", shape = "small"] = process.argv.slice(2);
+const [runtime = "bun", shape = "small", handlers = "1"] = process.argv.slice(2);
 const COMMANDS: Record<string, string[]> = {
   bun: [join(ROOT, "node_modules", ".bin", "bun"), "--cpu-prof", "src/main.ts"],
   node: ["node", "--cpu-prof", "dist/node/main.js"],
 };
 if (!(runtime in COMMANDS || runtime === "binary") || !(shape in SHAPES)) {
-  console.error("usage: npm run profile [bun|node|binary] [small|1k|64k|1m]");
+  console.error("usage: npm run profile [bun|node|binary] [small|1k|64k|1m] [HANDLERS]");
   process.exit(64);
 }
 if (runtime === "binary") {
@@ -39,7 +39,7 @@ const result = await load(
   {
     shape: SHAPES[shape],
     clients: 1,
-    handlers: 1,
+    handlers: Number(handlers),
     seconds: 4,
     async loaded(pid) {
       process.kill(pid, "SIGTERM");
@@ -97,7 +97,7 @@ async function perf(): Promise<void> {
   const result = await load(tool, recorded, {
     shape: SHAPES[shape],
     clients: 1,
-    handlers: 1,
+    handlers: Number(handlers),
     seconds: 4,
     async loaded() {
       const ended = new Promise((resolve) => recorder!.once("close", resolve));

@@ -31,13 +31,17 @@ import egressAppend from "./micro/egress_append.ts";
 import frameDecode from "./micro/frame_decode.ts";
 import infofile from "./micro/infofile.ts";
 import iniParse from "./micro/ini_parse.ts";
+import relayRun from "./micro/relay_run.ts";
 import routeMatch from "./micro/route_match.ts";
 import typeLookup from "./micro/type_lookup.ts";
 import { environment, formatTable, type Table, writeReport } from "./report.ts";
 
 const { values } = parseArgs({
   options: {
-    only: { type: "string", default: "micro,start,load,libzmq,clients,handlers,rtt,idle,rest,growth" },
+    only: {
+      type: "string",
+      default: "micro,start,load,libzmq,clients,handlers,rtt,idle,rest,threads,growth",
+    },
     gate: { type: "boolean" },
     short: { type: "boolean", default: false },
     bar: { type: "string" },
@@ -73,7 +77,9 @@ process.exit(0);
 
 async function micro(): Promise<void> {
   const bench = new Bench({ time: 300, warmupTime: 100 });
-  for (const add of [frameDecode, typeLookup, routeMatch, egressAppend, iniParse, bodyParse, infofile]) {
+  for (
+    const add of [frameDecode, typeLookup, routeMatch, relayRun, egressAppend, iniParse, bodyParse, infofile]
+  ) {
     add(bench);
   }
   await bench.run();
@@ -150,6 +156,7 @@ async function processes(): Promise<void> {
   if (parts.includes("rtt")) await latency(tool, own);
   if (parts.includes("idle")) await idle(tool, own);
   if (parts.includes("rest")) await rest(tool, ours);
+  if (parts.includes("threads")) await threads(tool, peers.filter(([key]) => key === "binary"));
   if (parts.includes("growth")) {
     await growth(
       tool,
@@ -203,6 +210,28 @@ async function growth(tool: string, peers: [string, Forwarder][]): Promise<void>
       head: [unit, ...lines.map(({ label }) => `${label}, µs`)],
       rows: points.map(([x], i) => [String(x), ...lines.map((line) => line.points[i][1].toFixed(3))]),
       lines: { unit, series: lines },
+    });
+  }
+}
+
+/** What a second thread could bring at most: two whole servers side by side against one, four clients each. */
+async function threads(tool: string, peers: [string, Forwarder][]): Promise<void> {
+  for (const [, peer] of peers) {
+    const half = { ...peer, guess: peer.guess / 2 };
+    const options = { shape: SHAPES.small, clients: 4, handlers: 1, seconds };
+    const found: Result[][] = [];
+    for (let round = 0; round < rounds; round++) {
+      const one = await load(tool, peer, options);
+      found.push([one, ...await Promise.all([load(tool, half, options), load(tool, half, options)])]);
+    }
+    const rate = (pick: (r: Result[]) => number) => (median(found.map(pick)) / 1e6).toFixed(2);
+    show({
+      title: "One server, and two side by side, 150 B body",
+      head: ["servers", "M messages/s"],
+      rows: [
+        ["one", rate(([one]) => one.messagesPerSecond)],
+        ["two", rate(([, a, b]) => a.messagesPerSecond + b.messagesPerSecond)],
+      ],
     });
   }
 }
