@@ -65,9 +65,18 @@ test("layout: on the forwarding path, no promise, closure, event or array per me
   // Each method of the way a forwarded message takes, as it stands in its file.
   const path: Record<string, string[]> = {
     "zmtp/decoder.ts": ["push(", "#scan(", "#complete(", "#rescan("],
-    "zmtp/relay.ts": ["run("],
-    "server/dispatch.ts": ["message(", "run(", "call("],
-    "socket/egress.ts": ["append(", "get full(", "runRoom(", "ran("],
+    "zmtp/relay.ts": ["run(", "list(", "#call("],
+    "server/dispatch.ts": ["message(", "run(", "#listRun(", "call("],
+    "socket/egress.ts": [
+      "append(",
+      "#copyIn(",
+      "get full(",
+      "runRoom(",
+      "ran(",
+      "ranListed(",
+      "#list(",
+      "#took(",
+    ],
     "socket/router.ts": ["send("],
     "socket/dealer.ts": ["send("],
     "handlers/proxy.ts": ["handle(", "message("],

@@ -218,6 +218,29 @@ test(`${RUNTIME}: back-pressure: a write to one that does not read stays in flig
   await until("all bytes", () => server.received === blocks * block.length, 20_000);
 });
 
+test(`${RUNTIME}: what is listed is written at once, as far as the peer takes it`, {
+  skip: runtime.vectors === undefined ? `${RUNTIME} writes one piece at a time` : false,
+}, async () => {
+  using p = await pair();
+  const { client, server } = p;
+  const vectors = runtime.vectors!;
+  const pieces = ["one ", "two ", "three"].map(utf8);
+  pieces.forEach((piece, i) => vectors.set(5 + i, piece, 0, piece.length));
+  assert.equal(client.link.writev!(5, 3), 13);
+  await until("the pieces", () => server.text === "one two three");
+  server.keep = false;
+  server.link.pause();
+  const block = new Uint8Array(1024 * 1024);
+  for (let i = 0; i < 64; i++) vectors.set(i, block, 0, block.length);
+  let sent = 0;
+  for (let n = -1; n !== 0;) sent += n = client.link.writev!(0, 64);
+  assert.ok(sent > 0 && sent < 64 * block.length, `${sent} bytes were taken by one that does not read`);
+  server.link.resume();
+  await until("all that was taken", () => server.received === 13 + sent, 20_000);
+  client.link.destroy();
+  assert.equal(client.link.writev!(0, 1), 0, "nothing, when the link is gone");
+});
+
 test(`${RUNTIME}: after destroy, the buffer of a write in flight is not read any more`, async () => {
   using p = await pair();
   const { client, server } = p;

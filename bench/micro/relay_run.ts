@@ -6,7 +6,7 @@ import { chunkOf, MESSAGES_PER_CHUNK, SMALL } from "./fixtures.ts";
 /** Copies a run of messages behind an identity, in the kernel. */
 export default function relayRun(bench: Bench): void {
   const { arena } = runtime;
-  const [table, from, to] = [TABLE_BYTES, 512 * 1024, 640 * 1024].map((bytes) => arena?.take(bytes) ?? null);
+  const [table, from, to] = [TABLE_BYTES, 512 * 1024, 1024 * 1024].map((bytes) => arena?.take(bytes) ?? null);
   if (!arena?.memory || !table || !from || !to) return;
   const limits = { messageMaxBytes: 1 << 26, messageMaxFrames: 37 };
   const relay = Relay.make(arena.memory, arena.buf, table.start, limits);

@@ -16,10 +16,13 @@ const KIB = 1024;
 const PAGE_BYTES = 64 * KIB;
 
 /** Bytes of a piece that a link reads into. */
-export const READ_PIECE_BYTES = 256 * KIB;
+export const READ_PIECE_BYTES: number = 512 * KIB;
+
+/** Bytes of the piece that a busy link is read into, where one serves all. */
+export const PULL_PIECE_BYTES: number = 2 * 1024 * KIB;
 
 /** Bytes of the stage. */
-const STAGE_BYTES = 512 * KIB;
+const STAGE_BYTES = 256 * KIB;
 
 /** How many pieces there are of each size; who finds none takes memory of its own. */
 const PIECES: readonly (readonly [bytes: number, count: number])[] = [
@@ -27,8 +30,9 @@ const PIECES: readonly (readonly [bytes: number, count: number])[] = [
   [32 * KIB, 32],
   [128 * KIB, 4],
   [READ_PIECE_BYTES, 8],
-  [STAGE_BYTES, 2],
-  [640 * KIB, 16],
+  [STAGE_BYTES, 1],
+  [PULL_PIECE_BYTES, 1],
+  [1024 * KIB, 12],
 ];
 
 export class Arena {
@@ -59,6 +63,11 @@ export class Arena {
       at += size * count;
     }
     this.stage = this.take(STAGE_BYTES);
+  }
+
+  /** Is a piece of exactly this size free? */
+  has(bytes: number): boolean {
+    return this.#free.get(bytes)!.length > 0;
   }
 
   /** A piece of exactly this size; null when all of them are in use. */

@@ -2,7 +2,7 @@
 /** The driver for Bun, and so for the compiled binary. */
 import { Buffer } from "node:buffer";
 import { dlopen, ptr } from "bun:ffi";
-import { Arena } from "./arena.ts";
+import { Arena, PULL_PIECE_BYTES } from "./arena.ts";
 import {
   AF_UNIX,
   CLOCK_MONOTONIC,
@@ -15,21 +15,24 @@ import {
   unixAddress,
 } from "./common.ts";
 import { applyOptions, type SetOption, setReceiveBuffer } from "./sockopt.ts";
+import { ENTRY_BYTES, LIST_BYTES, Vectors } from "./vectors.ts";
 import type { Address, Link, LinkEvents, LinkOptions, Listener, Runtime } from "./types.ts";
 
 const ARENA = new Arena();
-const PULL_BYTES = 512 * 1024;
 /** Where we read to ourselves; one for all links, as nothing stays in it. */
-const PULL_PIECE = ARENA.take(PULL_BYTES)!;
+const PULL_PIECE = ARENA.take(PULL_PIECE_BYTES)!;
 const PULL_ADDRESS = ptr(ARENA.buf, PULL_PIECE.start);
 /** A link that brings so much at once has more. */
 const PULL_MIN_BYTES = 64 * 1024;
 /** So often it is read from before others have their turn. */
-const PULLS_MAX = 8;
+const TURN_BYTES = 8 * 1024 * 1024;
 /** From here on a large message is read where it belongs, instead of copied there. */
 const DIRECT_MIN_BYTES = 16 * 1024;
 /** From here on the buffer of a chunk is given back by hand. */
 const FREE_MIN_BYTES = 4 * 1024;
+/** What writev() writes. */
+const VECTORS = new Vectors(ARENA, ARENA.take(LIST_BYTES)!, ptr);
+const VECTORS_ADDRESS = VECTORS.base + VECTORS.at;
 const MSG_DONTWAIT = process.platform === "darwin" ? 0x80 : 0x40;
 
 const runtime: Runtime = {
@@ -40,6 +43,7 @@ const runtime: Runtime = {
   notify,
   monotonicMicros,
   arena: ARENA,
+  vectors: VECTORS,
   copy,
   listen,
   connect,
@@ -97,16 +101,19 @@ class BunLink implements Link {
     const { fd } = this.#socket as unknown as { fd: number };
     const libc = loadLibc();
     if (libc === null) return;
-    for (let i = 0; i < PULLS_MAX && !this.#paused && !this.#gone; i++) {
+    let left = TURN_BYTES;
+    while (left > 0 && !this.#paused && !this.#gone) {
       const direct = events.space(DIRECT_MIN_BYTES);
       if (direct !== null) {
         const n = libc.recv(fd, ptr(direct), direct.length, MSG_DONTWAIT);
         if (n <= 0) return;
+        left -= n;
         events.filled(n);
         continue;
       }
-      const n = libc.recv(fd, PULL_ADDRESS, PULL_BYTES, MSG_DONTWAIT);
+      const n = libc.recv(fd, PULL_ADDRESS, PULL_PIECE_BYTES, MSG_DONTWAIT);
       if (n <= 0) return;
+      left -= n;
       events.data(ARENA.buf, PULL_PIECE.start, PULL_PIECE.start + n);
     }
   }
@@ -119,6 +126,13 @@ class BunLink implements Link {
     if (n > 0) this.#at = start + n;
     this.#end = end;
     return false;
+  }
+
+  writev(first: number, count: number): number {
+    const { fd } = this.#socket as unknown as { fd: number };
+    if (fd < 0) return 0;
+    // An error is told by the write that follows.
+    return Math.max(0, Number(loadLibc()!.writev(fd, VECTORS_ADDRESS + first * ENTRY_BYTES, count)));
   }
 
   taken(): number {
@@ -289,6 +303,7 @@ const CHUNK_MAX_BYTES = 512 * 1024;
 interface Libc {
   setsockopt(fd: number, level: number, name: number, value: Int32Array, size: number): number;
   recv(fd: number, to: number, size: number, flags: number): number;
+  writev(fd: number, vectors: number, count: number): number | bigint;
   socket(domain: number, type: number, protocol: number): number;
   sendto(
     fd: number,
@@ -304,6 +319,7 @@ interface Libc {
 const SIGNATURES = {
   setsockopt: { args: ["i32", "i32", "i32", "ptr", "u32"], returns: "i32" },
   recv: { args: ["i32", "ptr", "usize", "i32"], returns: "i32" },
+  writev: { args: ["i32", "ptr", "i32"], returns: "i64" },
   socket: { args: ["i32", "i32", "i32"], returns: "i32" },
   sendto: { args: ["i32", "ptr", "usize", "i32", "ptr", "u32"], returns: "i64" },
   close: { args: ["i32"], returns: "i32" },

@@ -20,6 +20,8 @@ import type { Address, Link, LinkEvents, LinkOptions, Listener, Runtime } from "
 /** A read that waits pins its buffer: an idle link holds the smallest, a busy one grows to the largest. */
 const READ_MIN_BYTES = 2 * 1024;
 const READ_MAX_BYTES = READ_PIECE_BYTES;
+/** The largest of those that find no piece of the arena free. */
+const READ_OWN_MAX_BYTES = 256 * 1024;
 const ARENA = new Arena();
 
 /** Where a link reads to: memory of its own, or a piece of the arena. */
@@ -30,9 +32,9 @@ interface ReadBuffer {
 }
 
 function readBuffer(bytes: number): ReadBuffer {
-  const piece = bytes >= READ_MAX_BYTES ? ARENA.take(READ_MAX_BYTES) : null;
+  const piece = bytes > READ_OWN_MAX_BYTES ? ARENA.take(READ_MAX_BYTES) : null;
   if (piece !== null) return { view: ARENA.buf.subarray(piece.start, piece.end), piece };
-  const view = new Uint8Array(Math.min(bytes, READ_MAX_BYTES));
+  const view = new Uint8Array(Math.min(bytes, READ_OWN_MAX_BYTES));
   return { view, piece: { buf: view, start: 0, end: view.length } };
 }
 
@@ -115,8 +117,11 @@ class DenoLink implements Link {
       }
       events.data(to.piece.buf, to.piece.start, to.piece.start + n);
       const size = to.view.length;
+      const most = size > READ_OWN_MAX_BYTES || ARENA.has(READ_MAX_BYTES)
+        ? READ_MAX_BYTES
+        : READ_OWN_MAX_BYTES;
       const wanted = n === size
-        ? Math.min(size * 4, readShare(links, READ_MAX_BYTES))
+        ? Math.min(size * 4, readShare(links, most))
         : n * 8 < size
         ? Math.max(size / 4, READ_MIN_BYTES)
         : size;

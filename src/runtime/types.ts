@@ -4,6 +4,7 @@
  * All else comes from the `node:` modules that all three implement.
  */
 import type { Arena } from "./arena.ts";
+import type { Vectors } from "./vectors.ts";
 
 /** Where to listen or connect. */
 export type Address =
@@ -48,6 +49,13 @@ export interface Link {
    * {@link LinkEvents.written} will follow, and neither may the buffer be touched nor another write begun.
    */
   write(chunk: Uint8Array, start: number, end: number): boolean;
+  /**
+   * Writes `count` entries of {@link Transport.vectors} from the `first` on, at once and in order; not while a write is in
+   * flight. Missing where the runtime cannot.
+   *
+   * @returns How many bytes the kernel took. Nothing is in flight then.
+   */
+  writev?(first: number, count: number): number;
   /** Tries the write in flight again, where that can be done before the system tells that there is room. */
   retry?(): void;
   /** Of the write in flight, the bytes that the kernel took so far; -1 where the runtime cannot tell any more. */
@@ -73,6 +81,8 @@ export interface Listener {
 export interface Transport {
   /** Where chunks lie, as far as it reaches, and where egress takes its memory from. */
   readonly arena?: Arena;
+  /** What {@link Link.writev} writes; missing where no link has that. */
+  readonly vectors?: Vectors;
   /** Copies `from[start, end)` to `to` at `at`, in the way that is fastest here. */
   copy(from: Uint8Array, start: number, end: number, to: Uint8Array, at: number): void;
   /**

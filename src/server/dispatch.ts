@@ -44,6 +44,12 @@ interface Way {
   readonly queues: readonly RunQueue[];
 }
 
+/**
+ * From messages of this size on, a run for one upstream is written from where it lies. Below, and for several that can
+ * share a copy, copying costs less than a list of so many pieces.
+ */
+const LIST_MIN_BYTES = 1024;
+
 /** Frames of a CC message from its type on, at most: type, body, signature, blob. */
 const TAIL_MAX = 4;
 
@@ -61,6 +67,8 @@ export class Dispatcher implements MessageSink {
   /** The run of equal types under way. */
   #count = 0;
   #bytes = 0;
+  /** Of the last message: those that follow are often alike. */
+  #lastBytes = 0;
   #crashed = 0;
   #crashedBytes = 0;
   /** When the messages that are not yet added to the statistics began to come; -1: there are none. */
@@ -124,6 +132,7 @@ export class Dispatcher implements MessageSink {
       this.#entry = entry;
     }
     if (this.#since < 0) this.#since = this.#now();
+    this.#lastBytes = end - start;
     this.#count++;
     this.#bytes += end - start;
     const { handlers } = entry;
@@ -157,6 +166,9 @@ export class Dispatcher implements MessageSink {
     if (relay === null || entry === null || entry.way === null || buf !== relay.buf) return at;
     const { kind, queues } = entry.way;
     const first = queues[0];
+    if (relay.lists && queues.length === 1 && this.#lastBytes >= LIST_MIN_BYTES && first.writesNow) {
+      return this.#listRun(relay, source.prefix, at, end, kind, first);
+    }
     let room = first.runRoom();
     for (let i = 1; i < queues.length; i++) room = Math.min(room, queues[i].runLimit());
     const block = first.runBlock;
@@ -172,6 +184,22 @@ export class Dispatcher implements MessageSink {
     for (let i = 1; i < queues.length; i++) {
       queues[i].ranAs(block, to, taken, bytes);
     }
+    return next;
+  }
+
+  /** The same without a copy: the run is written from where it lies. */
+  #listRun(
+    relay: Relay,
+    prefix: Uint8Array,
+    at: number,
+    end: number,
+    kind: number,
+    queue: RunQueue,
+  ): number {
+    if (this.#since < 0) this.#since = this.#now();
+    const next = relay.list(prefix, at, Math.min(end, at + queue.runLimit()), kind);
+    const { taken } = relay;
+    if (taken > 0) queue.ranListed(prefix, taken, next - at + taken * prefix.length);
     return next;
   }
 

@@ -25,7 +25,7 @@ import {
 } from "../zmtp/handshake.ts";
 import { POOL } from "../zmtp/pool.ts";
 import type { Context } from "./context.ts";
-import type { Egress } from "./egress.ts";
+import { BORROW_MIN_BYTES, type Egress } from "./egress.ts";
 import type { MessageSink, Source } from "./types.ts";
 
 /** A ROUTER sends READY so long after connecting at the latest. */
@@ -142,7 +142,7 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
   /** Returns how far the chunk was taken: to its end, unless someone holds us or the connection is over. */
   #take(chunk: Uint8Array, start: number, end: number): number {
     let at = end;
-    this.context.enter();
+    this.context.enter(chunk, start, end);
     try {
       at = this.#handshake !== null
         ? this.#shake(this.#handshake, chunk, start, end)
@@ -304,7 +304,8 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
 
   #push(decoder: Decoder<Source & CommandSink>, chunk: Uint8Array, start: number, end: number): number {
     const { arena } = this.context;
-    return arena !== null && chunk !== arena.buf && end - start >= STAGE_MIN_BYTES
+    return arena !== null && chunk !== arena.buf && end - start >= STAGE_MIN_BYTES &&
+        decoder.lastBytes < BORROW_MIN_BYTES
       ? this.#pushStaged(decoder, arena, chunk, start, end)
       : decoder.push(chunk, start, end);
   }

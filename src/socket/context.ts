@@ -4,6 +4,7 @@
  */
 import type { Arena, Piece } from "../runtime/arena.ts";
 import type { Transport } from "../runtime/types.ts";
+import type { Vectors } from "../runtime/vectors.ts";
 import type { Logger } from "../log.ts";
 import { Relay, type RelayLimits, TABLE_BYTES } from "../zmtp/relay.ts";
 
@@ -31,6 +32,12 @@ export interface Flushable {
   flush(): void;
 }
 
+/** Something that holds parts of a chunk, without a copy, until the chunk's end. */
+export interface Borrower {
+  /** The chunk ends: what is still needed of it is copied. */
+  settle(): void;
+}
+
 /** A relay, and the memory of its table. */
 export interface TakenRelay {
   readonly relay: Relay;
@@ -38,7 +45,7 @@ export interface TakenRelay {
 }
 
 /** Sizes of egress blocks: a peer starts with the smallest and gets larger ones while it fills them. */
-export const BLOCK_BYTES = [4 * 1024, 32 * 1024, 640 * 1024] as const;
+export const BLOCK_BYTES = [4 * 1024, 32 * 1024, 1024 * 1024] as const;
 /** Free blocks kept of each size, of those that are not the arena's. */
 const BLOCKS_KEPT = [128, 16, 4] as const;
 
@@ -48,10 +55,17 @@ export class Context {
   readonly log: Logger;
   readonly copy: Transport["copy"];
   #depth = 0;
+  /** What is being taken in, as far as it stays as it is until the end. */
+  #chunk: Uint8Array | null = null;
+  #chunkStart = 0;
+  #chunkEnd = 0;
+  #borrowers: Borrower[] = [];
   #scheduled = false;
   #flushing = false;
   #dirty: Flushable[] = [];
   readonly arena: Arena | null;
+  /** What {@link Link.writev} writes; null where no link has that. */
+  readonly vectors: Vectors | null;
   readonly #free: Piece[][] = BLOCK_BYTES.map(() => []);
 
   constructor(environment: Environment) {
@@ -60,15 +74,36 @@ export class Context {
     this.log = environment.log;
     this.copy = environment.transport.copy;
     this.arena = environment.transport.arena ?? null;
+    this.vectors = environment.transport.vectors ?? null;
   }
 
-  /** A chunk is being taken in: what it causes to be sent is flushed once, by {@link leave}. */
-  enter(): void {
-    this.#depth++;
+  /**
+   * A chunk is being taken in: what it causes to be sent is flushed once, by {@link leave}. Until then `chunk[start, end)`
+   * stays as it is.
+   */
+  enter(chunk: Uint8Array | null = null, start = 0, end = 0): void {
+    if (this.#depth++ > 0) return;
+    this.#chunk = chunk;
+    this.#chunkStart = start;
+    this.#chunkEnd = end;
   }
 
   leave(): void {
-    if (--this.#depth === 0) this.flush();
+    if (--this.#depth > 0) return;
+    this.flush();
+    this.#chunk = null;
+    const borrowers = this.#borrowers;
+    for (let i = 0; i < borrowers.length; i++) borrowers[i].settle();
+    borrowers.length = 0;
+  }
+
+  /** Does `buf[start, end)` lie in the chunk that is being taken in? Who borrows it says so by {@link borrow}. */
+  lends(buf: Uint8Array, start: number, end: number): boolean {
+    return buf === this.#chunk && start >= this.#chunkStart && end <= this.#chunkEnd;
+  }
+
+  borrow(borrower: Borrower): void {
+    this.#borrowers.push(borrower);
   }
 
   /** Remembers who has something to send; it is flushed at the chunk's end, outside of one in this turn. */
@@ -124,7 +159,7 @@ export class Context {
     const arena = this.arena;
     const table = arena?.take(TABLE_BYTES);
     if (!arena?.memory || !table) return null;
-    const relay = Relay.make(arena.memory, arena.buf, table.start, limits);
+    const relay = Relay.make(arena.memory, arena.buf, table.start, limits, this.vectors?.run ?? null);
     if (relay !== null) return { relay, table };
     arena.give(table);
     return null;

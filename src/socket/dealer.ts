@@ -121,6 +121,13 @@ export class Dealer implements DealerSocket, RunQueue {
     this.#egress.ranAs(block, at, messages, bytes);
   }
 
+  get writesNow(): boolean {
+    return this.#up && this.#egress.writesNow;
+  }
+  ranListed(prefix: Uint8Array, messages: number, bytes: number): void {
+    this.#egress.ranListed(prefix, messages, bytes);
+  }
+
   hold(source: Source): void {
     const egress = this.#egress;
     if (!this.#up || this.#held.has(source)) return;

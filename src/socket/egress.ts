@@ -16,10 +16,14 @@ import type { Piece } from "../runtime/arena.ts";
 import type { Link } from "../runtime/types.ts";
 import { POOL } from "../zmtp/pool.ts";
 import { lastBoundary } from "../zmtp/frame.ts";
-import { BLOCK_BYTES, type Context, type Flushable } from "./context.ts";
+import { AHEAD, ENTRIES } from "../runtime/vectors.ts";
+import { BLOCK_BYTES, type Borrower, type Context, type Flushable } from "./context.ts";
+import { Segment, SegmentQueue } from "./segment.ts";
 
 /** From here on a message that owns its buffer is not copied. */
 const REFERENCE_MIN_BYTES = 64 * 1024;
+/** From here on a message that lies in the chunk being taken in is written from there, where the link can. */
+export const BORROW_MIN_BYTES: number = 8 * 1024;
 const LARGEST = BLOCK_BYTES.length - 1;
 /** From here on a run for several queues is not copied for each. */
 const SHARE_MIN_BYTES = 64 * 1024;
@@ -27,24 +31,6 @@ const SHARE_MIN_BYTES = 64 * 1024;
 const RUN_MIN_BYTES = 2 * 1024;
 /** Control frames that may wait; a peer that asks for more without reading gets none. */
 const CONTROL_MAX = 8;
-
-class Segment {
-  next: Segment | null = null;
-  readonly buf: Uint8Array;
-  /** The block that `buf` is of, to be given back; null: none. */
-  readonly block: Piece | null;
-  start: number;
-  end: number;
-  messages: number;
-
-  constructor(buf: Uint8Array, block: Piece | null, start: number, end: number, messages: number) {
-    this.buf = buf;
-    this.block = block;
-    this.start = start;
-    this.end = end;
-    this.messages = messages;
-  }
-}
 
 /** The bounds of an egress queue. */
 export interface EgressOptions {
@@ -58,7 +44,7 @@ export interface EgressOptions {
   maxBytes: number;
 }
 
-export class Egress implements Flushable {
+export class Egress implements Flushable, Borrower {
   /** Called when a queue that was full (see {@link watch}) has drained to half. */
   ondrained: (() => void) | null = null;
   /** Called when nothing waits and nothing is in flight. */
@@ -73,12 +59,14 @@ export class Egress implements Flushable {
   #open = false;
   #dirty = false;
   #inFlight: Segment | null = null;
+  /** Bytes of it that had gone before it was given to the link. */
+  #skipped = 0;
+  /** What waits is being put in order: nothing is sent meanwhile. */
+  #settling = false;
+  /** Bytes that the last {@link #list} listed. */
+  #listedBytes = 0;
   #control: Uint8Array[] = [];
-  /** Messages and bytes of the queue, without the block being filled. */
-  #sealedMessages = 0;
-  #sealedBytes = 0;
-  #head: Segment | null = null;
-  #tail: Segment | null = null;
+  #queue = new SegmentQueue();
   /** The block being filled, not yet in the queue. */
   #block: Piece | null = null;
   /** Size class of the next one. */
@@ -100,17 +88,17 @@ export class Egress implements Flushable {
 
   /** Messages that wait, without those in flight. */
   get messages(): number {
-    return this.#sealedMessages + this.#blockMessages;
+    return this.#queue.messages + this.#blockMessages;
   }
 
   /** Their bytes. */
   get bytes(): number {
-    return this.#sealedBytes + this.#fill - this.#blockStart;
+    return this.#queue.bytes + this.#fill - this.#blockStart;
   }
 
   /** Does more wait than should? */
   get full(): boolean {
-    const bytes = this.#sealedBytes + this.#fill - this.#blockStart;
+    const { bytes } = this;
     if (bytes < this.#floorBytes) return false;
     return this.messages >= this.#options.hwm || bytes >= this.#fullBytes;
   }
@@ -133,7 +121,7 @@ export class Egress implements Flushable {
   /** Bytes the link took since the start; does it move? */
   get progress(): number {
     const taken = this.#inFlight !== null && this.#link !== null ? this.#link.taken() : 0;
-    return this.#written + Math.max(0, taken);
+    return this.#written + this.#skipped + Math.max(0, taken);
   }
 
   /** Writes go here from now on: control frames at once, messages after {@link open}. */
@@ -160,36 +148,34 @@ export class Egress implements Flushable {
     this.#open = false;
     this.#control = [];
     this.#inFlight = null;
+    const skipped = this.#skipped;
+    this.#skipped = 0;
     if (link === null || segment === null || segment.messages === 0) return 0;
     const taken = link.taken();
     const { at, messages } = taken < 0
       ? { at: segment.end, messages: 0 }
-      : lastBoundary(segment.buf, segment.start, segment.end, segment.start + taken);
+      : lastBoundary(segment.buf, segment.start, segment.end, segment.start + skipped + taken);
     if (messages === 0) {
       this.#release(segment);
       return taken < 0 ? segment.messages : 0;
     }
     segment.start = at;
     segment.messages = messages;
-    segment.next = this.#head;
-    this.#head = segment;
-    this.#tail ??= segment;
-    this.#sealedMessages += messages;
-    this.#sealedBytes += segment.end - at;
+    this.#queue.unshift(segment);
     return 0;
   }
 
   /** Drops everything that waits, its link being destroyed; returns how many messages that were. */
   clear(): number {
     const dropped = this.unwritten;
-    for (let s = this.#head; s !== null; s = s.next) this.#release(s);
-    this.#head = this.#tail = null;
+    for (let s = this.#queue.head; s !== null; s = s.next) this.#release(s);
+    this.#queue = new SegmentQueue();
     if (this.#block !== null) this.#context.returnBlock(this.#block);
     this.#block = null;
     this.#fill = this.#blockStart = this.#blockMessages = 0;
-    this.#sealedMessages = this.#sealedBytes = 0;
     if (this.#inFlight !== null) this.#release(this.#inFlight);
     this.#inFlight = null;
+    this.#skipped = 0;
     this.#link = null;
     this.onempty?.();
     return dropped;
@@ -209,17 +195,33 @@ export class Egress implements Flushable {
     if (owned && size >= REFERENCE_MIN_BYTES && standsBefore(prefix, buf, start)) {
       this.#seal();
       POOL.hold(buf);
-      this.#push(new Segment(buf, null, start - prefix.length, end, 1));
+      this.#queue.push(new Segment(buf, null, start - prefix.length, end, 1));
       return;
     }
+    if (size >= BORROW_MIN_BYTES && this.#gathers && this.#context.lends(buf, start, end)) {
+      this.#seal();
+      if (this.#queue.borrowed === 0) this.#context.borrow(this);
+      this.#queue.push(new Segment(buf, null, start, end, 1, prefix));
+      return;
+    }
+    this.#copyIn(prefix, buf, start, end);
+  }
+
+  /** Can several pieces be written at once, now? */
+  get #gathers(): boolean {
+    return this.#open && this.#inFlight === null && this.#link?.writev !== undefined;
+  }
+
+  #copyIn(prefix: Uint8Array, buf: Uint8Array, start: number, end: number): void {
+    const size = prefix.length + end - start;
     let block = this.#block;
     if (block === null || block.end - this.#fill < size) {
       block = this.#room(size);
       if (block === null) {
-        const copy = new Uint8Array(size);
+        const copy = POOL.take(size);
         copy.set(prefix, 0);
         copy.set(buf.subarray(start, end), prefix.length);
-        this.#push(new Segment(copy, null, 0, size, 1));
+        this.#queue.push(new Segment(copy, null, 0, size, 1));
         return;
       }
     }
@@ -273,7 +275,44 @@ export class Egress implements Flushable {
     if (!this.#dirty) this.#mark();
     this.#seal();
     block.shares = (block.shares ?? 0) + 1;
-    this.#push(new Segment(block.buf, block, at, at + bytes, messages));
+    this.#queue.push(new Segment(block.buf, block, at, at + bytes, messages));
+  }
+
+  /** Would a run be written at once, from where it lies? Then {@link ranListed} takes it. */
+  get writesNow(): boolean {
+    return this.#gathers && this.#control.length === 0 && 2 * this.#queue.length + 2 <= AHEAD;
+  }
+
+  /** A run is listed behind {@link AHEAD}: it is written, behind what waits. What the link does not take is copied. */
+  ranListed(prefix: Uint8Array, messages: number, bytes: number): void {
+    const context = this.#context;
+    const vectors = context.vectors!;
+    this.#seal();
+    const ahead = this.#list(0, AHEAD);
+    vectors.move(0, ahead, AHEAD - ahead);
+    let taken = this.#link!.writev!(AHEAD - ahead, ahead + 2 * messages);
+    const waiting = this.#listedBytes;
+    this.#took(Math.min(taken, waiting));
+    taken -= waiting;
+    if (taken === bytes) {
+      this.#written += bytes;
+      return;
+    }
+    this.settle();
+    const { buf } = context.arena!;
+    for (let i = AHEAD + 1, left = messages; left > 0; i += 2, left--) {
+      const size = vectors.bytes(i);
+      if (taken >= prefix.length + size) {
+        taken -= prefix.length + size;
+        this.#written += prefix.length + size;
+        continue;
+      }
+      if (taken > 0) this.#skipped = taken;
+      taken = 0;
+      const start = vectors.address(i) - vectors.base;
+      this.#copyIn(prefix, buf, start, start + size);
+    }
+    if (this.#inFlight === null) this.#send();
   }
 
   /** Asks for {@link ondrained} once the queue, full now, has room again. */
@@ -297,7 +336,8 @@ export class Egress implements Flushable {
     const segment = this.#inFlight;
     if (segment === null) return;
     this.#inFlight = null;
-    this.#written += segment.end - segment.start;
+    this.#written += segment.bytes;
+    this.#skipped = 0;
     this.#release(segment);
     this.#send();
   }
@@ -305,14 +345,16 @@ export class Egress implements Flushable {
   #send(): void {
     const link = this.#link;
     if (link === null) return;
+    if (this.#open && this.#queue.borrowed > 0) this.#sendBorrowed(link);
     for (;;) {
       const segment = this.#next();
       if (segment === null) break;
       this.#inFlight = segment;
-      if (!link.write(segment.buf, segment.start, segment.end)) break;
+      if (!link.write(segment.buf, segment.start + this.#skipped, segment.end)) break;
       if (this.#link !== link) return;
       this.#inFlight = null;
-      this.#written += segment.end - segment.start;
+      this.#skipped = 0;
+      this.#written += segment.bytes;
       this.#release(segment);
     }
     if (this.#watched && this.#drained()) {
@@ -322,6 +364,61 @@ export class Egress implements Flushable {
     if (this.onempty !== null && this.empty) this.onempty();
   }
 
+  /** All that waits, at once. What the link does not take of what is borrowed is copied: it is in no hurry. */
+  #sendBorrowed(link: Link): void {
+    this.#seal();
+    while (this.#queue.borrowed > 0 && this.#control.length === 0) {
+      const entries = this.#list(0, ENTRIES);
+      const bytes = this.#listedBytes;
+      const taken = link.writev!(0, entries);
+      this.#took(taken);
+      if (taken < bytes) break;
+    }
+    this.settle();
+  }
+
+  /** Lists what waits in entries of {@link Context.vectors} from `i` on, as far as they go; returns how many. */
+  #list(i: number, end: number): number {
+    const vectors = this.#context.vectors!;
+    const from = i;
+    this.#listedBytes = 0;
+    for (let s = this.#queue.head; s !== null && i + 2 <= end; s = s.next) {
+      if (s.prefix !== null && s.prefix.length > 0) vectors.set(i++, s.prefix, 0, s.prefix.length);
+      vectors.set(i++, s.buf, s.start, s.end);
+      this.#listedBytes += s.bytes;
+    }
+    return i - from;
+  }
+
+  /** So many bytes of the queue have gone; of the segment at its head perhaps only a part. */
+  #took(bytes: number): void {
+    const queue = this.#queue;
+    for (let s = queue.head; s !== null && bytes >= s.bytes; s = queue.head) {
+      bytes -= s.bytes;
+      this.#written += s.bytes;
+      queue.shift();
+      this.#release(s);
+    }
+    this.#skipped = bytes;
+  }
+
+  settle(): void {
+    if (this.#queue.borrowed === 0) return;
+    this.#settling = true;
+    this.#seal();
+    const before = this.#queue;
+    this.#queue = new SegmentQueue();
+    for (let s = before.shift(); s !== null; s = before.shift()) {
+      if (s.prefix === null) {
+        this.#seal();
+        this.#queue.push(s);
+      } else {
+        this.#copyIn(s.prefix, s.buf, s.start, s.end);
+      }
+    }
+    this.#settling = false;
+  }
+
   #drained(): boolean {
     const { hwm, floorBytes } = this.#options;
     return (this.messages * 2 <= hwm || this.bytes * 2 <= floorBytes) && this.bytes * 2 <= this.#fullBytes;
@@ -329,20 +426,14 @@ export class Egress implements Flushable {
 
   /** What is written next: control frames, then the queue, then the block as far as it is filled. */
   #next(): Segment | null {
-    if (this.#control.length > 0) {
+    // Nothing goes between the parts of a segment.
+    if (this.#control.length > 0 && this.#skipped === 0) {
       const frame = this.#control.shift()!;
       return new Segment(frame, null, 0, frame.length, 0);
     }
     if (!this.#open) return null;
-    if (this.#head === null) this.#seal();
-    const segment = this.#head;
-    if (segment === null) return null;
-    this.#head = segment.next;
-    if (this.#head === null) this.#tail = null;
-    segment.next = null;
-    this.#sealedMessages -= segment.messages;
-    this.#sealedBytes -= segment.end - segment.start;
-    return segment;
+    if (this.#queue.head === null) this.#seal();
+    return this.#queue.shift();
   }
 
   /** A block with room for `size` bytes at its end; null when no block is large enough. */
@@ -352,7 +443,7 @@ export class Egress implements Flushable {
     this.#seal();
     if (wasFull) {
       // The link may take the full one at once: then the same memory, still in the cache, is filled again.
-      if (this.#open && this.#inFlight === null) this.#send();
+      if (this.#open && this.#inFlight === null && !this.#settling) this.#send();
       if (this.#blockSize < LARGEST) this.#blockSize++;
     }
     while (BLOCK_BYTES[this.#blockSize] < size) {
@@ -375,23 +466,15 @@ export class Egress implements Flushable {
       this.#fill = this.#blockStart = 0;
       return;
     }
-    this.#push(new Segment(block.buf, block, block.start, this.#fill, this.#blockMessages));
+    this.#queue.push(new Segment(block.buf, block, block.start, this.#fill, this.#blockMessages));
     if ((this.#fill - block.start) * 8 < block.end - block.start && this.#blockSize > 0) this.#blockSize--;
     this.#block = null;
     this.#fill = this.#blockStart = this.#blockMessages = 0;
   }
 
-  #push(segment: Segment): void {
-    this.#sealedMessages += segment.messages;
-    this.#sealedBytes += segment.end - segment.start;
-    if (this.#tail === null) this.#head = segment;
-    else this.#tail.next = segment;
-    this.#tail = segment;
-  }
-
   #release(segment: Segment): void {
     if (segment.block !== null) this.#context.returnBlock(segment.block);
-    else POOL.release(segment.buf);
+    else if (segment.prefix === null) POOL.release(segment.buf);
   }
 
   #mark(): void {

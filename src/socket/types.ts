@@ -62,6 +62,10 @@ export interface RunQueue {
   readonly runAt: number;
   /** So many messages and bytes, prefixes included, were put there. */
   ran(messages: number, bytes: number): void;
+  /** Would a run be written at once, from where it lies? Then {@link ranListed} takes it, instead of the two above. */
+  readonly writesNow: boolean;
+  /** A run of so many messages and bytes is listed in the transport's vectors, each behind `prefix`. */
+  ranListed(prefix: Uint8Array, messages: number, bytes: number): void;
   /** The same run as another queue has it in its block, at `at`. */
   ranAs(block: Piece, at: number, messages: number, bytes: number): void;
 }

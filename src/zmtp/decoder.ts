@@ -86,6 +86,7 @@ export class Decoder<S extends CommandSink> {
   /** Bytes asked for when the carry was made; the pool may have given one that is larger. */
   #room = 0;
   #paused = false;
+  #lastBytes = 0;
   /** Messages to hand on one by one before the next run is tried; grows while none comes about. */
   #runWait = 0;
   #runMisses = 0;
@@ -106,6 +107,11 @@ export class Decoder<S extends CommandSink> {
   /** Is the stream between two messages? */
   get idle(): boolean {
     return this.#have === 0;
+  }
+
+  /** Bytes of the message handed on last: those that follow are often alike. */
+  get lastBytes(): number {
+    return this.#lastBytes;
   }
 
   /** Bytes reserved for a message that has not come whole. */
@@ -151,6 +157,7 @@ export class Decoder<S extends CommandSink> {
       if (this.#command) {
         this.#emitCommand(chunk, at, next);
       } else {
+        this.#lastBytes = next - at;
         sink.message(source, chunk, at, next, this.#delimiter, this.#tail, false);
         if (this.#runWait > 0) this.#runWait--;
         else if (end - next >= RUN_MIN_BYTES && !this.#paused) {
@@ -227,6 +234,7 @@ export class Decoder<S extends CommandSink> {
     } else {
       const owned = carry.length > KEPT_MAX_BYTES;
       if (owned) this.#carry = null;
+      this.#lastBytes = next - base;
       this.#sink.message(this.#source, carry, base, next, this.#delimiter, this.#tail, owned);
       if (owned) POOL.release(carry);
     }

@@ -8,6 +8,8 @@
  *   slot = hash(type bytes) % SLOTS ──▶ { length, class, count, bytes } and the type's bytes
  * ```
  *
+ * The messages are copied, each behind the identity of its peer, or listed for writev() where they lie.
+ *
  * Messages of one class may follow one another in a run; what a class stands for, its user says.
  */
 import { RELAY_WASM } from "./relay_wasm.ts";
@@ -41,6 +43,7 @@ type Kernel = (
   wanted: number,
   framesMax: number,
   messageMax: number,
+  base: number,
 ) => number;
 
 let module: WebAssembly.Module | null | undefined;
@@ -60,6 +63,15 @@ export interface RelayLimits {
   messageMaxFrames: number;
 }
 
+/** A list of vectors, as writev() takes them: address and length, 64 bits each. */
+export interface RunList {
+  /** Where in memory the entries of a run go: `[at, end)`. */
+  readonly at: number;
+  readonly end: number;
+  /** The address of the memory's first byte, for the system; not 0. */
+  readonly base: number;
+}
+
 export class Relay {
   /** Messages that the last {@link run} took. */
   taken = 0;
@@ -69,26 +81,41 @@ export class Relay {
   readonly #table: number;
   readonly #words: Uint32Array;
   readonly #limits: RelayLimits;
+  readonly #list: RunList | null;
   #prefix: Uint8Array | null = null;
 
-  private constructor(kernel: Kernel, buf: Uint8Array, table: number, limits: RelayLimits) {
+  private constructor(
+    kernel: Kernel,
+    buf: Uint8Array,
+    table: number,
+    limits: RelayLimits,
+    list: RunList | null,
+  ) {
     this.#kernel = kernel;
     this.buf = buf;
     this.#table = table;
     this.#words = new Uint32Array(buf.buffer);
     this.#limits = limits;
+    this.#list = list;
     buf.fill(0, table, table + TABLE_BYTES);
   }
 
   /**
    * @param table Where in `memory` the table lies: {@link TABLE_BYTES} that are the relay's alone.
+   * @param list Where {@link list} lists runs; null: nowhere.
    * @returns Null where the kernel does not run.
    */
-  static make(memory: WebAssembly.Memory, buf: Uint8Array, table: number, limits: RelayLimits): Relay | null {
+  static make(
+    memory: WebAssembly.Memory,
+    buf: Uint8Array,
+    table: number,
+    limits: RelayLimits,
+    list: RunList | null = null,
+  ): Relay | null {
     if (module === undefined) module = compile();
     if (module === null) return null;
     const { exports } = new WebAssembly.Instance(module, { env: { memory } });
-    return new Relay(exports.relay as Kernel, buf, table, limits);
+    return new Relay(exports.relay as Kernel, buf, table, limits, list);
   }
 
   /** The slot of a type, whatever its length. */
@@ -131,6 +158,29 @@ export class Relay {
    * @returns Where the first message stands that was not taken.
    */
   run(prefix: Uint8Array, from: number, end: number, to: number, toEnd: number, kind: number): number {
+    return this.#call(prefix, from, end, to, toEnd, kind, 0);
+  }
+
+  /** Can runs be listed? */
+  get lists(): boolean {
+    return this.#list !== null;
+  }
+
+  /** The same, but messages are not copied: the prefix and the message, in turn, are entries of the list. */
+  list(prefix: Uint8Array, from: number, end: number, kind: number): number {
+    const { at, end: listEnd, base } = this.#list!;
+    return this.#call(prefix, from, end, at, listEnd, kind, base);
+  }
+
+  #call(
+    prefix: Uint8Array,
+    from: number,
+    end: number,
+    to: number,
+    toEnd: number,
+    kind: number,
+    base: number,
+  ): number {
     const table = this.#table;
     if (prefix !== this.#prefix) {
       this.#prefix = prefix;
@@ -147,6 +197,7 @@ export class Relay {
       kind,
       messageMaxFrames,
       messageMaxBytes,
+      base,
     );
     this.taken = this.#words[(table + TAKEN) / 4];
     return next;

@@ -1,6 +1,6 @@
 /**
  * The relay kernel, in AssemblyScript: takes a run of messages that all go the same way, and copies each behind the
- * identity of its peer. `npm run kernel` compiles it to WebAssembly, `../relay_wasm.ts`; `../relay.ts` is its face and
+ * identity of its peer, or lists both for writev(). `npm run kernel` compiles it to WebAssembly, `../relay_wasm.ts`; `../relay.ts` is its face and
  * says what each argument is.
  *
  * It takes only what is plain: short route frames, a type that is in the table, two to four frames from the type on,
@@ -34,6 +34,8 @@ const ROUTE_MAX: i32 = 32;
 const TAIL_MAX: i32 = 3;
 /** Vectors of 16 bytes are copied whole, so up to 15 bytes behind a message are written. */
 const SLACK: usize = 16;
+/** An address and a length, for writev(). */
+const ENTRY_BYTES: usize = 16;
 
 /** Where the route ends, behind the delimiter; 0 when that is not plain. `frames` counts the route's. */
 let frames: i32 = 0;
@@ -130,7 +132,10 @@ export function relay(
   wanted: u32,
   framesMax: i32,
   messageMax: usize,
+  base: f64,
 ): usize {
+  const lists = base != 0;
+  const address = <u64> base;
   let taken: u32 = 0;
   /** The type of the last message, and the run of it that is not yet added to its slot. */
   let slot: usize = 0;
@@ -150,7 +155,7 @@ export function relay(
     const next = skipTail(typeEnd, end, min(TAIL_MAX, framesMax - frames - 2));
     if (next == 0) break;
     const length = next - from;
-    if (length > messageMax || to + prefixSize + length + SLACK > toEnd) break;
+    if (length > messageMax || to + (lists ? 2 * ENTRY_BYTES : prefixSize + length + SLACK) > toEnd) break;
     if (size != slotSize || !sameType(type, slotType, size)) {
       const index = <usize> slotOf(type, size);
       const found = table + SLOTS + index * SLOT_BYTES;
@@ -164,11 +169,19 @@ export function relay(
       count = 0;
       bytes = 0;
     }
+    if (lists) {
+      store<u64>(to, address + table + PREFIX);
+      store<u64>(to, prefixSize, 8);
+      store<u64>(to, address + from, 16);
+      store<u64>(to, length, 24);
+      to += 2 * ENTRY_BYTES;
+    } else {
     // Most identities are the five bytes that a ROUTER makes; the rest of a longer one follows.
     v128.store(to, v128.load(table, PREFIX));
     if (prefixSize > 16) memory.copy(to + 16, table + PREFIX + 16, prefixSize - 16);
     copy(to + prefixSize, from, length);
     to += prefixSize + length;
+    }
     from = next;
     count++;
     bytes += <u64> length;
