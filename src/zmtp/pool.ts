@@ -5,12 +5,12 @@
  * last release it is free for the next message. Buffers of other origin may be given too: they are ignored.
  */
 
-/** Bytes of free buffers that are kept. */
-const KEPT_MAX_BYTES = 64 * 1024 * 1024;
+/** Bytes of free buffers that are kept: a full queue of large messages (`EGRESS_FULL_BYTES`) and some. */
+const KEPT_MAX_BYTES = 10 * 1024 * 1024;
 /** Free buffers that are kept; a search looks at no more. */
 const KEPT_MAX = 1024;
-/** Sizes are rounded up to this, so that messages of about one size share buffers. */
-const STEP_BYTES = 1024;
+/** Sizes are rounded up to eight steps an octave, at least to this, so that messages of about one size share buffers. */
+const STEP_MIN_BYTES = 1024;
 /** A free buffer more than so many times too large is left for larger messages. */
 const SPARE_MAX = 4;
 
@@ -33,7 +33,7 @@ export class Pool {
       free.pop();
       this.#freeBytes -= size;
     }
-    buf ??= new Uint8Array(Math.ceil(bytes / STEP_BYTES) * STEP_BYTES);
+    buf ??= new Uint8Array(roundUp(bytes));
     this.#holds.set(buf, 1);
     return buf;
   }
@@ -51,12 +51,13 @@ export class Pool {
       return;
     }
     this.#holds.delete(buf);
-    if (this.#freeBytes + buf.length > KEPT_MAX_BYTES || this.#free.length >= KEPT_MAX) {
-      free(buf);
-      return;
-    }
     this.#free.push(buf);
     this.#freeBytes += buf.length;
+    while (this.#freeBytes > KEPT_MAX_BYTES || this.#free.length > KEPT_MAX) {
+      const oldest = this.#free.shift()!;
+      this.#freeBytes -= oldest.length;
+      free(oldest);
+    }
   }
 
   /** Somebody keeps the buffer for good: it never comes back. */
@@ -80,6 +81,11 @@ export class Pool {
     this.#free.length = 0;
     this.#freeBytes = 0;
   }
+}
+
+function roundUp(bytes: number): number {
+  const step = Math.max(STEP_MIN_BYTES, (1 << (31 - Math.clz32(bytes))) / 8);
+  return Math.ceil(bytes / step) * step;
 }
 
 /** Gives the memory back at once, where the runtime can; else the collector does. */
