@@ -216,7 +216,7 @@ export function forwarders(libzmqMissing: string | null): Record<string, Forward
       "npm zeromq on Deno",
       [join(BIN, "deno"), "run", "-A", "--quiet", npm, "{to}"],
       null,
-      50_000,
+      100_000,
     ),
     npm_node: program("npm zeromq on Node", ["node", npm, "{to}"], null, 40_000),
     relay_c: program("blind relay, C", [join(OUT, "load"), "relay", "0", "{to}"], null, 16_000_000, "relay"),

@@ -7,9 +7,9 @@
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import process from "node:process";
 import type { Forwarder } from "./forwarders.ts";
 import { ROOT } from "./forwarders.ts";
+import { progress } from "./report.ts";
 import { idleClients, load, median, restBytes, type Result, roundTrips, SHAPES } from "./load.ts";
 
 /** One line of gate.json. */
@@ -158,7 +158,7 @@ export async function runGate(
     for (let round = 0; round < count; round++) {
       const results = new Map<string, Record<string, number | undefined>>();
       for (const { key, forwarder, measure } of tasks.values()) {
-        process.stderr.write(`\rround ${round + 1} of ${count}: ${key}${" ".repeat(40)}`);
+        progress(`round ${round + 1} of ${count}: ${key}`);
         try {
           const result = await measure();
           results.set(key, { ...result });
@@ -169,7 +169,7 @@ export async function runGate(
           tasks.delete(key);
         }
       }
-      process.stderr.write(`\r${" ".repeat(100)}\r`);
+      progress(null);
       for (const bar of wanted) {
         const of = results.get(taskOf(bar, true).key)?.[bar.figure];
         const to = results.get(taskOf(bar, false).key)?.[bar.figure];

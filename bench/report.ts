@@ -19,6 +19,11 @@ export interface Table {
   lines?: { unit: string; series: { label: string; points: [number, number][] }[] };
 }
 
+/** Says on a terminal what is being measured, on one line; null: nothing any more. */
+export function progress(what: string | null): void {
+  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${what ?? ""}`);
+}
+
 /** The table with its columns in line. */
 export function formatTable({ title, head, rows }: Table): string {
   const widths = head.map((_, i) => Math.max(...[head, ...rows].map((row) => (row[i] ?? "").length)));

@@ -34,7 +34,7 @@ import iniParse from "./micro/ini_parse.ts";
 import relayRun from "./micro/relay_run.ts";
 import routeMatch from "./micro/route_match.ts";
 import typeLookup from "./micro/type_lookup.ts";
-import { environment, formatTable, type Table, writeReport } from "./report.ts";
+import { environment, formatTable, progress, type Table, writeReport } from "./report.ts";
 
 const { values } = parseArgs({
   options: {
@@ -198,13 +198,13 @@ async function growth(tool: string, peers: [string, Forwarder][]): Promise<void>
     const lines = measured.map(([, peer]) => ({ label: peer.name, points: [] as [number, number][] }));
     for (const [x, options] of points) {
       for (const [i, [, peer]] of measured.entries()) {
-        process.stderr.write(`\r${title}: ${x}, ${peer.name}${" ".repeat(20)}`);
+        progress(`${title}: ${x}, ${peer.name}`);
         const costs: number[] = [];
         for (let round = 0; round < rounds; round++) costs.push((await load(tool, peer, options)).cpuMicros);
         lines[i].points.push([x, median(costs)]);
       }
     }
-    process.stderr.write(`\r${" ".repeat(100)}\r`);
+    progress(null);
     show({
       title,
       head: [unit, ...lines.map(({ label }) => `${label}, µs`)],
@@ -240,10 +240,10 @@ async function threads(tool: string, peers: [string, Forwarder][]): Promise<void
 async function rest(tool: string, peers: [string, Forwarder][]): Promise<void> {
   const rows: string[][] = [];
   for (const [, peer] of peers) {
-    process.stderr.write(`\rresting: ${peer.name}${" ".repeat(20)}`);
+    progress(`resting: ${peer.name}`);
     rows.push([peer.name, (await restBytes(tool, peer, 60) / 2 ** 20).toFixed(0)]);
   }
-  process.stderr.write(`\r${" ".repeat(100)}\r`);
+  progress(null);
   show({ title: "Memory after 100 clients' load and a minute of rest", head: ["server", "MiB"], rows });
 }
 
@@ -277,7 +277,7 @@ async function compare(
   for (let round = 0; round < rounds; round++) {
     for (const [key, peer] of peers) {
       if (failed.has(key)) continue;
-      process.stderr.write(`\r${title}: round ${round + 1}, ${peer.name}${" ".repeat(20)}`);
+      progress(`${title}: round ${round + 1}, ${peer.name}`);
       try {
         results.set(key, [...results.get(key) ?? [], await load(tool, peer, options)]);
       } catch (error) {
@@ -287,7 +287,7 @@ async function compare(
       }
     }
   }
-  process.stderr.write(`\r${" ".repeat(100)}\r`);
+  progress(null);
   const rows: string[][] = [];
   const bars: Table["bars"] = [];
   for (const [key, peer] of peers) {
@@ -322,11 +322,11 @@ async function latency(tool: string, peers: [string, Forwarder][]): Promise<void
   const found = new Map<string, { p50: number; p99: number; p999: number }[]>();
   for (let round = 0; round < rounds; round++) {
     for (const [key, peer] of peers) {
-      process.stderr.write(`\rround trips: round ${round + 1}, ${peer.name}${" ".repeat(20)}`);
+      progress(`round trips: round ${round + 1}, ${peer.name}`);
       found.set(key, [...found.get(key) ?? [], await roundTrips(tool, peer, rate, Math.max(2, seconds))]);
     }
   }
-  process.stderr.write(`\r${" ".repeat(100)}\r`);
+  progress(null);
   show({
     title: `Round trip through two hops at ${rate} messages/s, open loop`,
     head: ["two of", "p50 µs", "p99 µs", "p99.9 µs"],
