@@ -4,8 +4,10 @@ import { spawnSync } from "node:child_process";
 import { lookup } from "node:dns/promises";
 import { join } from "node:path";
 import net from "node:net";
+import process from "node:process";
 import { test } from "node:test";
 import runtime from "#runtime";
+import { READ_PIECE_BYTES } from "../src/runtime/arena.ts";
 import type { Address, Link, LinkEvents, Listener } from "../src/runtime/types.ts";
 import { RUNTIME, tempFolder, text, until, utf8 } from "./helpers/env.ts";
 
@@ -239,6 +241,22 @@ test(`${RUNTIME}: what is listed is written at once, as far as the peer takes it
   await until("all that was taken", () => server.received === 13 + sent, 20_000);
   client.link.destroy();
   assert.equal(client.link.writev!(0, 1), 0, "nothing, when the link is gone");
+});
+
+test(`${RUNTIME}: trim gives the memory of free pieces back, and of no others`, {
+  skip: runtime.trim === undefined || process.platform !== "linux"
+    ? `${RUNTIME} on ${process.platform} cannot`
+    : false,
+}, () => {
+  const arena = runtime.arena!;
+  const [used, free] = [arena.take(READ_PIECE_BYTES)!, arena.take(READ_PIECE_BYTES)!];
+  for (const { start, end } of [used, free]) arena.buf.fill(7, start, end);
+  arena.give(free);
+  runtime.trim!();
+  assert.ok(arena.buf.subarray(used.start, used.end).every((byte) => byte === 7));
+  // What the system gives anew is zero.
+  assert.ok(arena.buf.subarray(free.start, free.end).every((byte) => byte === 0));
+  arena.give(used);
 });
 
 test(`${RUNTIME}: after destroy, the buffer of a write in flight is not read any more`, async () => {

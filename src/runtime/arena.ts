@@ -29,6 +29,7 @@ const PIECES: readonly (readonly [bytes: number, count: number])[] = [
   [4 * KIB, 256],
   [32 * KIB, 32],
   [128 * KIB, 4],
+  [192 * KIB, 16],
   [READ_PIECE_BYTES, 8],
   [STAGE_BYTES, 1],
   [PULL_PIECE_BYTES, 1],
@@ -73,6 +74,11 @@ export class Arena {
   /** A piece of exactly this size; null when all of them are in use. */
   take(bytes: number): Piece | null {
     return this.#free.get(bytes)?.pop() ?? null;
+  }
+
+  /** Every free piece of at least so many bytes. */
+  *free(leastBytes: number): Iterable<Piece> {
+    for (const [bytes, pieces] of this.#free) if (bytes >= leastBytes) yield* pieces;
   }
 
   /** Gives a piece back; those of other memory are ignored. */

@@ -83,6 +83,8 @@ export interface Transport {
   readonly arena?: Arena;
   /** What {@link Link.writev} writes; missing where no link has that. */
   readonly vectors?: Vectors;
+  /** Gives the memory of free pieces back to the system, where that can be done. Not while `data` is being called. */
+  trim?(): void;
   /** Copies `from[start, end)` to `to` at `at`, in the way that is fastest here. */
   copy(from: Uint8Array, start: number, end: number, to: Uint8Array, at: number): void;
   /**

@@ -3,9 +3,8 @@ import process from "node:process";
 import type { ServerConfig } from "../config/config.ts";
 import type { ServerOptions } from "../config/schemas.ts";
 import type { Logger } from "../log.ts";
-import type { Clock } from "../socket/context.ts";
+import type { Clock, Context } from "../socket/context.ts";
 import { isLoopback } from "../socket/endpoint.ts";
-import { POOL } from "../zmtp/pool.ts";
 import { Averages, BUCKET_SECONDS } from "./averages.ts";
 import { unreadyReasons } from "./health.ts";
 import { Heartbeat } from "./heartbeat.ts";
@@ -21,6 +20,8 @@ export interface MonitorParts {
   config: ServerConfig;
   statistics: Statistics;
   clock: Clock;
+  /** Its memory is given back when it is not needed. */
+  context: Context;
   log: Logger;
   state: () => ServerState;
 }
@@ -125,8 +126,8 @@ export class Monitor {
 
   #period(): void {
     this.#logStatistics();
-    // What large messages left behind is not kept while none come.
-    POOL.trim();
+    // What a load left behind is not kept while none comes.
+    this.#parts.context.trim();
     this.#infofile?.write();
   }
 

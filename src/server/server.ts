@@ -73,6 +73,7 @@ export class Server {
       config,
       statistics: this.statistics,
       clock: parts.context.clock,
+      context: parts.context,
       log: this.#log,
       state: () => this.#state(),
     });

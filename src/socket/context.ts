@@ -6,6 +6,7 @@ import type { Arena, Piece } from "../runtime/arena.ts";
 import type { Transport } from "../runtime/types.ts";
 import type { Vectors } from "../runtime/vectors.ts";
 import type { Logger } from "../log.ts";
+import { POOL } from "../zmtp/pool.ts";
 import { Relay, type RelayLimits, TABLE_BYTES } from "../zmtp/relay.ts";
 
 /** Time, replaceable in tests. */
@@ -45,9 +46,9 @@ export interface TakenRelay {
 }
 
 /** Sizes of egress blocks: a peer starts with the smallest and gets larger ones while it fills them. */
-export const BLOCK_BYTES = [4 * 1024, 32 * 1024, 1024 * 1024] as const;
+export const BLOCK_BYTES = [4 * 1024, 32 * 1024, 192 * 1024, 1024 * 1024] as const;
 /** Free blocks kept of each size, of those that are not the arena's. */
-const BLOCKS_KEPT = [128, 16, 4] as const;
+const BLOCKS_KEPT = [128, 16, 8, 4] as const;
 
 export class Context {
   readonly environment: Environment;
@@ -152,6 +153,12 @@ export class Context {
     }
     const size = BLOCK_BYTES.findIndex((bytes) => bytes === block.buf.length);
     if (this.#free[size].length < BLOCKS_KEPT[size]) this.#free[size].push(block);
+  }
+
+  /** Gives memory that nobody uses now back to the system. Not while a chunk is being taken in. */
+  trim(): void {
+    POOL.trim();
+    this.environment.transport.trim?.();
   }
 
   /** The relay kernel with a table of its own; null where it does not run, or no table is left. */

@@ -438,7 +438,7 @@ export class Egress implements Flushable, Borrower {
 
   /** A block with room for `size` bytes at its end; null when no block is large enough. */
   #room(size: number): Piece | null {
-    // One that is full asks for a larger one next time; one that was left half empty, for a smaller.
+    // One that is full asks for a larger one next time; one that a smaller would have done for, for that.
     const wasFull = this.#block !== null;
     this.#seal();
     if (wasFull) {
@@ -467,7 +467,9 @@ export class Egress implements Flushable, Borrower {
       return;
     }
     this.#queue.push(new Segment(block.buf, block, block.start, this.#fill, this.#blockMessages));
-    if ((this.#fill - block.start) * 8 < block.end - block.start && this.#blockSize > 0) this.#blockSize--;
+    if (this.#blockSize > 0 && this.#fill - block.start <= BLOCK_BYTES[this.#blockSize - 1]) {
+      this.#blockSize--;
+    }
     this.#block = null;
     this.#fill = this.#blockStart = this.#blockMessages = 0;
   }
