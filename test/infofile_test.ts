@@ -3,7 +3,9 @@ import assert from "node:assert/strict";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { timestamp } from "../src/server/infofile.ts";
 import { Averages, BUCKET_SECONDS } from "../src/server/averages.ts";
+import { smallDisk } from "./helpers/disk.ts";
 import { TARGETS, tempFolder, until } from "./helpers/env.ts";
 import { run } from "./helpers/process.ts";
 import { message, RawPeer } from "./helpers/raw.ts";
@@ -177,6 +179,43 @@ for (const target of TARGETS) {
     await until("the file", () => existsSync(path) && sections(path).get("total")!.get("count") === "1");
   });
 }
+
+for (const target of TARGETS) {
+  test(`${target.name}: on a full disk the last infofile stays whole, messages go on, and it is written again with room`, async (t) => {
+    using folder = tempFolder();
+    const disk = join(folder.path, "disk");
+    const path = join(disk, "cc.info");
+    mkdirSync(disk);
+    using mounted = smallDisk(disk);
+    if (mounted.refused !== null) {
+      console.log(`skipped: ${mounted.refused}`);
+      return t.skip?.(mounted.refused);
+    }
+    await using s = await watched(["stats-period = 0.1", `infofile = ${path}`], SINK, target);
+    using peer = await RawPeer.open(s.port);
+    peer.write(message("", "x", "{}", ""));
+    await until("the first message", () => sections(path).get("total")!.get("count") === "1");
+    const other = join(disk, "other");
+    assert.throws(() => writeFileSync(other, new Uint8Array(1 << 20)), /ENOSPC|no space/i);
+    await s.until(/WARNING CCServer\.infofile: cannot write \S*cc\.info: .*space/i);
+    const kept = readFileSync(path, "utf8");
+    peer.write(message("", "x", "{}", ""), message("", "x", "{}", ""));
+    await s.until(/CCServer\.stats: \{count: 3, [\s\S]*CCServer\.stats: \{count: 3, /);
+    assert.equal(readFileSync(path, "utf8"), kept, "what was written last, whole");
+    assert.match(kept, /^name: test\n[\s\S]*\n\[latest\]\n[\s\S]*seconds[^\n]*: \d+\.\d{4}\n$/);
+    assert.deepEqual(readdirSync(disk).sort(), ["cc.info", "other"], "no part of one is left");
+    rmSync(other);
+    await s.until(/INFO CCServer\.infofile: \S*cc\.info is written again/);
+    await until("the file", () => sections(path).get("total")!.get("count") === "3");
+    assert.equal(s.output.match(/cannot write/g)!.length, 1, "told once");
+    assert.equal((await s.stop()).code, 0);
+  });
+}
+
+test("infofile: seconds and date of a time are the same second", () => {
+  assert.equal(timestamp(1795526303_996), "1795526304.00 (2026-11-24 13:18:24 UTC)");
+  assert.equal(timestamp(1795526303_994), "1795526303.99 (2026-11-24 13:18:23 UTC)");
+});
 
 test("averages: a window holds its last buckets, each counter that changed, and forgets older ones", () => {
   const averages = new Averages();

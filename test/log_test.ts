@@ -1,12 +1,12 @@
 /** The log as an operator's tools meet it: JSON lines, rotation, a disk that is full. */
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
 import { mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { CCClient } from "../mod.ts";
 import { Logger } from "../src/log.ts";
+import { smallDisk } from "./helpers/disk.ts";
 import { TARGETS, tempFolder, until } from "./helpers/env.ts";
 import { run, ServerProcess } from "./helpers/process.ts";
 
@@ -149,7 +149,7 @@ for (const target of TARGETS) {
     const disk = join(folder.path, "disk");
     const log = join(disk, "test.log");
     mkdirSync(disk);
-    using mounted = mount(disk);
+    using mounted = smallDisk(disk);
     if (mounted.refused !== null) {
       console.log(`skipped: ${mounted.refused}`);
       return t.skip?.(mounted.refused);
@@ -210,16 +210,4 @@ for (const target of TARGETS) {
     );
     assert.equal((await server.stop()).code, 0);
   });
-}
-
-/** A disk of 64 KiB, or why there is none. */
-function mount(path: string): { refused: string | null; [Symbol.dispose](): void } {
-  const asRoot = process.getuid?.() === 0;
-  const { status, stderr } = asRoot
-    ? spawnSync("mount", ["-t", "tmpfs", "-o", "size=64k", "none", path], { encoding: "utf8" })
-    : { status: 1, stderr: "mounting a small disk needs root" };
-  return {
-    refused: status === 0 ? null : `no small disk: ${stderr.trim()}`,
-    [Symbol.dispose]: () => void (status === 0 && spawnSync("umount", ["-l", path])),
-  };
 }

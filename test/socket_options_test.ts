@@ -1,12 +1,16 @@
 /** The zmq_ options of the server and of each proxy, as the system shows them on its sockets. */
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import { spawnSync } from "node:child_process";
+import net from "node:net";
+import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { applyOptions } from "../src/runtime/sockopt.ts";
-import { RUNTIME, TARGETS, until } from "./helpers/env.ts";
+import { ROOT, RUNTIME, TARGETS, until } from "./helpers/env.ts";
 import { ServerProcess } from "./helpers/process.ts";
-import { RawPeer } from "./helpers/raw.ts";
+import { GREETING, message, RawPeer, ready } from "./helpers/raw.ts";
+import { metrics } from "./helpers/watched.ts";
 
 const skip = RUNTIME === "node"
   ? "Node sets the idle time of keep-alive only, see docs/configuration.md"
@@ -14,7 +18,29 @@ const skip = RUNTIME === "node"
   ? "ss is not installed (Debian package iproute2)"
   : false;
 
+const python = spawnSync("python3", ["-c", "import os; os.pidfd_open"]).status === 0
+  ? false
+  : "python3 with pidfd_open, which looks at another process's sockets, is not installed";
+
 const KIB = 1024;
+
+interface TcpSocket {
+  local: number;
+  remote: number;
+  keepAlive: boolean;
+  idle: number;
+  interval: number;
+  count: number;
+}
+
+/** The TCP sockets of a process, as getsockopt() shows them. */
+function socketsOf(pid: number): TcpSocket[] {
+  const { stdout, stderr } = spawnSync("python3", [join(ROOT, "test/peers/sockets.py"), String(pid)], {
+    encoding: "utf8",
+  });
+  assert.equal(stderr, "");
+  return JSON.parse(stdout);
+}
 
 /** What `ss -tmno` says of the socket at this local port that has this state and remote port. */
 function socketAt(filter: string): { receive: number; send: number; idle: number | null } {
@@ -93,6 +119,102 @@ zmq_tcp_keepalive = off
     const b = socketAt(`dport = :${portOf(off.endpoint)}`);
     assert.equal(b.idle, null, "keep-alive is off");
     assert.notEqual(b.receive, 2 * 48 * KIB, "the system's own size");
+  });
+
+  test(
+    `${target.name}: idle time, interval and count of keep-alive are on each socket, as it was configured`,
+    {
+      skip: skip || python,
+    },
+    async () => {
+      const sink = "[routes]\n* = h:sink\n[h:sink]\nhandler = disposer\n";
+      const plain = "[ccserver]\ncc-socket = tcp://127.0.0.1:*\ncc-role = local\n";
+      await using far = await ServerProcess.start(`${plain}zmq_tcp_keepalive = off\n${sink}`, target);
+      await using server = await ServerProcess.start(
+        `${plain}zmq_tcp_keepalive_idle = 51
+zmq_tcp_keepalive_intvl = 12
+zmq_tcp_keepalive_cnt = 7
+[routes]
+a = h:a
+[h:a]
+handler = proxy
+remote-cc = ${far.endpoint}
+zmq_tcp_keepalive_idle = 101
+zmq_tcp_keepalive_intvl = 21
+zmq_tcp_keepalive_cnt = 9
+`,
+        target,
+      );
+      await server.until(/ is up/);
+      using client = await RawPeer.open(server.port);
+      const sockets = socketsOf(server.pid);
+      const { localPort } = client.socket;
+      const options = ({ keepAlive, idle, interval, count }: TcpSocket) => [keepAlive, idle, interval, count];
+      assert.deepEqual(options(sockets.find(({ remote }) => remote === localPort)!), [true, 51, 12, 7]);
+      assert.deepEqual(options(sockets.find(({ remote }) => remote === far.port)!), [true, 101, 21, 9]);
+      const accepted = socketsOf(far.pid).find(({ local }) => local === far.port)!;
+      assert.equal(accepted.keepAlive, false);
+    },
+  );
+
+  test(`${target.name}: zmq_hwm of the server is how much waits for a client that does not read`, async () => {
+    const REPLIES = 1500;
+    const small = await waitingFor(20);
+    const large = await waitingFor(120);
+    // The kernel's buffers hold as much in both; what waits is bounded at twice the mark, behind a write of up to one.
+    assert.ok(large - small >= 2 * 100 - 50, `${small} and ${large} messages waited`);
+    assert.ok(large - small <= 3 * 100 + 50, `${small} and ${large} messages waited`);
+
+    /** Messages that a client got which began to read when all had come. */
+    async function waitingFor(hwm: number): Promise<number> {
+      const links: net.Socket[] = [];
+      const far = net.createServer((socket) => {
+        links.push(socket);
+        socket.on("error", () => {}).resume();
+        socket.write(Buffer.concat([GREETING, ready("ROUTER")]));
+      });
+      await new Promise<void>((resolve) => far.listen(0, "127.0.0.1", resolve));
+      using _far = {
+        [Symbol.dispose]() {
+          far.close();
+          for (const link of links) link.destroy();
+        },
+      };
+      await using server = await ServerProcess.start(
+        `[ccserver]
+cc-socket = tcp://127.0.0.1:*
+cc-role = local
+zmq_hwm = ${hwm}
+zmq_sndbuf = 64 KB
+http-listen = 127.0.0.1:0
+[routes]
+pub = h:up
+[h:up]
+handler = proxy
+remote-cc = tcp://127.0.0.1:${(far.address() as net.AddressInfo).port}
+`,
+        target,
+      );
+      await server.until(/ is up/);
+      using frozen = await RawPeer.open(server.port, "DEALER", "frozen");
+      frozen.socket.pause();
+      using witness = await RawPeer.open(server.port, "DEALER", "witness");
+      const reply = "r".repeat(4000);
+      for (let n = 0; n < REPLIES; n++) links[0].write(message("frozen", "", "x", reply, ""));
+      links[0].write(message("witness", "", "x", "{}", ""));
+      // It comes behind all of them, on the same link.
+      await witness.receive();
+      const dropped = (await metrics(server)).get('cc_drops_total{socket="router",reason="client-full"}') ??
+        0;
+      frozen.socket.resume();
+      let received = 0;
+      await until("what waited, all that was not counted as dropped", () => {
+        while (frozen.take() !== null) received++;
+        return received === REPLIES - dropped;
+      });
+      assert.equal((await server.stop()).code, 0);
+      return received;
+    }
   });
 
   test(`${target.name}: zmq_nthreads above 1 says at start that one thread serves everything`, async () => {

@@ -165,9 +165,11 @@ function changed(values: ReadonlyMap<string, number>): Map<string, number> {
 }
 
 /** `1795331366.56 (2026-11-22 07:09:26 UTC)` */
-function timestamp(ms: number): string {
-  const [date, time] = new Date(ms).toISOString().split(/[T.]/);
-  return `${(ms / 1000).toFixed(2)} (${date} ${time} UTC)`;
+export function timestamp(ms: number): string {
+  // Rounded first, so that both tell the same second.
+  const rounded = Math.round(ms / 10) * 10;
+  const [date, time] = new Date(rounded).toISOString().split(/[T.]/);
+  return `${(rounded / 1000).toFixed(2)} (${date} ${time} UTC)`;
 }
 
 /** Processor seconds: user, system, and those of children that ended, user and system. */
