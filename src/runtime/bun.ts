@@ -24,8 +24,14 @@ const PULL_PIECE = ARENA.take(PULL_PIECE_BYTES)!;
 const PULL_ADDRESS = ptr(ARENA.buf, PULL_PIECE.start);
 /** A link that brings so much at once has more. */
 const PULL_MIN_BYTES = 64 * 1024;
-/** So often it is read from before others have their turn. */
+/** So much of it is read before others have their turn. */
 const TURN_BYTES = 8 * 1024 * 1024;
+/** The same while there are others that bring little, and wait for an answer perhaps. */
+const MIXED_TURN_BYTES = 4 * 1024 * 1024;
+/** Turns without a sign of such others, until there are none any more. */
+const MIXED_TURNS = 64;
+/** Of them, those that are left. */
+let mixedTurns = 0;
 /** From here on a large message is read where it belongs, instead of copied there. */
 const DIRECT_MIN_BYTES = 16 * 1024;
 /** From here on the buffer of a chunk is given back by hand. */
@@ -107,6 +113,7 @@ class BunLink implements Link {
     // Bun makes a buffer for each chunk: given back now it is used for the next, and not left to the collector.
     if (size >= FREE_MIN_BYTES && chunk.buffer.byteLength === size) (chunk.buffer as ArrayBuffer).transfer(0);
     if (size >= PULL_MIN_BYTES) this.#pull();
+    else mixedTurns = MIXED_TURNS;
   }
 
   /** Where much comes there is more: it is read into the arena at once, without a buffer made for it. */
@@ -115,7 +122,8 @@ class BunLink implements Link {
     const { fd } = this.#socket as unknown as { fd: number };
     const libc = loadLibc();
     if (libc === null) return;
-    let left = TURN_BYTES;
+    let left = mixedTurns > 0 ? MIXED_TURN_BYTES : TURN_BYTES;
+    if (mixedTurns > 0) mixedTurns--;
     while (left > 0 && !this.#paused && !this.#gone) {
       const direct = events.space(DIRECT_MIN_BYTES);
       if (direct !== null) {
