@@ -4,7 +4,7 @@ import { writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Options } from "../src/config/options.ts";
-import { LOG_TEXT_MAX_CHARS, TYPES_TRACKED } from "../src/limits.ts";
+import { EGRESS_FULL_BYTES, LOG_TEXT_MAX_CHARS, TYPES_TRACKED } from "../src/limits.ts";
 import { BUCKET_SECONDS } from "../src/server/averages.ts";
 import { HANDLERS, SERVER_OPTIONS } from "../src/config/schemas.ts";
 
@@ -19,15 +19,19 @@ const DOES: Record<string, string> = {
 };
 
 function table(options: Options): string {
-  const rows = Object.entries(options).map(([name, { default: fallback, unit, doc }]) => {
+  const rows = Object.entries(options).map(([name, { default: fallback, unit, doc, example }]) => {
     const value = fallback === undefined
       ? "required"
       : fallback === null || fallback === ""
       ? "–"
       : `\`${fallback}\``;
-    return `| \`${name}\` | ${value} | ${unit ?? ""} | ${doc.replaceAll("|", "\\|")} |`;
+    return `| \`${name}\` | ${value} | ${unit ?? ""} | ${doc.replaceAll("|", "\\|")} | \`${example}\` |`;
   });
-  return ["| option | default | unit | what it does |", "| --- | --- | --- | --- |", ...rows].join("\n");
+  return [
+    "| option | default | unit | what it does | for example |",
+    "| --- | --- | --- | --- | --- |",
+    ...rows,
+  ].join("\n");
 }
 
 /** The whole page. */
@@ -55,6 +59,8 @@ replaced from the same section, then from \`[DEFAULT]\`, then from \`job_name\` 
 
 ## [ccserver]
 
+In every role.
+
 ${table(SERVER_OPTIONS)}
 
 Not in effect in this version: \`zmq_nthreads\` above 1 (a warning at start says so), and the \`cms-\` options (a config that names a
@@ -62,7 +68,7 @@ key does not start). \`zmq_rcvbuf\`, \`zmq_sndbuf\` and the keep-alive times are
 (Linux, with \`--allow-ffi\`); on Node only the idle time of keep-alive.
 
 A peer's queue never counts as full below 64 KB for a client and 1 MB for an upstream: those stand in for the kernel's send
-buffer. Above, \`zmq_hwm\` messages are the mark, or 128 MB.
+buffer. Above, \`zmq_hwm\` messages are the mark, or ${EGRESS_FULL_BYTES / 2 ** 20} MB.
 
 ### Statistics line
 

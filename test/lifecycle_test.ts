@@ -165,14 +165,25 @@ for (const target of TARGETS) {
           "infofile = none/x.info\n[routes]",
         ),
     );
-    for (const flags of [[], ["-d"]]) {
+    const files = (text: string) =>
+      text.split("\n").filter((line) => line !== "").map((line) =>
+        /test\.ini:(\d+): cannot write the (\w+) \S*none\/x\.\w+: no such file or folder$/.exec(line)?.slice(
+          1,
+        )
+      );
+    const told = [["4", "pidfile"], ["5", "logfile"], ["6", "infofile"]];
+    for (const flags of [[], ["-d"], ["--check"]]) {
       const { code, output } = await here.run(...flags);
-      assert.equal(code, 69);
-      const [info, log, pid, end] = output.split("\n");
-      assert.match(info, /test\.ini:\d+: cannot write the infofile \S*none\/x\.info: no such file or folder/);
-      assert.match(log, /test\.ini:5: cannot open logfile \S+none\/x\.log: /);
-      assert.match(pid, /test\.ini:4: cannot write pidfile \S+none\/x\.pid: /);
-      assert.equal(end, "");
+      assert.equal(code, 69, "the config itself is right");
+      assert.deepEqual(files(output), told, output);
+    }
+    // With what is wrong in the config, they are one list.
+    writeFileSync(here.ini, `${readFileSync(here.ini, "utf8")}\nwrong = 1\n`);
+    for (const flags of [[], ["-d"], ["--check"]]) {
+      const { code, output } = await here.run(...flags);
+      assert.equal(code, 78);
+      assert.deepEqual(files(output).slice(0, 3), told, output);
+      assert.match(output, /unknown option "wrong" in \[/);
     }
   });
 }

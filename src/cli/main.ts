@@ -86,17 +86,18 @@ async function run(args: string[]): Promise<number> {
     throw usageError(`one config file is expected, not "${positionals[1]}" too`, USAGE);
   }
   const [file] = positionals;
-  if (values.check) return await check(configOrExit(() => loadConfig(file)));
-  if (values.routes !== undefined) return routes(values.routes, configOrExit(() => loadConfig(file)));
-  if (values.unit) return print(unit(configOrExit(() => loadConfig(file))));
+  const read = (files = false) => configOrExit(() => loadConfig(file, { files }));
+  if (values.check) return await check(read(true));
+  if (values.routes !== undefined) return routes(values.routes, read());
+  if (values.unit) return print(unit(read()));
   const actions = ACTIONS.filter((action) => values[action]);
   if (actions.length > 1) throw usageError(`--${actions[0]} and --${actions[1]} exclude each other`, USAGE);
   const [action] = actions;
   if (action === "daemon") {
     const flags = values.quiet ? ["-q"] : (values.verbose ?? []).map(() => "-v");
-    return await detach(configOrExit(() => loadConfig(file)), [...flags, "--", file]);
+    return await detach(read(true), [...flags, "--", file]);
   }
-  if (action !== undefined) return await control(action, configOrExit(() => loadConfig(file)));
+  if (action !== undefined) return await control(action, read());
   if (values.detached) return await detached((onListen) => serve({ file, level, self, onListen }));
   return await serve({ file, level, self });
 }

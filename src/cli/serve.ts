@@ -1,13 +1,10 @@
 /** `ccserver CONFIG.ini`: runs a server until a signal ends it. */
-import { accessSync, constants } from "node:fs";
-import { dirname } from "node:path";
 import process from "node:process";
 import exampleText from "../../examples/local.ini" with { type: "text" };
 import { ConfigError } from "../config/diagnostics.ts";
 import { loadConfig, placeOf, readConfig, type ServerConfig } from "../config/config.ts";
 import { BUILTIN_HANDLERS } from "../handlers/registry.ts";
 import { type Level, Logger, reason } from "../log.ts";
-import { systemError } from "../runtime/common.ts";
 import { Server, StartError } from "../server/server.ts";
 import { makeEngine, systemContext } from "../socket/system.ts";
 import { VERSION } from "../version.ts";
@@ -25,7 +22,10 @@ export function configOrExit(read: () => ServerConfig): ServerConfig {
     return read();
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
-    throw new Exit(EXIT.config, error.message);
+    throw new Exit(
+      error.diagnostics.every(({ ofHost }) => ofHost) ? EXIT.unavailable : EXIT.config,
+      error.message,
+    );
   }
 }
 
@@ -43,7 +43,7 @@ export interface ServeOptions {
 /** Runs a server until a signal ends it; SIGHUP opens the log file again and reads the config anew. */
 export async function serve({ file, level, self, onListen }: ServeOptions): Promise<number> {
   const config = configOrExit(() =>
-    file === null ? readConfig(EXAMPLE_CONFIG, "example.ini") : loadConfig(file)
+    file === null ? readConfig(EXAMPLE_CONFIG, "example.ini") : loadConfig(file, { files: true })
   );
   const { options } = config;
   const { writer, pidfile } = filesOrExit(config);
@@ -147,9 +147,9 @@ async function reloadConfig(server: Server, file: string, log: Logger): Promise<
  * @throws {Exit} With all that is wrong with them.
  */
 function filesOrExit(config: ServerConfig): { writer: LineWriter; pidfile: Pidfile | null } {
-  const { logfile, pidfile, infofile } = config.options;
+  const { logfile, pidfile } = config.options;
   const findings: string[] = [];
-  const attempt = <T>(option: "logfile" | "pidfile" | "infofile", make: () => T): T | null => {
+  const attempt = <T>(option: "logfile" | "pidfile", make: () => T): T | null => {
     try {
       return make();
     } catch (error) {
@@ -157,21 +157,11 @@ function filesOrExit(config: ServerConfig): { writer: LineWriter; pidfile: Pidfi
       return null;
     }
   };
-  if (infofile !== null) attempt("infofile", () => needFolder(infofile));
   const writer = attempt("logfile", () => logfile === null ? new LineWriter(2) : new LogFile(logfile));
   const claimed = attempt("pidfile", () => pidfile === null ? null : claimPidfile(pidfile));
   if (writer !== null && findings.length === 0) return { writer, pidfile: claimed };
   claimed?.remove();
   throw new Exit(EXIT.unavailable, findings.join("\n"));
-}
-
-/** @throws {Error} No file can be made beside this one. */
-function needFolder(path: string): void {
-  try {
-    accessSync(dirname(path), constants.W_OK);
-  } catch (error) {
-    throw systemError(error, `cannot write the infofile ${path}`);
-  }
 }
 
 function lostText(count: number): string {

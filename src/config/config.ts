@@ -5,6 +5,7 @@ import * as v from "valibot";
 import { isType } from "../message/type.ts";
 import { reason } from "../log.ts";
 import { ConfigError, Diagnostics, didYouMean } from "./diagnostics.ts";
+import { unwritableFiles } from "./files.ts";
 import { type Entry, expand, type Ini, parse, type Section } from "./ini.ts";
 import { handlerName, list, type Reading, readSection } from "./options.ts";
 import { HANDLERS, type Role, SERVER_OPTIONS, type ServerOptions } from "./schemas.ts";
@@ -53,6 +54,8 @@ export function placeOf(config: ServerConfig, option: keyof ServerOptions): stri
 export interface ReadOptions {
   /** Short names of handlers of its own: `handler = NAME` takes them; their options are read as text. */
   handlers?: readonly string[];
+  /** Also finds which of `logfile`, `pidfile` and `infofile` cannot be written on this host. */
+  files?: boolean;
 }
 
 const SERVICE_NAME = "ccserver";
@@ -119,6 +122,11 @@ export function readConfig(text: string, file: string, reads: ReadOptions = {}):
   }
   const routes = readRoutes(reading, ini.sections.get("routes"), server.line);
   checkForwarding(ini, handlers, diagnostics);
+  if (reads.files) {
+    for (const { option, message } of unwritableFiles(options)) {
+      diagnostics.add((server.entries.get(option) ?? ini.defaults.get(option) ?? server).line, message, true);
+    }
+  }
   diagnostics.check();
   const lines = new Map([["ccserver", server.line]]);
   for (const { key, line } of [...ini.defaults.values(), ...server.entries.values()]) lines.set(key, line);
@@ -252,6 +260,7 @@ function checkForwarding(
   handlers: ReadonlyMap<string, HandlerConfig>,
   diagnostics: Diagnostics,
 ): void {
+  const told = new Set<string>();
   for (const start of handlers.values()) {
     const seen = [start.name];
     const entry = ini.sections.get(start.name)?.entries.get("forward-to");
@@ -263,6 +272,9 @@ function checkForwarding(
         checkHandlerExists(ini, next, entry, `forward-to in [${start.name}]`, diagnostics);
       }
       if (next === start.name) {
+        const round = [...seen].sort().join();
+        if (told.has(round)) break;
+        told.add(round);
         diagnostics.add(entry?.line ?? start.line, `forward-to goes round: ${[...seen, next].join(" -> ")}`);
         break;
       }

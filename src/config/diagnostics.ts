@@ -5,6 +5,8 @@ export interface Diagnostic {
   file: string;
   line: number;
   message: string;
+  /** Not the config is wrong, but what it finds on this host: at another time it may be right. */
+  ofHost?: boolean;
 }
 
 /** A config file with errors; nothing was started. Its message has one line a finding: `FILE:LINE: …`. */
@@ -31,8 +33,8 @@ export class Diagnostics {
     this.file = file;
   }
 
-  add(line: number, message: string): void {
-    this.found.push({ file: this.file, line, message });
+  add(line: number, message: string, ofHost = false): void {
+    this.found.push({ file: this.file, line, message, ofHost });
   }
 
   /** @throws {ConfigError} When there is anything; in the order of the lines. */

@@ -14,6 +14,8 @@ export interface Option<T> {
   unit?: string;
   /** For the configuration reference. */
   doc: string;
+  /** A value that makes sense, other than the default. */
+  example: string;
 }
 
 /** A table of options. */
@@ -28,23 +30,25 @@ export function option<T>(
   schema: v.GenericSchema<string, T>,
   fallback: string,
   doc: string,
+  example: string,
   unit?: string,
 ): Option<T> {
-  return { schema, default: fallback, doc, unit };
+  return { schema, default: fallback, doc, example, unit };
 }
 
 /** An option that must be there. */
-export function required<T>(schema: v.GenericSchema<string, T>, doc: string): Option<T> {
-  return { schema, default: undefined, doc };
+export function required<T>(schema: v.GenericSchema<string, T>, doc: string, example: string): Option<T> {
+  return { schema, default: undefined, doc, example };
 }
 
 /** An option that may be missing. */
 export function optional<T>(
   schema: v.GenericSchema<string, T>,
   doc: string,
+  example: string,
   unit?: string,
 ): Option<T | null> {
-  return { schema, default: null, doc, unit };
+  return { schema, default: null, doc, example, unit };
 }
 
 const TRUE = ["yes", "on", "true", "1"];
