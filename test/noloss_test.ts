@@ -122,6 +122,7 @@ cc-role = local
 [routes]
 slow = h:slow
 both = h:fast, h:slow
+back = h:slow, h:fast
 fast = h:fast
 [h:slow]
 handler = proxy
@@ -142,7 +143,7 @@ remote-cc = ${await fast.listen()}
       let type = "slow.x";
       for (let i = 0; i < 500; i++) {
         // Mostly runs of one type, and of about one size.
-        if (random() < 0.1) type = pick(["slow.x", "slow.y", "both.x", "fast.x"]);
+        if (random() < 0.1) type = pick(["slow.x", "slow.y", "both.x", "back.x", "fast.x"]);
         const most = size();
         const frames = [type, Buffer.alloc(Math.floor(most * (0.9 + random() / 10)), i % 251), "", "blob"];
         client.write(message("", ...frames));

@@ -17,7 +17,7 @@ import type { DealerSocket, Source } from "../src/socket/types.ts";
 import { type CommandSink, Decoder } from "../src/zmtp/decoder.ts";
 import { ProtocolError } from "../src/zmtp/frame.ts";
 import { Relay } from "../src/zmtp/relay.ts";
-import { ROOT, RUNTIME, seeded } from "./helpers/env.ts";
+import { ROOT, RUNTIME, seeded, until } from "./helpers/env.ts";
 import { message } from "./helpers/raw.ts";
 
 const LIMITS = {
@@ -377,4 +377,63 @@ test("relay: a long run for several upstreams is written by each from one block,
   assert.ok(others.every((bytes) => bytes === one));
   assert.deepEqual(fast.outcome(), plain.outcome());
   fast.done();
+});
+
+/** Messages of these sizes in the stage, as a chunk that is being taken in; afterwards it is overwritten. */
+function inChunk(shared: Context, sizes: number[], take: (at: number, end: number) => void): Buffer {
+  const stage = runtime.arena!.stage!;
+  const sent = sizes.map((size, i) => message("", "pub.x", String(i).repeat(size), ""));
+  let at = stage.start;
+  for (const one of sent) {
+    stage.buf.set(one, at);
+    at += one.length;
+  }
+  shared.enter(stage.buf, stage.start, at);
+  try {
+    at = stage.start;
+    for (const one of sent) take(at, at += one.length);
+  } finally {
+    try {
+      shared.leave();
+    } finally {
+      stage.buf.fill(0xee, stage.start, stage.end);
+    }
+  }
+  return Buffer.concat(sent);
+}
+
+test("egress: what was borrowed and does not go is copied to a block, and what comes behind it goes behind it", () => {
+  const shared = context(VECTORS);
+  let takes = 0;
+  const upstream = new Upstream(shared, (bytes) => Math.min(bytes, takes));
+  const { egress } = upstream;
+  const sent = inChunk(shared, [30_000, 30_000, 5000, 100], (at, end) => {
+    egress.append(new Uint8Array(0), runtime.arena!.buf, at, end, false);
+    // Room that is made for a run that does not come about.
+    egress.runRoom();
+  });
+  assert.equal(egress.unwritten, 4);
+  takes = Infinity;
+  assert.deepEqual(upstream.bytes, sent);
+});
+
+test("egress: when another's flush fails, what was borrowed is copied all the same, and sent", async () => {
+  const shared = context(VECTORS);
+  const upstream = new Upstream(shared, (bytes) => bytes);
+  shared.flush();
+  const failing = {
+    flush() {
+      throw new Error("made to fail");
+    },
+  };
+  const sizes = [20_000, 30_000];
+  assert.throws(() =>
+    inChunk(shared, sizes, (at, end) => {
+      if (upstream.egress.empty) shared.mark(failing);
+      upstream.egress.append(new Uint8Array(0), runtime.arena!.buf, at, end, false);
+    }), /made to fail/);
+  assert.equal(upstream.written.length, 0);
+  await until("the rest of the flush", () => upstream.written.length > 0);
+  const sent = sizes.map((size, i) => message("", "pub.x", String(i).repeat(size), ""));
+  assert.deepEqual(upstream.bytes, Buffer.concat(sent));
 });

@@ -77,7 +77,7 @@ export class Arena {
   }
 
   /** Every free piece of at least so many bytes. */
-  *free(leastBytes: number): Iterable<Piece> {
+  *freePieces(leastBytes: number): Iterable<Piece> {
     for (const [bytes, pieces] of this.#free) if (bytes >= leastBytes) yield* pieces;
   }
 

@@ -26,11 +26,11 @@ const PULL_ADDRESS = ptr(ARENA.buf, PULL_PIECE.start);
 const PULL_MIN_BYTES = 64 * 1024;
 /** So much of it is read before others have their turn. */
 const TURN_BYTES = 8 * 1024 * 1024;
-/** The same while there are others that bring little, and wait for an answer perhaps. */
+/** The same while other links bring little at a time: somebody may wait for an answer there. */
 const MIXED_TURN_BYTES = 4 * 1024 * 1024;
-/** Turns without a sign of such others, until there are none any more. */
+/** So many turns after the last small chunk, such links count as gone. */
 const MIXED_TURNS = 64;
-/** Of them, those that are left. */
+/** Turns that are left until then. */
 let mixedTurns = 0;
 /** From here on a large message is read where it belongs, instead of copied there. */
 const DIRECT_MIN_BYTES = 16 * 1024;
@@ -79,7 +79,7 @@ const TRIM_MIN_BYTES = 64 * 1024;
 function trim(): void {
   const libc = process.platform === "linux" ? loadLibc() : null;
   if (libc === null) return;
-  for (const piece of [...ARENA.free(TRIM_MIN_BYTES), PULL_PIECE]) {
+  for (const piece of [...ARENA.freePieces(TRIM_MIN_BYTES), PULL_PIECE]) {
     libc.madvise(VECTORS.base + piece.start, piece.end - piece.start, MADV_DONTNEED);
   }
 }
@@ -133,7 +133,7 @@ class BunLink implements Link {
         events.filled(n);
         continue;
       }
-      const n = libc.recv(fd, PULL_ADDRESS, PULL_PIECE_BYTES, MSG_DONTWAIT);
+      const n = libc.recv(fd, PULL_ADDRESS, readShare(links, PULL_PIECE_BYTES), MSG_DONTWAIT);
       if (n <= 0) return;
       left -= n;
       events.data(ARENA.buf, PULL_PIECE.start, PULL_PIECE.start + n);
@@ -152,9 +152,10 @@ class BunLink implements Link {
 
   writev(first: number, count: number): number {
     const { fd } = this.#socket as unknown as { fd: number };
-    if (fd < 0) return 0;
+    const libc = loadLibc();
+    if (libc === null || this.#gone || fd < 0) return 0;
     // An error is told by the write that follows.
-    return Math.max(0, Number(loadLibc()!.writev(fd, VECTORS_ADDRESS + first * ENTRY_BYTES, count)));
+    return Math.max(0, libc.writev(fd, VECTORS_ADDRESS + first * ENTRY_BYTES, count));
   }
 
   taken(): number {
@@ -325,7 +326,7 @@ const CHUNK_MAX_BYTES = 512 * 1024;
 interface Libc {
   setsockopt(fd: number, level: number, name: number, value: Int32Array, size: number): number;
   recv(fd: number, to: number, size: number, flags: number): number;
-  writev(fd: number, vectors: number, count: number): number | bigint;
+  writev(fd: number, vectors: number, count: number): number;
   madvise(at: number, bytes: number, advice: number): number;
   socket(domain: number, type: number, protocol: number): number;
   sendto(
@@ -343,7 +344,7 @@ const SIGNATURES = {
   setsockopt: { args: ["i32", "i32", "i32", "ptr", "u32"], returns: "i32" },
   recv: { args: ["i32", "ptr", "usize", "i32"], returns: "i32" },
   madvise: { args: ["ptr", "usize", "i32"], returns: "i32" },
-  writev: { args: ["i32", "ptr", "i32"], returns: "i64" },
+  writev: { args: ["i32", "ptr", "i32"], returns: "i64_fast" },
   socket: { args: ["i32", "i32", "i32"], returns: "i32" },
   sendto: { args: ["i32", "ptr", "usize", "i32", "ptr", "u32"], returns: "i64" },
   close: { args: ["i32"], returns: "i32" },

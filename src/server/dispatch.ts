@@ -187,7 +187,7 @@ export class Dispatcher implements MessageSink {
     return next;
   }
 
-  /** The same without a copy: the run is written from where it lies. */
+  /** The same without a copy: the run is written from where it lies. Its prefixes are not counted, they are a few bytes each. */
   #listRun(
     relay: Relay,
     prefix: Uint8Array,

@@ -149,10 +149,18 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
         : this.#push(this.#decoder!, chunk, start, end);
     } catch (error) {
       this.fail(error);
+    } finally {
+      this.#chunkEnd();
     }
-    if (this.#ready) this.#sink.chunkEnd();
-    this.context.leave();
     return at;
+  }
+
+  #chunkEnd(): void {
+    try {
+      if (this.#ready) this.#sink.chunkEnd();
+    } finally {
+      this.context.leave();
+    }
   }
 
   space(minBytes: number): Uint8Array | null {
@@ -166,9 +174,9 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
       this.#decoder!.filled(bytes);
     } catch (error) {
       this.fail(error);
+    } finally {
+      this.#chunkEnd();
     }
-    if (this.#ready) this.#sink.chunkEnd();
-    this.context.leave();
   }
 
   written(): void {
@@ -303,9 +311,10 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
   }
 
   #push(decoder: Decoder<Source & CommandSink>, chunk: Uint8Array, start: number, end: number): number {
-    const { arena } = this.context;
-    return arena !== null && chunk !== arena.buf && end - start >= STAGE_MIN_BYTES &&
-        decoder.lastBytes < BORROW_MIN_BYTES
+    const { arena, vectors } = this.context;
+    // Large ones may be written from where they lie.
+    const borrows = vectors !== null && decoder.lastBytes >= BORROW_MIN_BYTES;
+    return arena !== null && chunk !== arena.buf && end - start >= STAGE_MIN_BYTES && !borrows
       ? this.#pushStaged(decoder, arena, chunk, start, end)
       : decoder.push(chunk, start, end);
   }

@@ -91,11 +91,15 @@ export class Context {
 
   leave(): void {
     if (--this.#depth > 0) return;
-    this.flush();
-    this.#chunk = null;
-    const borrowers = this.#borrowers;
-    for (let i = 0; i < borrowers.length; i++) borrowers[i].settle();
-    borrowers.length = 0;
+    try {
+      this.flush();
+    } finally {
+      // Whatever failed: nothing of a chunk is kept beyond its end.
+      this.#chunk = null;
+      const borrowers = this.#borrowers;
+      for (let i = 0; i < borrowers.length; i++) borrowers[i].settle();
+      borrowers.length = 0;
+    }
   }
 
   /** Does `buf[start, end)` lie in the chunk that is being taken in? Who borrows it says so by {@link borrow}. */
@@ -110,10 +114,13 @@ export class Context {
   /** Remembers who has something to send; it is flushed at the chunk's end, outside of one in this turn. */
   mark(flushable: Flushable): void {
     this.#dirty.push(flushable);
-    if (this.#depth === 0 && !this.#scheduled) {
-      this.#scheduled = true;
-      queueMicrotask(this.#flushScheduled);
-    }
+    if (this.#depth === 0) this.#schedule();
+  }
+
+  #schedule(): void {
+    if (this.#scheduled) return;
+    this.#scheduled = true;
+    queueMicrotask(this.#flushScheduled);
   }
 
   readonly #flushScheduled = (): void => {
@@ -126,11 +133,17 @@ export class Context {
     if (this.#flushing) return;
     this.#flushing = true;
     const dirty = this.#dirty;
+    let i = 0;
     try {
-      for (let i = 0; i < dirty.length; i++) dirty[i].flush();
-    } finally {
+      for (; i < dirty.length; i++) dirty[i].flush();
       dirty.length = 0;
+    } finally {
       this.#flushing = false;
+      // One has failed: the others still have their turn.
+      if (dirty.length > 0) {
+        dirty.splice(0, i + 1);
+        this.#schedule();
+      }
     }
   }
 

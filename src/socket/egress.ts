@@ -5,12 +5,14 @@
  *   control ─┐
  *            ├─▶ in flight ─▶ link        one write at a time
  *   segments ┘
- *   [block, full] ▶ [large message] ▶ [block, being filled]
+ *   [block, full] ▶ [large message] ▶ [borrowed message] ▶ [block, being filled]
  * ```
  *
  * Small messages are copied into the block at the end, which comes from a pool and goes back when it is written; a
- * large message that owns its buffer is a segment of its own, not copied. A segment always starts and ends at a
- * message's bound, so that control frames may go between two, and a broken link can be taken up at one.
+ * large message that owns its buffer is a segment of its own, not copied. One that lies in the chunk being taken in is
+ * borrowed from it, where the link can write many pieces at once: by the chunk's end it is written, or copied. A segment
+ * always starts and ends at a message's bound, so that control frames may go between two, and a broken link can be taken
+ * up at one.
  */
 import type { Piece } from "../runtime/arena.ts";
 import type { Link } from "../runtime/types.ts";
@@ -198,7 +200,7 @@ export class Egress implements Flushable, Borrower {
       this.#queue.push(new Segment(buf, null, start - prefix.length, end, 1));
       return;
     }
-    if (size >= BORROW_MIN_BYTES && this.#gathers && this.#context.lends(buf, start, end)) {
+    if (size >= BORROW_MIN_BYTES && this.#canGather && this.#context.lends(buf, start, end)) {
       this.#seal();
       if (this.#queue.borrowed === 0) this.#context.borrow(this);
       this.#queue.push(new Segment(buf, null, start, end, 1, prefix));
@@ -208,7 +210,7 @@ export class Egress implements Flushable, Borrower {
   }
 
   /** Can several pieces be written at once, now? */
-  get #gathers(): boolean {
+  get #canGather(): boolean {
     return this.#open && this.#inFlight === null && this.#link?.writev !== undefined;
   }
 
@@ -280,7 +282,7 @@ export class Egress implements Flushable, Borrower {
 
   /** Would a run be written at once, from where it lies? Then {@link ranListed} takes it. */
   get writesNow(): boolean {
-    return this.#gathers && this.#control.length === 0 && 2 * this.#queue.length + 2 <= AHEAD;
+    return this.#canGather && this.#control.length === 0 && 2 * this.#queue.length + 2 <= AHEAD;
   }
 
   /** A run is listed behind {@link AHEAD}: it is written, behind what waits. What the link does not take is copied. */
@@ -364,7 +366,7 @@ export class Egress implements Flushable, Borrower {
     if (this.onempty !== null && this.empty) this.onempty();
   }
 
-  /** All that waits, at once. What the link does not take of what is borrowed is copied: it is in no hurry. */
+  /** All that waits, at once. Of what is borrowed, that which the link does not take is copied: there is time then. */
   #sendBorrowed(link: Link): void {
     this.#seal();
     while (this.#queue.borrowed > 0 && this.#control.length === 0) {
@@ -439,11 +441,15 @@ export class Egress implements Flushable, Borrower {
   /** A block with room for `size` bytes at its end; null when no block is large enough. */
   #room(size: number): Piece | null {
     // One that is full asks for a larger one next time; one that a smaller would have done for, for that.
-    const wasFull = this.#block !== null;
+    const wasFull = this.#block !== null && this.#fill > this.#blockStart;
     this.#seal();
     if (wasFull) {
       // The link may take the full one at once: then the same memory, still in the cache, is filled again.
-      if (this.#open && this.#inFlight === null && !this.#settling) this.#send();
+      if (this.#open && this.#inFlight === null && !this.#settling) {
+        this.#send();
+        // What was borrowed and did not go has been copied to a block.
+        this.#seal();
+      }
       if (this.#blockSize < LARGEST) this.#blockSize++;
     }
     while (BLOCK_BYTES[this.#blockSize] < size) {

@@ -125,7 +125,8 @@ export interface RouterSocket {
 /** A DEALER that is connected to one endpoint. */
 export interface DealerSocket {
   /**
-   * Sends `prefix`, then the message.
+   * Sends `prefix`, then the message. Bytes of the chunk that is being taken in, and a prefix in front of them, must stay
+   * as they are until it has been: they may be written from where they lie.
    *
    * @returns False when the queue is full: the message is queued, but its source should be held back with
    *   {@link hold}.

@@ -28,9 +28,7 @@ export class Pool {
     for (let i = free.length - 1; i >= 0 && buf === null; i--) {
       const size = free[i].length;
       if (size < bytes || size > bytes * SPARE_MAX) continue;
-      buf = free[i];
-      free[i] = free[free.length - 1];
-      free.pop();
+      [buf] = free.splice(i, 1);
       this.#freeBytes -= size;
     }
     buf ??= new Uint8Array(roundUp(bytes));
@@ -51,6 +49,10 @@ export class Pool {
       return;
     }
     this.#holds.delete(buf);
+    if (buf.length > KEPT_MAX_BYTES) {
+      free(buf);
+      return;
+    }
     this.#free.push(buf);
     this.#freeBytes += buf.length;
     while (this.#freeBytes > KEPT_MAX_BYTES || this.#free.length > KEPT_MAX) {

@@ -73,7 +73,7 @@ export interface RunList {
 }
 
 export class Relay {
-  /** Messages that the last {@link run} took. */
+  /** Messages that the last {@link run} or {@link list} took. */
   taken = 0;
   /** All of the memory: what is relayed lies here. */
   readonly buf: Uint8Array;

@@ -1,7 +1,7 @@
 /**
  * The relay kernel, in AssemblyScript: takes a run of messages that all go the same way, and copies each behind the
- * identity of its peer, or lists both for writev(). `npm run kernel` compiles it to WebAssembly, `../relay_wasm.ts`; `../relay.ts` is its face and
- * says what each argument is.
+ * identity of its peer, or lists both for writev(). `npm run kernel` compiles it to WebAssembly, `../relay_wasm.ts`;
+ * `../relay.ts` is its face and says what each argument is.
  *
  * It takes only what is plain: short route frames, a type that is in the table, two to four frames from the type on,
  * nothing over the bounds. At anything else it stops in front of that message, and the decoder goes on there.
@@ -176,11 +176,11 @@ export function relay(
       store<u64>(to, length, 24);
       to += 2 * ENTRY_BYTES;
     } else {
-    // Most identities are the five bytes that a ROUTER makes; the rest of a longer one follows.
-    v128.store(to, v128.load(table, PREFIX));
-    if (prefixSize > 16) memory.copy(to + 16, table + PREFIX + 16, prefixSize - 16);
-    copy(to + prefixSize, from, length);
-    to += prefixSize + length;
+      // Most identities are the five bytes that a ROUTER makes; the rest of a longer one follows.
+      v128.store(to, v128.load(table, PREFIX));
+      if (prefixSize > 16) memory.copy(to + 16, table + PREFIX + 16, prefixSize - 16);
+      copy(to + prefixSize, from, length);
+      to += prefixSize + length;
     }
     from = next;
     count++;
