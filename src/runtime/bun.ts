@@ -133,7 +133,7 @@ class BunLink implements Link {
         events.filled(n);
         continue;
       }
-      const n = libc.recv(fd, PULL_ADDRESS, readShare(links, PULL_PIECE_BYTES), MSG_DONTWAIT);
+      const n = libc.recv(fd, PULL_ADDRESS, pullBytes(), MSG_DONTWAIT);
       if (n <= 0) return;
       left -= n;
       events.data(ARENA.buf, PULL_PIECE.start, PULL_PIECE.start + n);
@@ -155,7 +155,7 @@ class BunLink implements Link {
     const libc = loadLibc();
     if (libc === null || this.#gone || fd < 0) return 0;
     // An error is told by the write that follows.
-    return Math.max(0, libc.writev(fd, VECTORS_ADDRESS + first * ENTRY_BYTES, count));
+    return Math.max(0, Number(libc.writev(fd, VECTORS_ADDRESS + first * ENTRY_BYTES, count)));
   }
 
   taken(): number {
@@ -326,7 +326,7 @@ const CHUNK_MAX_BYTES = 512 * 1024;
 interface Libc {
   setsockopt(fd: number, level: number, name: number, value: Int32Array, size: number): number;
   recv(fd: number, to: number, size: number, flags: number): number;
-  writev(fd: number, vectors: number, count: number): number;
+  writev(fd: number, vectors: number, count: number): number | bigint;
   madvise(at: number, bytes: number, advice: number): number;
   socket(domain: number, type: number, protocol: number): number;
   sendto(
@@ -344,7 +344,7 @@ const SIGNATURES = {
   setsockopt: { args: ["i32", "i32", "i32", "ptr", "u32"], returns: "i32" },
   recv: { args: ["i32", "ptr", "usize", "i32"], returns: "i32" },
   madvise: { args: ["ptr", "usize", "i32"], returns: "i32" },
-  writev: { args: ["i32", "ptr", "i32"], returns: "i64_fast" },
+  writev: { args: ["i32", "ptr", "i32"], returns: "i64" },
   socket: { args: ["i32", "i32", "i32"], returns: "i32" },
   sendto: { args: ["i32", "ptr", "usize", "i32", "ptr", "u32"], returns: "i64" },
   close: { args: ["i32"], returns: "i32" },
@@ -373,6 +373,11 @@ const MUSL_ARCH = process.arch === "arm64" ? "aarch64" : "x86_64";
 function clampWindow(fd: number): void {
   const share = readShare(links, CHUNK_MAX_BYTES);
   if (share < CHUNK_MAX_BYTES && fd >= 0) setReceiveBuffer(share, setterOf(fd));
+}
+
+/** What we read ourselves keeps to the same share, but is no less than what Bun reads. */
+function pullBytes(): number {
+  return Math.max(CHUNK_MAX_BYTES, readShare(links, PULL_PIECE_BYTES));
 }
 
 function setOptions(fd: number, options: LinkOptions): void {
