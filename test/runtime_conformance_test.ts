@@ -318,6 +318,44 @@ test(`${RUNTIME}: pause inside data holds what follows`, async () => {
   assert.equal(server.text, "012");
 });
 
+test(`${RUNTIME}: a link that brings much and then answers at once leaves others their turn`, async () => {
+  let ask = () => {};
+  class Asked extends End {
+    calls = 0;
+    override data(chunk: Uint8Array, start: number, end: number) {
+      this.calls++;
+      super.data(chunk, start, end);
+      ask();
+    }
+  }
+  const asked: Asked[] = [];
+  using p = await pair(undefined, () => {
+    asked.push(new Asked());
+    return asked.at(-1)!;
+  });
+  const { client, server } = p;
+  const accepted = asked.find((end) => end === server)!;
+  server.keep = false;
+  server.link.pause();
+  await client.write(new Uint8Array(200 * 1024));
+  const one = new Uint8Array(1);
+  let turns = 0;
+  let counting = true;
+  const turn = () => {
+    turns++;
+    if (counting) setImmediate(turn);
+  };
+  // The next byte is there as soon as the last has been taken.
+  ask = () => {
+    if (accepted.calls < 500) client.link.write(one, 0, 1);
+    else counting = false;
+  };
+  setImmediate(turn);
+  server.link.resume();
+  await until("so many reads", () => !counting);
+  assert.ok(turns > 50, `${turns} turns of the event loop in ${accepted.calls} reads`);
+});
+
 test(`${RUNTIME}: large writes arrive whole and in order`, async () => {
   using p = await pair();
   const { client, server } = p;

@@ -131,12 +131,15 @@ class BunLink implements Link {
         if (n <= 0) return;
         left -= n;
         events.filled(n);
+        if (n < direct.length) return;
         continue;
       }
       const n = libc.recv(fd, PULL_ADDRESS, pullBytes(), MSG_DONTWAIT);
       if (n <= 0) return;
       left -= n;
       events.data(ARENA.buf, PULL_PIECE.start, PULL_PIECE.start + n);
+      // One that sends little at a time, and perhaps waits for the answer, has its next turn after the others.
+      if (n < PULL_MIN_BYTES) return;
     }
   }
 
