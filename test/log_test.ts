@@ -169,8 +169,8 @@ for (const target of TARGETS) {
     await send(200);
     await send(50);
     // Lines are written at the end of a turn, after its answers have gone: an answer from a later turn is waited for. A turn
-    // ends with the first read that brings as little as a question.
-    for (let i = 0; i < 3; i++) await answered(from);
+    // ends with the fourth read at the latest that brings as little as a question.
+    for (let i = 0; i < 6; i++) await answered(from);
     rmSync(join(disk, "other"));
     await send(5);
     await until("the last line", () => read(log).includes(`${sent}. x`));

@@ -24,6 +24,9 @@ const PULL_PIECE = ARENA.take(PULL_PIECE_BYTES)!;
 const PULL_ADDRESS = ptr(ARENA.buf, PULL_PIECE.start);
 /** A link that brings so much at once has more. */
 const PULL_MIN_BYTES = 64 * 1024;
+/** A read that brings less is a small one; a turn ends with the last of so many. */
+const SMALL_READ_BYTES = 16 * 1024;
+const SMALL_READS_MAX = 4;
 /** So much of it is read before others have their turn. */
 const TURN_BYTES = 8 * 1024 * 1024;
 /** The same while other links bring little at a time: somebody may wait for an answer there. */
@@ -123,6 +126,7 @@ class BunLink implements Link {
     const libc = loadLibc();
     if (libc === null) return;
     let left = mixedTurns > 0 ? MIXED_TURN_BYTES : TURN_BYTES;
+    let smallReads = 0;
     if (mixedTurns > 0) mixedTurns--;
     while (left > 0 && !this.#paused && !this.#gone) {
       const direct = events.space(DIRECT_MIN_BYTES);
@@ -131,7 +135,7 @@ class BunLink implements Link {
         if (n <= 0) return;
         left -= n;
         events.filled(n);
-        if (n < direct.length) return;
+        if (n < direct.length && ++smallReads === SMALL_READS_MAX) return;
         continue;
       }
       const n = libc.recv(fd, PULL_ADDRESS, pullBytes(), MSG_DONTWAIT);
@@ -139,7 +143,7 @@ class BunLink implements Link {
       left -= n;
       events.data(ARENA.buf, PULL_PIECE.start, PULL_PIECE.start + n);
       // One that sends little at a time, and perhaps waits for the answer, has its next turn after the others.
-      if (n < PULL_MIN_BYTES) return;
+      if (n < SMALL_READ_BYTES && ++smallReads === SMALL_READS_MAX) return;
     }
   }
 
