@@ -79,6 +79,14 @@ for (const target of TARGETS) {
     assert.doesNotMatch(s.output, /WARNING/);
   });
 
+  test(`${on}: job_name names the server, its files too`, async () => {
+    using folder = tempFolder();
+    const options = ["job_name = collector", `infofile = ${folder.path}/%(job_name)s.info`];
+    await using s = await watched(options, SINK, target);
+    assert.equal(sections(join(folder.path, "collector.info")).get("")!.get("name"), "collector");
+    assert.equal((await s.stop()).code, 0);
+  });
+
   test(`${on}: it is replaced whole: whoever reads it sees no part of one`, async () => {
     using folder = tempFolder();
     const path = join(folder.path, "cc.info");

@@ -218,6 +218,23 @@ remote-cc = tcp://127.0.0.1:${(far.address() as net.AddressInfo).port}
     }
   });
 
+  test(`${target.name}: a message above zmq_maxmsgsize ends its connection, one below is taken`, async () => {
+    await using server = await ServerProcess.start(
+      "[ccserver]\ncc-socket = tcp://127.0.0.1:*\ncc-role = local\nzmq_maxmsgsize = 2 KB\nstats-period = 0.1\n" +
+        "[routes]\nx = h:sink\n[h:sink]\nhandler = disposer\n",
+      target,
+    );
+    using peer = await RawPeer.open(server.port);
+    peer.write(message("", "x", "b".repeat(1500), ""));
+    await server.until(/disposed_count: 1\b/);
+    assert.equal(peer.closed, false);
+    peer.write(message("", "x", "b".repeat(3000), ""));
+    await until("the end of the connection", () => peer.closed);
+    await server.until(/closed tcp:\S+: message of more than 2048 bytes \(too-large\)/);
+    assert.equal((await server.stop()).code, 0);
+    assert.doesNotMatch(server.output, /disposed_count: 2/);
+  });
+
   test(`${target.name}: zmq_nthreads above 1 says at start that one thread serves everything`, async () => {
     await using server = await ServerProcess.start(
       "[ccserver]\ncc-socket = tcp://127.0.0.1:*\ncc-role = local\nzmq_nthreads = 4\n[routes]\necho = h:echo\n[h:echo]\nhandler = echo\n",
