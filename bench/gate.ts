@@ -24,8 +24,6 @@ export interface Bar {
   /** The ratio is at least, or at most, so much. */
   least?: number;
   most?: number;
-  /** What was asked for, where that is out of reach: the gate keeps less, and says so. See docs/performance.md. */
-  goal?: number;
   /** The part that noise may take off. */
   tolerance?: number;
   short?: boolean;
@@ -207,8 +205,5 @@ export async function runGate(
 
 function limit(bar: Bar): string {
   const noise = bar.tolerance ? ` ± ${bar.tolerance * 100} %` : "";
-  const goal = bar.goal === undefined ? "" : `; the goal was ${bar.goal}`;
-  return bar.least !== undefined
-    ? `(at least ${bar.least}${noise}${goal})`
-    : `(at most ${bar.most}${noise}${goal})`;
+  return bar.least !== undefined ? `(at least ${bar.least}${noise})` : `(at most ${bar.most}${noise})`;
 }
