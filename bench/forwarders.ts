@@ -1,6 +1,7 @@
 /** What is compared: our server on each runtime, and other forwarders, each in a process of its own. */
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { type AddressInfo, connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import process from "node:process";
@@ -18,9 +19,23 @@ export interface Forwarder {
   /** Messages a second it can about do with small messages, to choose how many to send. */
   guess: number;
   wire: "zmtp" | "relay" | "nats";
-  /** @param routes Types that are routed besides the one that is sent. */
-  start(to: number, handlers: number, routes?: number): Promise<Running>;
+  /** Forwards to this port; of our own servers' config, `setup` says the rest. */
+  start(to: number, setup?: Partial<Setup>): Promise<Running>;
 }
+
+/** How our own server is set up between generator and sink. */
+export interface Setup {
+  /** Handlers that each forward to the sink. */
+  handlers: number;
+  /** Types that are routed besides those that are sent. */
+  routes: number;
+  /** What stands in front of each proxy. */
+  before: "nothing" | "filter";
+  /** Where `log.*` goes: nowhere, or to a locallogger whose log is /dev/null. */
+  logs: boolean;
+}
+
+const PLAIN: Setup = { handlers: 1, routes: 0, before: "nothing", logs: false };
 
 /** A forwarder that runs. */
 export interface Running {
@@ -117,6 +132,24 @@ export class Child {
   }
 }
 
+/** The ini file of our server that forwards to port `to`. */
+function serverIni(to: number, port: string, statistics: number, setup: Setup): string {
+  const { handlers, routes, before, logs } = setup;
+  const numbers = Array.from({ length: handlers }, (_, i) => i);
+  const filtered = before === "filter";
+  const lines = [
+    `[ccserver]\ncc-socket = tcp://127.0.0.1:${port}\ncc-role = local\ncc-stats = ${statistics}`,
+    ...(logs ? ["logfile = /dev/null"] : []),
+    "[routes]",
+    ...(handlers > 0 ? [`pub = ${numbers.map((i) => filtered ? `h:f${i}` : `h:p${i}`)}`] : []),
+    ...Array.from({ length: routes }, (_, i) => `t${i}.x = h:p0`),
+    ...(logs ? ["log = h:log\n[h:log]\nhandler = locallogger"] : []),
+    ...numbers.map((i) => `[h:p${i}]\nhandler = proxy\nremote-cc = tcp://127.0.0.1:${to}`),
+    ...(filtered ? numbers.map((i) => `[h:f${i}]\nhandler = filter\nforward-to = h:p${i}`) : []),
+  ];
+  return `${lines.join("\n")}\n`;
+}
+
 /** Our server, started by this command. */
 export function server(
   name: string,
@@ -130,24 +163,47 @@ export function server(
     missing,
     guess,
     wire: "zmtp",
-    async start(to, handlers, routes = 0) {
+    async start(to, some = {}) {
+      const setup = { ...PLAIN, ...some };
       const file = join(folder, `${name.replace(/\W/g, "")}${to}.ini`);
-      const names = Array.from({ length: handlers }, (_, i) => `h:p${i}`);
-      const sections = names.map((h) => `[${h}]\nhandler = proxy\nremote-cc = tcp://127.0.0.1:${to}\n`).join(
-        "",
-      );
-      writeFileSync(
-        file,
-        `[ccserver]\ncc-socket = tcp://127.0.0.1:*\ncc-role = local\ncc-stats = ${statistics}\n[routes]\n${
-          handlers > 0 ? `pub = ${names}` : ""
-        }\n${Array.from({ length: routes }, (_, i) => `t${i}.x = h:p0\n`).join("")}${sections}`,
-      );
+      // One whose log goes to /dev/null cannot say which port it got.
+      const chosen = setup.logs ? await freePort() : null;
+      writeFileSync(file, serverIni(to, chosen === null ? "*" : String(chosen), statistics, setup));
       const child = new Child(command[0], [...command.slice(1), file], {}, "stderr");
+      if (chosen !== null) {
+        await listening(chosen);
+        return { port: chosen, pid: child.process.pid!, stop: () => child.stop() };
+      }
       const [, port] = await child.match(/listening on tcp:\/\/127\.0\.0\.1:(\d+),/);
-      for (let i = 0; i < handlers; i++) await child.match(/ is up/);
+      for (let i = 0; i < setup.handlers; i++) await child.match(/ is up/);
       return { port: Number(port), pid: child.process.pid!, stop: () => child.stop() };
     },
   };
+}
+
+/** A port that nobody listens on now. */
+async function freePort(): Promise<number> {
+  const probe = createServer();
+  await new Promise<void>((resolve) => probe.listen(0, "127.0.0.1", resolve));
+  const { port } = probe.address() as AddressInfo;
+  await new Promise((resolve) => probe.close(resolve));
+  return port;
+}
+
+/** Resolves when somebody listens on a port. */
+async function listening(port: number): Promise<void> {
+  for (let tries = 0;; tries++) {
+    const error = await new Promise<Error | null>((resolve) => {
+      const socket = connect(port, "127.0.0.1", () => {
+        socket.destroy();
+        resolve(null);
+      });
+      socket.on("error", resolve);
+    });
+    if (error === null) return;
+    if (tries === 500) throw error;
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
 }
 
 function program(

@@ -7,9 +7,10 @@
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { buildRevision, runAgainst } from "./against.ts";
 import type { Forwarder } from "./forwarders.ts";
 import { ROOT } from "./forwarders.ts";
-import { progress } from "./report.ts";
+import { formatTable, progress } from "./report.ts";
 import { idleClients, load, median, restBytes, type Result, roundTrips, SHAPES } from "./load.ts";
 
 /** One line of gate.json. */
@@ -30,6 +31,8 @@ export interface Bar {
 }
 
 interface Gate {
+  /** The last release: nothing may be slower than it. See against.ts. */
+  release: string;
   rounds: number;
   seconds: number;
   /** Ratios whose quartiles lie farther apart than this part of their median are erratic. */
@@ -38,6 +41,10 @@ interface Gate {
   repeats: number;
   bars: Bar[];
 }
+
+const AGAINST = "against the last release,";
+/** Pairs of a short run. */
+const SHORT_PAIRS = 8;
 
 const FIGURES = {
   messagesPerSecond: "messages/s",
@@ -98,7 +105,7 @@ interface Task {
 export async function runGate(
   tool: string,
   forwarders: Record<string, Forwarder>,
-  options: { short: boolean; only?: string },
+  options: { short: boolean; only?: string; pairs: number },
 ): Promise<boolean> {
   const gate = JSON.parse(readFileSync(join(ROOT, "bench", "gate.json"), "utf8")) as Gate;
   const names = (key: string) => forwarders[key].name;
@@ -145,8 +152,30 @@ export async function runGate(
     report(verdict, bar, `${median.toPrecision(3)} ${limit(bar)}, spread ${(spread * 100).toFixed(0)} %`);
   }
   for (const bar of bars.filter((bar) => bar.to === undefined)) await judgeMemory(bar);
+  if (options.only === undefined || AGAINST.includes(options.only)) await judgeRelease();
   console.log(failed === 0 ? "gate: passed" : `gate: ${failed} FAILED`);
   return failed === 0;
+
+  async function judgeRelease(): Promise<void> {
+    const { short, pairs } = options;
+    try {
+      buildRevision(gate.release);
+    } catch (error) {
+      // A shallow clone does not have it.
+      console.log(`skipped  ${AGAINST} ${gate.release}: ${(error as Error).message.split("\n")[0]}`);
+      return;
+    }
+    const { table, worse } = await runAgainst(tool, forwarders.binary, {
+      revision: gate.release,
+      pairs: short ? SHORT_PAIRS : pairs,
+      seconds: gate.seconds,
+      short,
+    });
+    console.log(`\n${formatTable(table)}`);
+    for (const line of worse) console.log(`FAILED   ${AGAINST} ${line}`);
+    if (worse.length === 0) console.log(`ok       ${AGAINST} ${gate.release}: nothing got worse`);
+    failed += worse.length;
+  }
 
   async function measureRounds(wanted: Bar[], count: number): Promise<void> {
     const tasks = new Map<string, Task>();

@@ -6,7 +6,7 @@
 import { Buffer } from "node:buffer";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Child, folder, type Forwarder, type Running } from "./forwarders.ts";
+import { Child, folder, type Forwarder, type Running, type Setup } from "./forwarders.ts";
 import { encodeFrames } from "../src/zmtp/frame.ts";
 import { encodeReady, GREETING } from "../src/zmtp/handshake.ts";
 
@@ -16,10 +16,13 @@ export interface Shape {
   bodyBytes: number;
   /** 0: no blob. */
   blobBytes: number;
+  /** Log messages for a locallogger in front of each one that is forwarded. */
+  logs?: number;
 }
 
 export const SHAPES: Record<string, Shape> = {
   small: { name: "150 B body", bodyBytes: 150, blobBytes: 0 },
+  log: { name: "log.info to a locallogger", bodyBytes: 150, blobBytes: 0, logs: 99 },
   "1k": { name: "with a 1 KiB blob", bodyBytes: 150, blobBytes: 1024 },
   "64k": { name: "with a 64 KiB blob", bodyBytes: 150, blobBytes: 64 * 1024 },
   "1m": { name: "with a 1 MiB blob", bodyBytes: 150, blobBytes: 1024 * 1024 },
@@ -70,21 +73,41 @@ function fixtures(wire: Forwarder["wire"], shape: Shape) {
       helloReply: 0,
     };
   }
-  const message = encodeFrames([
+  const forwarded = encodeFrames([
     NO_IDENTITY,
     Buffer.from("pub.infofile"),
     Buffer.from(bodyOf(shape)),
     NO_IDENTITY,
     ...blob,
   ]);
+  const message = Buffer.concat([...Array<Uint8Array>(shape.logs ?? 0).fill(logMessage()), forwarded]);
   return {
     genHello: write("dealer", Buffer.concat([GREETING, encodeReady("DEALER", NO_IDENTITY)])),
     sinkHello: write("router", Buffer.concat([GREETING, encodeReady("ROUTER", NO_IDENTITY)])),
-    message: write(key, message),
+    message: write(`${key}-${shape.logs ?? 0}`, message),
     messageBytes: message.length,
-    sinkBytes: message.length + (wire === "zmtp" ? IDENTITY_FRAME_BYTES : 0),
+    sinkBytes: forwarded.length + (wire === "zmtp" ? IDENTITY_FRAME_BYTES : 0),
     helloReply: HANDSHAKE_BYTES,
   };
+}
+
+/** A line of a daemon's log, as the original sends it. */
+function logMessage(): Uint8Array {
+  const body = {
+    req: "log.info",
+    time: 1795331293.1,
+    hostname: "web1.example",
+    blob_hash: "",
+    log_level: "INFO",
+    service_type: "infosender",
+    job_name: "cclocal.d:infosender",
+    log_msg: "{count: 14, infosender.bytes.read: 883, infosender.bytes.sent: 612}",
+    log_time: 1795331293.1,
+    log_pid: 4711,
+    log_line: 0,
+    log_function: "stats",
+  };
+  return encodeFrames([NO_IDENTITY, Buffer.from("log.info"), Buffer.from(JSON.stringify(body)), NO_IDENTITY]);
 }
 
 /** CPU seconds of a process and its threads so far. */
@@ -100,14 +123,11 @@ export function statusBytes(pid: number, key: "VmHWM" | "VmRSS"): number {
   return Number(kib) * 1024;
 }
 
-export interface LoadOptions {
+export interface LoadOptions extends Partial<Setup> {
   shape: Shape;
   clients: number;
-  handlers: number;
   /** How long one run should take. */
   seconds: number;
-  /** Types that are routed besides the one that is sent. */
-  routes?: number;
   /** The generator and sink of libzmq, instead of the raw ones: its program. */
   libzmq?: string;
   /** Called when all messages are through, before anything is stopped. */
@@ -118,16 +138,22 @@ export interface LoadOptions {
 const WARM_UP_SECONDS = 0.5;
 /** Messages a second that libzmq's own generator can about send. */
 const LIBZMQ_GUESS = 1_500_000;
+/** Log lines a second that a server can about write. */
+const LOGS_GUESS = 250_000;
 /** A run that takes longer has stopped. */
 const RUN_MAX_MS = 15_000;
 
 /** Sends messages through a forwarder and measures. */
 export async function load(load: string, forwarder: Forwarder, options: LoadOptions): Promise<Result> {
-  const { shape, clients, handlers, seconds } = options;
+  const { shape, clients, handlers = 1, seconds } = options;
+  const setup = { ...options, handlers, logs: shape.logs !== undefined };
   const f = fixtures(forwarder.wire, shape);
+  // What the generator sends as one.
+  const batch = 1 + (shape.logs ?? 0);
   const { libzmq } = options;
   const most = libzmq ? Math.min(forwarder.guess, LIBZMQ_GUESS) : forwarder.guess;
-  const rate = Math.min(most / handlers, 2.4e9 / f.messageBytes);
+  const guess = setup.logs ? LOGS_GUESS / batch : most / handlers;
+  const rate = Math.min(guess, 2.4e9 / f.messageBytes);
   const messages = Math.max(1, Math.round(rate * (seconds + WARM_UP_SECONDS) / clients)) * clients;
   const bytesAMessage = f.sinkBytes * handlers;
   const expected = messages * bytesAMessage;
@@ -138,7 +164,7 @@ export async function load(load: string, forwarder: Forwarder, options: LoadOpti
     let sink: Child;
     let forward: Running;
     if (forwarder.wire === "nats") {
-      forward = await forwarder.start(0, handlers);
+      forward = await forwarder.start(0, setup);
       running.push(forward);
       sink = new Child(load, ["drink", String(forward.port), String(expected), f.sinkHello], env);
       running.push(sink);
@@ -151,7 +177,7 @@ export async function load(load: string, forwarder: Forwarder, options: LoadOpti
         ])
         : new Child(load, ["sink", "0", String(expected), f.sinkHello], env);
       running.push(sink);
-      forward = await forwarder.start(Number((await sink.match(/^port (\d+)/))[1]), handlers, options.routes);
+      forward = await forwarder.start(Number((await sink.match(/^port (\d+)/))[1]), setup);
       running.push(forward);
     }
     const gen = libzmq
@@ -177,10 +203,10 @@ export async function load(load: string, forwarder: Forwarder, options: LoadOpti
     }
     const cpu = cpuSeconds(forward.pid) - before;
     await options.loaded?.(forward.pid);
-    const counted = measured / bytesAMessage;
+    const counted = measured / bytesAMessage * batch;
     return {
       messagesPerSecond: counted / (ns / 1e9),
-      megabytesPerSecond: counted * f.messageBytes / (ns / 1e9) / 1e6,
+      megabytesPerSecond: counted / batch * f.messageBytes / (ns / 1e9) / 1e6,
       cpuMicros: cpu / counted * 1e6,
       peakBytes: statusBytes(forward.pid, "VmHWM"),
     };
@@ -210,9 +236,9 @@ export async function roundTrips(
   try {
     const echo = new Child(load, ["echo", "0", f.sinkHello], env);
     running.push(echo);
-    const second = await forwarder.start(Number((await echo.match(/^port (\d+)/))[1]), 1);
+    const second = await forwarder.start(Number((await echo.match(/^port (\d+)/))[1]));
     running.push(second);
-    const first = await forwarder.start(second.port, 1);
+    const first = await forwarder.start(second.port);
     running.push(first);
     const rtt = new Child(load, [
       "rtt",
@@ -248,7 +274,7 @@ export async function idleClients(load: string, forwarder: Forwarder, clients: n
   try {
     const sink = new Child(load, ["sink", "0", "1", f.sinkHello], env);
     running.push(sink);
-    const forward = await forwarder.start(Number((await sink.match(/^port (\d+)/))[1]), 1);
+    const forward = await forwarder.start(Number((await sink.match(/^port (\d+)/))[1]));
     running.push(forward);
     const measure = async (count: number) => {
       const idle = new Child(load, ["idle", String(forward.port), String(count), f.genHello], env);

@@ -7,7 +7,7 @@ import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
-import { buildPeers, forwarders, ROOT, server } from "./forwarders.ts";
+import { buildPeers, forwarders, ROOT, server, type Setup } from "./forwarders.ts";
 import { load, SHAPES } from "./load.ts";
 
 const [runtime = "bun", shape = "small", handlers = "1"] = process.argv.slice(2);
@@ -66,8 +66,8 @@ async function perf(): Promise<void> {
   let recorder: ChildProcess | null = null;
   const recorded = {
     ...binary,
-    async start(to: number, handlers: number) {
-      const running = await binary.start(to, handlers);
+    async start(to: number, setup?: Partial<Setup>) {
+      const running = await binary.start(to, setup);
       recorder = spawn(
         "perf",
         // The first second compiles.

@@ -7,12 +7,14 @@
  *     npm run bench -- --peers=binary,zmq_proxy --shapes=small,1k
  *     npm run bench -- --gate              judge a release by gate.json; --short: what CI judges
  *     npm run bench -- --gate --server="bun other.ts"   another server than dist/ccserver
+ *     npm run bench -- --against=REV       what is slower than at that revision; --pairs=20, --bar=WORD, --short
  *
  * Peers are measured in turn, A B A B, and the medians of their rounds compared: this may be a noisy machine.
  */
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { Bench } from "tinybench";
+import { against } from "./against.ts";
 import { buildPeers, type Forwarder, forwarders, ROOT, server } from "./forwarders.ts";
 import { runGate } from "./gate.ts";
 import {
@@ -47,7 +49,9 @@ const { values } = parseArgs({
     bar: { type: "string" },
     server: { type: "string" },
     peers: { type: "string" },
-    shapes: { type: "string", default: Object.keys(SHAPES).join() },
+    shapes: { type: "string", default: "small,1k,64k,1m" },
+    against: { type: "string" },
+    pairs: { type: "string", default: "20" },
     rounds: { type: "string", default: "3" },
     seconds: { type: "string", default: "1" },
   },
@@ -64,11 +68,34 @@ function show(table: Table): void {
 }
 
 console.log(environment(ROOT));
+if (values.against) {
+  const { binary } = forwarders(null);
+  if (values.server) Object.assign(binary, server(values.server, values.server.split(" "), null, 10_000_000));
+  process.exit(
+    await against(buildPeers().load, binary, {
+        revision: values.against,
+        pairs: Number(values.pairs),
+        seconds,
+        short: values.short,
+        only: values.bar,
+      })
+      ? 0
+      : 1,
+  );
+}
 if (values.gate) {
   const { load: tool, libzmqMissing } = buildPeers();
   const all = forwarders(libzmqMissing);
   if (values.server) all.binary = server(values.server, values.server.split(" "), null, 1_500_000);
-  process.exit(await runGate(tool, all, { short: values.short, only: values.bar }) ? 0 : 1);
+  process.exit(
+    await runGate(tool, all, {
+        short: values.short,
+        only: values.bar,
+        pairs: Number(values.pairs),
+      })
+      ? 0
+      : 1,
+  );
 }
 if (parts.includes("micro")) await micro();
 if (parts.some((part) => part !== "micro")) await processes();
@@ -255,7 +282,7 @@ async function start(peers: [string, Forwarder][]): Promise<void> {
     const sizes: number[] = [];
     for (let i = 0; i < 5; i++) {
       const begin = performance.now();
-      const running = await peer.start(1, 0);
+      const running = await peer.start(1, { handlers: 0 });
       times.push(performance.now() - begin);
       await new Promise((resolve) => setTimeout(resolve, 300));
       sizes.push(statusBytes(running.pid, "VmRSS") / 2 ** 20);
