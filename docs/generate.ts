@@ -1,22 +1,24 @@
 /** Writes docs/configuration.md from the option tables: `bun docs/generate.ts`. A test compares the two. */
-import process from "node:process";
 import { writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import process from "node:process";
 import { fileURLToPath } from "node:url";
-import type { Options } from "../src/config/options.ts";
-import { EGRESS_FULL_BYTES, LOG_TEXT_MAX_CHARS, TYPES_TRACKED } from "../src/limits.ts";
-import { BUCKET_SECONDS } from "../src/server/averages.ts";
-import { HANDLERS, SERVER_OPTIONS } from "../src/config/schemas.ts";
-
-const DOES: Record<string, string> = {
-  echo: "Answers `echo.request` with `echo.response`, along the route of the request.",
-  proxy: "Forwards messages to another CC server, unchanged; replies come back to the client that asked.",
-  locallogger: "Writes each `log.*` message as one line of the server's own log.",
-  disposer: "Discards messages and counts them (`disposed_count`, `disposed_bytes`).",
-  filter: "Passes on what `include` names and `exclude` does not (`filter.count`, `.ok`, `.dropped`).",
-  delay:
-    "Passes messages on later; at most 100 000 messages and 256 MB wait. At the end, what waits is passed on at once.",
-};
+import { SERVER_OPTIONS } from "../src/config/server_options.ts";
+import type { Options } from "../src/contracts/schema.ts";
+import { HANDLERS } from "../src/handlers/index.ts";
+import {
+  BODY_DEFAULT_MAX_BYTES,
+  CONFIG_MAX_BYTES,
+  CONFIG_VALUE_MAX_CHARS,
+  EGRESS_FULL_BYTES,
+  HANDLER_START_MAX_MS,
+  HANDLER_STOP_EXTRA_MS,
+  IN_FLIGHT_MAX_BYTES,
+  IN_FLIGHT_MESSAGES,
+  LOG_TEXT_MAX_CHARS,
+  TYPES_TRACKED,
+} from "../src/limits.ts";
+import { BUCKET_SECONDS } from "../src/observe/averages.ts";
 
 function table(options: Options): string {
   const rows = Object.entries(options).map(([name, { default: fallback, unit, doc, example }]) => {
@@ -36,26 +38,33 @@ function table(options: Options): string {
 
 /** The whole page. */
 export function configurationPage(): string {
-  const handlers = Object.entries(HANDLERS).filter(([, spec]) => !spec.missing).map(
-    ([name, { options, roles }]) => {
-      const where = roles.filter((role) => role !== "insecure").join(" and ");
-      const body = Object.keys(options).length === 0 ? "No options." : table(options);
-      return `### ${name}\n\n\`handler = cc.handler.${name}\`, or \`${name}\`; runs where cc-role is ${where}.\n${
-        DOES[name]
-      }\n\n${body}`;
-    },
-  );
+  const handlers = HANDLERS.map(({ name, summary, roles, options = {} }) => {
+    const where = roles.filter((role) => role !== "insecure").join(" and ");
+    const body = Object.keys(options).length === 0 ? "No options." : table(options);
+    return `### ${name}\n\n\`handler = cc.handler.${name}\`, or \`${name}\`; runs where cc-role is ${where}.\n${summary}\n\n${body}`;
+  });
   return `# Configuration
 
-Made from \`src/config/schemas.ts\` by \`bun docs/generate.ts\`: do not edit.
+Made from the option tables in \`src/\` by \`bun docs/generate.ts\`: do not edit.
 
-A config is an ini file as Python's ConfigParser reads it: \`[section]\`, \`key = value\` or \`key: value\`, comments on lines of
-their own that start with \`#\` or \`;\`, keys in any case, values continued on lines that start with white space. \`%(name)s\` is
-replaced from the same section, then from \`[DEFAULT]\`, then from \`job_name\` (the file's name without folder and \`.ini\`) and
-\`service_name\`; \`%%\` is a percent sign. Lists are separated by commas; booleans are yes/no, on/off, true/false, 1/0; sizes are
-\`64 KB\`, \`256 MB\`, \`1048576\`, units counted by 1024; \`~\` at the start of a path is the home folder.
+A config is an ini file as the original read it, with Python 2's ConfigParser:
 
-\`ccserver --check CONFIG.ini\` tells all that is wrong; \`ccserver --routes TYPE CONFIG.ini\` tells where a message would go.
+- \`[section]\`, then \`key = value\` or \`key: value\`; keys in any case. Lines that begin with \`#\` or \`;\` are comments, and so are
+  those that begin with \`rem\` in the first column. Inside a line, white space and a semicolon begin a comment:
+  \`cc-socket = tcp://*:22632 ; the port\`. \`""\` is the empty string.
+- A line that is indented deeper than its option continues the value. One that is indented alike is an option of its own where it
+  reads \`name =\`, and continues the value otherwise; a warning names such lines. An indented \`[section]\` behind an empty line is a
+  section, so that a file may be indented as a whole.
+- \`%(name)s\` is replaced from the same section, then from \`[DEFAULT]\`, then from \`job_name\` (the file's name without folder and
+  \`.ini\`), \`service_name\`, \`host_name\`, \`config_dir\` and \`config_file\`; \`%%\` is a percent sign. A value has at most
+  ${CONFIG_VALUE_MAX_CHARS / 1024} Ki characters when all is replaced, a file ${
+    CONFIG_MAX_BYTES / 2 ** 20
+  } MiB.
+- Lists are separated by commas; booleans are yes/no, on/off, true/false, 1/0; sizes are \`64 KB\`, \`256 MB\`, \`1048576\`, units counted
+  by 1024; \`~\` at the start of a path is the home folder.
+
+\`ccserver --check CONFIG.ini\` tells all that is wrong; \`ccserver --routes TYPE CONFIG.ini\` tells where a message would go. A section
+that nothing reads, such as \`[d:…]\`, is an error: it would seem to work.
 
 ## [ccserver]
 
@@ -72,10 +81,21 @@ buffer. Above, \`zmq_hwm\` messages are the mark, or ${EGRESS_FULL_BYTES / 2 ** 
 
 ### Statistics line
 
-Every \`stats-period\`, and once at exit: \`{count: 14, bytes: 883, seconds: 0.0124, count.ok: 6, …}\`, for the outcomes \`ok\`,
-\`dropped\` (no route), \`crashed\` (a handler threw) and \`invalid\` (no CC message); then the handlers' own counters; at level 2 also
-\`count.ok.msg.TYPE\`, \`bytes.…\`, \`seconds.…\`. The first ${TYPES_TRACKED} types are told apart, all others are \`other\`. A line ends at about
-${LOG_TEXT_MAX_CHARS} characters with how many counters it leaves out; the infofile and \`/metrics\` have them all.
+Every \`stats-period\`, and once at exit: \`{count: 14, bytes: 883, seconds: 0.0124, count.ok: 6, …}\`. Each message counts under one
+outcome:
+
+| outcome | |
+| --- | --- |
+| \`ok\` | its handlers took it, if only to drop it. What an upstream dropped after that is in \`cc_drops\`, with the reason |
+| \`dropped\` | no handler took it: its type has no route, or a handler said that it cannot now |
+| \`refused\` | it cannot be read, or a handler would not have it; \`refused.CODE\` counts by the code ([errors.md](errors.md#messages)) |
+| \`crashed\` | a handler threw, or did not answer within \`handler-timeout\` |
+| \`invalid\` | not a CC message |
+
+Then \`replies\` and \`replies.bytes\`: what was sent to clients; the handlers' own counters (where several handlers count under one name,
+the sum, and each under \`NAME.h:HANDLER\`); at level 2 also \`count.ok.msg.TYPE\`, \`bytes.…\`, \`seconds.…\`. The first ${TYPES_TRACKED} types are
+told apart, all others are \`other\`. A line ends at about ${LOG_TEXT_MAX_CHARS} characters with how many counters it leaves out; the infofile
+and \`/metrics\` have them all.
 
 ### Infofile
 
@@ -105,7 +125,9 @@ With \`http-listen\`:
 | --- | --- | --- |
 | \`cc_messages_total\`, \`cc_bytes_total\`, \`cc_seconds_total\` | outcome | as in the statistics line; none at cc-stats 0 |
 | \`cc_type_messages_total\`, \`cc_type_bytes_total\`, \`cc_type_seconds_total\` | type, outcome | at cc-stats 2 |
-| \`cc_handler_counter_total\` | counter | the handlers' own counters |
+| \`cc_refused_total\` | code | messages that were refused |
+| \`cc_replies_total\`, \`cc_reply_bytes_total\` | | messages sent to clients |
+| \`cc_handler_total\`, \`cc_handler_value\` | handler, counter or gauge, and the handler's own | what the handlers count and measure |
 | \`cc_drops_total\` | socket, reason | messages dropped by the listening socket (\`router\`) or a handler's (\`h:name\`) |
 | \`cc_peers\` | | connected clients |
 | \`cc_upstream_up\`, \`cc_upstream_queued_messages\` | handler, endpoint | is it connected; messages that wait for it |
@@ -123,8 +145,16 @@ one route in the order they are written. A type that no route matches is dropped
 
 ## [h:name]
 
-A handler. \`handler\` names a built-in one, or a module: \`./my_handler.ts\`, relative to the config file, with a default export
-\`{ create(context) }\` (see \`examples/count_words.ts\`). \`plugin\` is an older name of \`handler\`.
+A handler. \`handler\` names a built-in one, or a file: \`./my_handler.ts\` (\`.js\` on Node), relative to the config file; how one is
+written is told in [handlers.md](handlers.md). \`plugin\` is an older name of \`handler\`.
+
+A handler that answers later has at most ${IN_FLIGHT_MESSAGES} messages under way, and ${
+    IN_FLIGHT_MAX_BYTES / 2 ** 20
+  } MiB of them, where it does not say otherwise;
+past that those who send to it wait. Bodies of more than ${
+    BODY_DEFAULT_MAX_BYTES / 1024
+  } KiB are refused where a handler does not ask for more. A handler has
+${HANDLER_START_MAX_MS / 1000} s to start, and \`zmq_linger\` and ${HANDLER_STOP_EXTRA_MS / 1000} s to stop.
 
 ${handlers.join("\n\n")}
 
@@ -133,30 +163,17 @@ ${handlers.join("\n\n")}
 SIGHUP, or \`ccserver -r CONFIG.ini\`: the log file is opened again, and the config is read and checked whole. When anything is wrong
 in it, nothing changes and every finding is logged. Else the difference is logged and taken over: handlers that it does not
 change keep their connections and what they hold; new upstreams are given two seconds to connect before messages go there;
-handlers that it changes or removes send what they have queued, and their replies still come for \`zmq_linger\`. Of
-[ccserver], \`stats-period\`, \`heartbeat\`, \`zmq_linger\` and \`cc-role\` are taken over; the other options stay as they are
-until a restart, and the log says so.
+handlers that it changes or removes pass on what they hold, send what they have queued, and their replies still come for
+\`zmq_linger\`. Of [ccserver], \`stats-period\`, \`heartbeat\`, \`zmq_linger\` and \`cc-role\` are taken over; the other options stay as
+they are until a restart, and the log says so. So it is with a handler's file that has changed, or one that it imports: the old code
+runs on until a restart, and the log says so.
 
 ## Bounds
 
 What a peer can cause is bounded in \`src/limits.ts\`, each with its reason: bytes and frames of a message, bytes of a type, seconds of
 a handshake, connections, queues.
 
-## Why a connection was closed
-
-The log line ends with a code in brackets:
-
-| code | what came |
-| --- | --- |
-| \`not-zmtp\` | no ZMTP greeting |
-| \`old-version\` | ZMTP 1.0 or 2.0 |
-| \`unknown-mechanism\` | a security mechanism other than NULL |
-| \`bad-greeting\`, \`bad-handshake\`, \`bad-metadata\` | a greeting or READY that is wrong, or none in 10 s |
-| \`bad-identity\` | an identity that is too long, or starts with a zero byte |
-| \`socket-type\` | a socket that cannot talk to this one |
-| \`peer-error\` | the peer's own ERROR command |
-| \`reserved-flags\`, \`length\`, \`bad-command\`, \`command-in-message\` | frames that RFC 23 does not allow |
-| \`too-many-frames\`, \`too-large\` | a message above the bounds |
+Codes in the log, of connections that were closed and of messages that were refused, are explained in [errors.md](errors.md).
 
 ## Exit codes
 

@@ -4,28 +4,35 @@
  *
  *     ccserver examples/count_words.ini
  *     ccserver send --reply tcp://127.0.0.1:10002 text.count "text=how many words are these"
+ *
+ * The server opens each message before the handler gets it: its size, JSON, type and encryption are checked by then.
  */
-import type { HandlerModule } from "../mod.ts";
+import type { HandlerToolkit } from "../mod.ts";
 
-const handler: HandlerModule = {
-  create({ options, hostname, log, toClient, count }) {
-    const leastLength = Number(options["least-length"] ?? 1);
-    if (!Number.isInteger(leastLength)) {
-      throw new Error(`least-length = ${options["least-length"]}: expected a number`);
-    }
-    return {
-      handle(message) {
-        const body: { text?: unknown } = JSON.parse(new TextDecoder().decode(message.body));
-        if (typeof body.text !== "string") {
-          toClient(message.reply("error", { msg: 'field "text" is missing' }, { hostname }));
-          return;
-        }
-        const words = body.text.split(/\s+/).filter((word) => word.length >= leastLength).length;
-        count("words", words);
-        log.debug("handle", `${words} words`);
-        toClient(message.reply("text.counted", { words }, { hostname }));
-      },
-    };
-  },
-};
-export default handler;
+export default ({ AnyBody, defineHandler, EVERYWHERE, integer, option }: HandlerToolkit) =>
+  defineHandler({
+    name: "count_words",
+    summary: "Answers text.count with text.counted, the number of words.",
+    roles: EVERYWHERE,
+    options: {
+      "least-length": option(integer(1), "1", "words with fewer letters are not counted", "4"),
+    },
+    create({ options, log, meter }) {
+      const counted = meter.counter("words");
+      return {
+        plan: (type) =>
+          type === "text.count" ? { open: AnyBody } : { drop: `not a text.count: ${type}`, warn: true },
+        handle(message, { text }) {
+          if (typeof text !== "string") {
+            message.reply({ type: "error", fields: { msg: 'field "text" is missing' } });
+            return "ok";
+          }
+          const words = text.split(/\s+/).filter((word) => word.length >= options["least-length"]).length;
+          counted.add(words);
+          log.debug("handle", `${words} words`);
+          message.reply({ type: "text.counted", fields: { words } });
+          return "ok";
+        },
+      };
+    },
+  });

@@ -24,8 +24,36 @@ export const TYPES_TRACKED = 1000;
 /** Counters that handlers add to the statistics; the rest share one. A handler of one's own may name them as it likes. */
 export const COUNTERS_MAX = 1000;
 
-/** Bytes of a body that a handler parses as JSON; parsing costs several times its size. */
+/** Bytes of a body that is parsed as JSON, where its reader asks for no more: those of built-in types have a few hundred. */
+export const BODY_DEFAULT_MAX_BYTES = 64 * 1024;
+
+/** Bytes that a reader may ask for: a file in base64. Parsing costs several times its size. */
 export const BODY_MAX_BYTES = 16 * 1024 * 1024;
+
+/** Levels of arrays and objects in a body; known types have two. Parsers recurse. */
+export const JSON_MAX_DEPTH = 32;
+
+/** Values in a body, keys not counted: each costs an object's memory and some hundred nanoseconds. */
+export const JSON_MAX_VALUES = 10_000;
+
+/** Bytes of the way back to a sender that are kept: its identity, and route frames of up to 255 bytes a hop. */
+export const RETURN_PATH_MAX_BYTES = 16 * 1024;
+
+/** Codes that handlers refuse messages with and that are counted apart; the rest share one. */
+export const REFUSED_CODES_MAX = 100;
+
+/** Messages that one handler has under way at once, and their bytes; past it their senders wait. */
+export const IN_FLIGHT_MESSAGES = 100;
+export const IN_FLIGHT_MAX_BYTES = 64 * 1024 * 1024;
+
+/** From the start of a handler to its being ready: connecting to a database, say. */
+export const HANDLER_START_MAX_MS = 30_000;
+
+/** What a handler's stop may take on top of linger: its signal has told it to end by then. */
+export const HANDLER_STOP_EXTRA_MS = 5000;
+
+/** Messages that handlers publish while one of theirs is being handled, each caused by the one before. More is a loop. */
+export const PUBLISH_MAX_DEPTH = 8;
 
 /** Bytes of a command frame after the handshake: PING with its context, ERROR with its reason. */
 export const COMMAND_MAX_BYTES = 512;
@@ -73,9 +101,8 @@ export const UPSTREAM_STALL_MS = 30_000;
 export const RECONNECT_MIN_MS = 100;
 export const RECONNECT_MAX_MS = 10_000;
 
-/** Messages that one delay handler holds, and their bytes. */
+/** Messages that one delay handler keeps; their bytes are bounded as every handler's are. */
 export const DELAYED_MAX_MESSAGES = 100_000;
-export const DELAYED_MAX_BYTES = 256 * 1024 * 1024;
 
 /** Queries of one client that wait for their reply. */
 export const QUERIES_MAX = 100_000;
@@ -97,3 +124,14 @@ export const HTTP_CONNECTION_MAX_MS = 10_000;
 
 /** Bytes of an HTTP request's head; a scraper's is some hundred. */
 export const HTTP_HEAD_MAX_BYTES = 8 * 1024;
+
+/** Bytes of a config file; the largest known has some ten thousand. More is a wrong file, such as a device. */
+export const CONFIG_MAX_BYTES = 1024 * 1024;
+
+/** Characters of an option's value, and replacements of `%(name)s` in it: nested ones multiply. */
+export const CONFIG_VALUE_MAX_CHARS = 64 * 1024;
+export const CONFIG_VALUE_MAX_REPLACEMENTS = 10_000;
+
+/** Files that a handler of one's own is made of, and bytes of each, that are looked at to tell whether they have changed. */
+export const MODULE_FILES_MAX = 1000;
+export const MODULE_MAX_BYTES = 16 * 1024 * 1024;

@@ -1,17 +1,29 @@
 /**
  * Log lines as the configuration reference gives them, and the rate limiter for warnings that a peer can cause.
  */
-import { LOG_TEXT_MAX_CHARS, RATE_LIMITED_SUBJECTS } from "./limits.ts";
+import { RATE_LIMITED_SUBJECTS } from "./limits.ts";
+import { printable } from "./text.ts";
 
 /** How grave a line is; a logger writes its own level and those above. */
-export const LEVELS = ["TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] as const;
-export type Level = typeof LEVELS[number];
+export type Level = "TRACE" | "DEBUG" | "INFO" | "WARNING" | "ERROR" | "CRITICAL";
+/** From the least to the most grave. */
+export const LEVELS: readonly Level[] = ["TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"];
 
 /** How a line is written: for people, or as one JSON object for programs. */
 export type LogFormat = "text" | "json";
 
 /** Takes finished lines, without their newline. */
 export type LogSink = (line: string) => void;
+
+/** The part of a clock that a logger needs. */
+export interface LogClock {
+  /** Milliseconds since 1970, for the lines. */
+  time(): number;
+  /** Milliseconds, monotonic, for the limits. */
+  now(): number;
+}
+
+const MACHINE_CLOCK: LogClock = { time: () => Date.now(), now: () => performance.now() };
 
 /** What every logger of one program shares: where lines go, from which level on, how warnings are limited. */
 export interface LogOptions {
@@ -21,8 +33,8 @@ export interface LogOptions {
   level?: Level;
   /** Default `text`. */
   format?: LogFormat;
-  /** Milliseconds since 1970. Default `Date.now`. */
-  now?: () => number;
+  /** What time it is, and how much has passed. Default: the machine's. */
+  clock?: LogClock;
   /** Process id in each line. */
   pid: number;
   /** How long a repeated warning is held back. Default 10 000 ms. */
@@ -33,7 +45,7 @@ interface Shared {
   sink: LogSink;
   level: number;
   format: LogFormat;
-  now: () => number;
+  clock: LogClock;
   pid: number;
   repeatMs: number;
   held: Map<string, Held>;
@@ -54,16 +66,18 @@ interface Held {
  * ```
  */
 export class Logger {
+  /** Which part of the program speaks. */
   readonly name: string;
   readonly #shared: Shared;
 
+  /** A logger of its own, or one that shares all but the name with another. */
   constructor(name: string, options: LogOptions | Logger) {
     this.name = name;
     this.#shared = options instanceof Logger ? options.#shared : {
       sink: options.sink,
       level: LEVELS.indexOf(options.level ?? "INFO"),
       format: options.format ?? "text",
-      now: options.now ?? Date.now,
+      clock: options.clock ?? MACHINE_CLOCK,
       pid: options.pid,
       repeatMs: options.repeatMs ?? 10_000,
       held: new Map(),
@@ -80,18 +94,23 @@ export class Logger {
     return LEVELS.indexOf(level) >= this.#shared.level;
   }
 
+  /** Writes a line of level TRACE: `where` in the part of the program it was. */
   trace(where: string, text: string): void {
     this.write("TRACE", where, text);
   }
+  /** Writes a line of level DEBUG. */
   debug(where: string, text: string): void {
     this.write("DEBUG", where, text);
   }
+  /** Writes a line of level INFO. */
   info(where: string, text: string): void {
     this.write("INFO", where, text);
   }
+  /** Writes a line of level WARNING. */
   warn(where: string, text: string): void {
     this.write("WARNING", where, text);
   }
+  /** Writes a line of level ERROR. */
   error(where: string, text: string): void {
     this.write("ERROR", where, text);
   }
@@ -107,16 +126,17 @@ export class Logger {
    * @param fields Figures that programs want; in JSON only, so `text` says them too.
    */
   line(level: Level, where: string, text: string, fields?: Readonly<Record<string, number>>): string {
-    const { format, level: least, now, pid } = this.#shared;
-    const ms = now();
+    const { format, level: least, clock, pid } = this.#shared;
+    const ms = clock.time();
     const logger = `${this.name}.${where}`;
     const msg = printable(text);
     if (format === "json") {
       return JSON.stringify({ time: new Date(ms).toISOString(), pid, level, logger, msg, ...fields });
     }
+    const { date, time } = LINES.text(ms);
     return least < LEVELS.indexOf("INFO")
-      ? `${clock(ms)} ${level} ${logger}: ${msg}`
-      : `${date(ms)} ${clock(ms)} ${pid} ${level} ${logger}: ${msg}`;
+      ? `${time} ${level} ${logger}: ${msg}`
+      : `${date} ${time} ${pid} ${level} ${logger}: ${msg}`;
   }
 
   /**
@@ -124,10 +144,11 @@ export class Logger {
    * counted, and the next one written says how many were held back.
    *
    * @param subject What repeats: kind and peer, say.
+   * @param times How often it has happened.
    */
-  limited(where: string, subject: string, text: string): void {
+  warnRarely(where: string, subject: string, text: string, times = 1): void {
     const { held, repeatMs } = this.#shared;
-    const now = this.#shared.now();
+    const now = this.#shared.clock.now();
     let key = `${this.name}.${where} ${subject}`;
     if (!held.has(key) && held.size >= RATE_LIMITED_SUBJECTS) {
       // Subjects are kept by their age. While even the oldest is young, someone makes them up: they share one.
@@ -136,12 +157,12 @@ export class Logger {
     }
     const last = held.get(key);
     if (last && now - last.since < repeatMs) {
-      last.count++;
+      last.count += times;
       return;
     }
     const heldBack = last?.count ?? 0;
     held.delete(key);
-    held.set(key, { since: now, count: 0 });
+    held.set(key, { since: now, count: times - 1 });
     if (held.size > RATE_LIMITED_SUBJECTS) {
       for (const oldest of held.keys()) {
         held.delete(oldest);
@@ -155,50 +176,37 @@ export class Logger {
   }
 }
 
-/** `2026-11-22`, in local time. */
-export function date(ms: number): string {
-  const d = new Date(ms);
-  return `${d.getFullYear()}-${two(d.getMonth() + 1)}-${two(d.getDate())}`;
+/** A second in local time, as text; most lines are of the second that the last one was of. */
+class LocalSecond {
+  #second = NaN;
+  #date = "";
+  #time = "";
+
+  /** `2026-11-22`, and `07:09:26,967` */
+  text(ms: number): { date: string; time: string } {
+    const second = Math.floor(ms / 1000);
+    if (second !== this.#second) {
+      const d = new Date(second * 1000);
+      this.#date = `${d.getFullYear()}-${two(d.getMonth() + 1)}-${two(d.getDate())}`;
+      this.#time = `${two(d.getHours())}:${two(d.getMinutes())}:${two(d.getSeconds())}`;
+      this.#second = second;
+    }
+    const millis = Math.floor(ms - second * 1000);
+    return {
+      date: this.#date,
+      time: `${this.#time},${millis < 10 ? "00" : millis < 100 ? "0" : ""}${millis}`,
+    };
+  }
 }
 
+const LINES = new LocalSecond();
+const TIMES = new LocalSecond();
+
 /** `07:09:26,967`, in local time. */
-export function clock(ms: number): string {
-  const d = new Date(ms);
-  const millis = String(d.getMilliseconds()).padStart(3, "0");
-  return `${two(d.getHours())}:${two(d.getMinutes())}:${two(d.getSeconds())},${millis}`;
+export function timeOfDay(ms: number): string {
+  return TIMES.text(ms).time;
 }
 
 function two(n: number): string {
   return n < 10 ? `0${n}` : String(n);
-}
-
-// deno-lint-ignore no-control-regex -- control characters are what is looked for
-const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g;
-
-/** Text as it may go to a log or terminal: control and bidirectional characters escaped, length bounded. */
-export function printable(text: string, maxChars: number = LOG_TEXT_MAX_CHARS): string {
-  const cut = text.length > maxChars
-    ? `${text.slice(0, maxChars)}... (${text.length - maxChars} characters more)`
-    : text;
-  return cut.replace(UNPRINTABLE, (c) => {
-    if (c === "\n") return "\\n";
-    if (c === "\r") return "\\r";
-    if (c === "\t") return "\\t";
-    const code = c.charCodeAt(0);
-    return code < 256
-      ? `\\x${code.toString(16).padStart(2, "0")}`
-      : `\\u${code.toString(16).padStart(4, "0")}`;
-  });
-}
-
-/** Bytes as text for a log: UTF-8 where it is, escaped by {@link printable}. */
-export function printableBytes(bytes: Uint8Array, maxBytes = 64): string {
-  const cut = bytes.length > maxBytes;
-  const text = new TextDecoder().decode(cut ? bytes.subarray(0, maxBytes) : bytes);
-  return printable(text) + (cut ? "..." : "");
-}
-
-/** An unknown thrown value as one line of text. */
-export function reason(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

@@ -1,16 +1,30 @@
+/** What a config may say, and what is told when it says something else. */
 import assert from "node:assert/strict";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { test } from "node:test";
-import * as v from "valibot";
-import { ConfigError, loadConfig, parseIni, readConfig, stringifyIni } from "../mod.ts";
-import { Diagnostics } from "../src/config/diagnostics.ts";
 import { configurationPage } from "../docs/generate.ts";
-import { expand } from "../src/config/ini.ts";
-import type { Options } from "../src/config/options.ts";
-import { HANDLERS, SERVER_OPTIONS } from "../src/config/schemas.ts";
-import { ROOT, tempFolder } from "./helpers/env.ts";
+import {
+  type AnyHandlerDefinition,
+  ConfigError,
+  defineHandler,
+  handlerName,
+  handlerNames,
+  loadConfig,
+  parseIni,
+  readConfig,
+  required,
+  stringifyIni,
+} from "../mod.ts";
+import { Diagnostics } from "../src/config/diagnostics.ts";
+import { expand, parse } from "../src/config/ini.ts";
+import { SERVER_OPTIONS } from "../src/config/server_options.ts";
+import type { Options } from "../src/contracts/schema.ts";
+import { HANDLERS } from "../src/handlers/index.ts";
+import { CONFIG_VALUE_MAX_CHARS } from "../src/limits.ts";
+import { ROOT, RUNTIME, tempFolder } from "./helpers/env.ts";
+import { test } from "./helpers/memory.ts";
+import { own } from "./helpers/server.ts";
 
 const MINIMAL = `[ccserver]
 cc-socket = tcp://127.0.0.1:10000
@@ -21,9 +35,9 @@ handler = echo
 `;
 
 /** What is wrong with a config, one finding a line. */
-function wrong(text: string): string[] {
+function wrong(text: string, handlers: AnyHandlerDefinition[] = []): string[] {
   try {
-    readConfig(text, "x.ini");
+    readConfig(text, "x.ini", { handlers });
   } catch (error) {
     if (!(error instanceof ConfigError)) throw error;
     return error.message.split("\n");
@@ -31,12 +45,16 @@ function wrong(text: string): string[] {
   return [];
 }
 
-function value(ini: string, key = "v"): string | undefined {
+function value(
+  ini: string,
+  key = "v",
+  builtins: Record<string, string> = { job_name: "job" },
+): string | undefined {
   const diagnostics = new Diagnostics("x.ini");
-  const parsed = parseIni(ini, "x.ini", diagnostics);
+  const parsed = parse(ini, "x.ini", diagnostics);
   diagnostics.check();
   const section = parsed.sections.get("s")!;
-  const result = expand(parsed, section, section.entries.get(key)!, { job_name: "job" }, diagnostics);
+  const result = expand(parsed, section, section.entries.get(key)!, builtins, diagnostics);
   diagnostics.check();
   return result;
 }
@@ -45,7 +63,6 @@ test("ini: = and :, comments, continuation, case, percent, defaults, CRLF, BOM",
   assert.equal(value("[s]\nv = a = b : c"), "a = b : c");
   assert.equal(value("[s]\nv: x"), "x");
   assert.equal(value("[s]\nV=x"), "x");
-  assert.equal(value("[s]\nv = x ; not a comment"), "x ; not a comment");
   assert.equal(value("# c\n; c\n[s]\n  # c\nv = a\n    # inside\n\n    b\n\tc\n"), "a\nb\nc");
   assert.equal(value("[s]\nv =\n  a,\n  b"), "a,\nb");
   assert.equal(value("[s]\nv ="), "");
@@ -53,6 +70,78 @@ test("ini: = and :, comments, continuation, case, percent, defaults, CRLF, BOM",
   assert.equal(value("[s]\nv = %(w)s/100%%\nw = %(x)s!\n[DEFAULT]\nx = deep"), "deep!/100%");
   assert.equal(value("[s]\nv = %(JOB_NAME)s"), "job");
   assert.equal(value("[s]\nv = %(x)s\nx = own\n[DEFAULT]\nx = default"), "own");
+});
+
+test("ini: white space and a semicolon begin a comment inside a line, as in Python 2", () => {
+  assert.equal(value("[s]\nv = tcp://127.0.0.1:1 ; the port"), "tcp://127.0.0.1:1");
+  assert.equal(value("[s]\nv = x\t;y ; z"), "x");
+  assert.equal(value("[s]\nv = a;b"), "a;b");
+  assert.equal(value("[s]\nv = a; b"), "a; b");
+  assert.equal(value("[s]\nv = x # no comment"), "x # no comment");
+  assert.equal(value("[s]\nv = ; all of it"), "");
+  assert.equal(value("[s]\nv = a\n  b ; of a line that continues"), "a\nb ; of a line that continues");
+});
+
+test("ini: rem in the first column is a comment, two quotes are the empty string", () => {
+  assert.equal(value("rem before\n[s]\nREM = 1\nv = x\nrem\nrem more\nremark = y"), "x");
+  assert.equal(value("[s]\nremark = y", "remark"), "y");
+  assert.equal(value("[s]\n  rem = y", "rem"), "y");
+  assert.equal(value('[s]\nv = ""'), "");
+  assert.equal(value('[s]\nv = "" ; nothing'), "");
+  assert.equal(value('[s]\nv = "a"'), '"a"');
+});
+
+test("ini: deeper lines continue; those indented alike are options where they read name =, and are told", () => {
+  const read = (text: string) => {
+    const diagnostics = new Diagnostics("x.ini");
+    const section = parse(text, "x.ini", diagnostics).sections.get("s")!;
+    return {
+      values: Object.fromEntries([...section.entries].map(([key, { raw }]) => [key, raw])),
+      told: diagnostics.sorted.map(({ line, severity, message }) => `${line} ${severity}: ${message}`),
+    };
+  };
+  assert.deepEqual(read("[s]\nv = a\n  w = b\n d:two"), { values: { v: "a\nw = b\nd:two" }, told: [] });
+  assert.deepEqual(read("  [s]\n  v = a\n  w = b\n    c = d\n  d:two"), {
+    values: { v: "a", w: "b\nc = d\nd:two" },
+    told: [
+      "3 warning: line 3: indented as the option before, and read as an option of its own; " +
+      "the original would take it for a part of that option's value",
+      "5 warning: line 5: indented as the option before, and read as a part of its value; indent it deeper to say so",
+    ],
+  });
+  // An indented section is one after a blank line only.
+  assert.deepEqual(Object.keys(read("[s]\nv = a\n\n  [t]\n  w = b").values), ["v"]);
+  assert.deepEqual(read("[s]\nv = a\n  [t]").values, { v: "a\n[t]" });
+});
+
+test("ini: %(job_name)s and its like, and what is nested without end", () => {
+  const { options, jobName } = readConfig(
+    MINIMAL.replace(
+      "[routes]",
+      "job_name = other\npidfile = /%(job_name)s/%(service_name)s/%(config_dir)s/%(config_file)s\n[routes]",
+    ),
+    "conf/x.ini",
+  );
+  assert.equal(jobName, "other");
+  assert.equal(options.pidfile, "/other/ccserver/conf/conf/x.ini");
+  assert.ok(value("[s]\nv = %(host_name)s", "v", { host_name: "here" }) === "here");
+  const nested = (levels: number, times: number) =>
+    `[s]\nv = %(a0)s\n${
+      Array.from({ length: levels }, (_, i) => `a${i} = ${`%(a${i + 1})s`.repeat(times)}`).join("\n")
+    }\na${levels} = xxxxxxxx\n`;
+  assert.equal(value(nested(3, 10))!.length, 8000);
+  const begin = performance.now();
+  const long = [nested(8, 2).replace("xxxxxxxx", "x".repeat(40_000)), `[s]\nv = a${" ".repeat(200_000)}b`];
+  for (const text of [nested(5, 10), nested(9, 10), ...long]) {
+    assert.throws(
+      () => value(text),
+      (error: Error) =>
+        error.message.includes(`the value of "v" has more than ${CONFIG_VALUE_MAX_CHARS} characters`),
+    );
+  }
+  // Blanks that do not count cost no time either.
+  assert.equal(value(`[s]\nv = a${" ".repeat(200_000)}\n${" ".repeat(200_000)};b\n`), "a");
+  assert.ok(performance.now() - begin < 1000, "without long thought");
 });
 
 test("ini: what cannot be read is told with its line", () => {
@@ -75,6 +164,21 @@ test("ini: what cannot be read is told with its line", () => {
   assert.match(told("[s]\nv = %(w)s\nw = %(v)s"), /^x\.ini:2: %\(\w\)s in the value of "v" refers to itself/);
   assert.match(told("[s]\nv = %(jobname)s"), /is not defined\. Did you mean "job_name"\?/);
   assert.match(told("[s]\nv = 5%"), /write %% for a percent sign/);
+});
+
+test("ini: parseIni gives the sections as they are meant", () => {
+  assert.deepEqual(
+    parseIni("[DEFAULT]\nx = 1\n[s]\na = %(x)s2 ; c\nB = %(job_name)s\n[t]\n", { job_name: "j" }),
+    {
+      s: { x: "1", a: "12", b: "j" },
+      t: { x: "1" },
+    },
+  );
+  assert.throws(() => parseIni("[s]\nnonsense\na = %(none)s"), (error: ConfigError) => {
+    assert.equal(error.code, "bad-config");
+    assert.deepEqual(error.diagnostics.map(({ line }) => line), [2, 3]);
+    return true;
+  });
 });
 
 test("ini: stringify and parse are each other's inverse", () => {
@@ -136,42 +240,117 @@ pub = h:f , h:echo`,
   assert.deepEqual(handlers.get("h:f")!.options.include, ["pub.*", "log.?nfo"]);
 });
 
-test("config: the seed document's example is read, and names what this version lacks", () => {
-  const seed = `[ccserver]
-pidfile = ~/pid/%(job_name)s.pid
-logfile = ~/log/%(job_name)s.log
-infofile = ~/log/%(job_name)s.info
+/** The example of the document that this project started from, as it is printed there: indented as a whole. */
+const SEED = `
+    [ccserver]
+    pidfile = ~/pid/%(job_name)s.pid
+    logfile = ~/log/%(job_name)s.log
+    infofile = ~/log/%(job_name)s.info
 
-cc-socket = tcp://127.0.0.1:10000
-cc-role = local
-cc-stats = 2
+    cc-socket = tcp://127.0.0.1:10000
+    cc-role = local
+    cc-stats = 2
 
-cms-keystore = ./keys
-#cms-verify-ca = ca
+    cms-keystore = ./keys
+    #cms-verify-ca = ca
+    #cms-decrypt = server
+    #cms-encrypt = confdb
 
-[routes]
-echo = h:echo
-log = h:locallog
-pub = h:proxycc
-task = h:proxycc
-confdb = h:proxycc
+    # msgtype -> handler mapping
+    [routes]
+    # local routes
+    echo = h:echo
+    log = h:locallog
+SEED_JOB
+    # remote routes
+    pub = h:proxycc
+    task = h:proxycc
+    confdb = h:proxycc
 
-[h:echo]
-handler = cc.handler.echo
-[h:locallog]
-plugin = cc.handler.locallogger
-[h:proxycc]
-handler = cc.handler.proxy
-remote-cc = tcp://127.0.0.1:22632
-`;
-  assert.deepEqual(wrong(seed), []);
-  assert.deepEqual(wrong(seed.replace("#cms-verify", "cms-verify")), [
-    'x.ini:11: "cms-verify-ca": this version neither signs nor checks messages, and will not start as if it did',
+    # handler sections
+    [h:echo]
+    handler = cc.handler.echo
+
+    [h:locallog]
+    plugin = cc.handler.locallogger
+
+    [h:proxycc]
+    handler = cc.handler.proxy
+    remote-cc = tcp://127.0.0.1:22632
+`.replace("SEED_JOB\n", "\n");
+
+test("config: the seed document's example is read as it is printed, and what this version lacks is named", () => {
+  assert.deepEqual(wrong(SEED), []);
+  const { options, routes, warnings } = readConfig(SEED, "x.ini");
+  assert.deepEqual(
+    [options["cc-socket"], options["cc-role"], options["cc-stats"], options.zmq_hwm],
+    ["tcp://127.0.0.1:10000", "local", 2, 50],
+  );
+  assert.deepEqual(routes.map(({ type, handlers }) => `${type} ${handlers}`), [
+    "echo h:echo",
+    "log h:locallog",
+    "pub h:proxycc",
+    "task h:proxycc",
+    "confdb h:proxycc",
+  ]);
+  assert.deepEqual(warnings.map(({ line, message }) => `${line}: ${message}`), [
+    "4: lines 4 to 5, 7 to 9, 11, 20, 23 to 25 and 1 place more: indented as the option before, and read as an option of " +
+    "its own; the original would take it for a part of that option's value",
   ]);
   assert.match(
-    wrong(`${seed}[h:jobmgr]\nhandler = cc.handler.jobmgr\n`)[0],
-    /^x\.ini:2[0-9]: .* not part of this version/,
+    wrong(SEED.replace("#cms-verify", "cms-verify")).join("\n"),
+    /^x\.ini:12: "cms-verify-ca": this version neither signs nor checks messages, and will not start as if it did$/m,
   );
+  assert.match(
+    wrong(`${SEED}\n    [h:jobmgr]\n    handler = cc.handler.jobmgr\n`).join("\n"),
+    /handler "cc\.handler\.jobmgr" in \[h:jobmgr\] is not part of this version/,
+  );
+});
+
+test("config: a section that nobody reads is told", () => {
+  assert.deepEqual(wrong(`${MINIMAL}[d:logtail]\nmodule = cc.daemon.logtail\n[p:x]\na = b\n[t:y]\n`), [
+    "x.ini:7: nobody reads [d:logtail]: no handler here reads sections d:…",
+    "x.ini:9: nobody reads [p:x]: no handler here reads sections p:…",
+    "x.ini:11: nobody reads [t:y]: no handler here reads sections t:…",
+  ]);
+  const reads = own("jobs", () => ({ plan: () => ({ raw: true }) }), { sections: ["d:"] });
+  const config = readConfig(
+    `${MINIMAL.replace("= echo", "= jobs")}[d:logtail]\nfile = %(job_name)s\n`,
+    "x.ini",
+    {
+      handlers: [reads],
+    },
+  );
+  assert.deepEqual([...config.handlers.get("h:echo")!.sections], [["d:logtail", { file: "x" }]]);
+});
+
+test("config: handlers that options name are edges of the graph, whatever the options are called", () => {
+  const split = defineHandler({
+    name: "split",
+    summary: "",
+    roles: ["local"],
+    options: {
+      "next-one": required(handlerName, "", "h:a"),
+      "all-of-them": required(handlerNames, "", "h:a, h:b"),
+    },
+    create: () => ({ plan: () => ({ raw: true }) }),
+  });
+  const text = (one: string, all: string) =>
+    `[ccserver]\ncc-socket = tcp://127.0.0.1:1\n[routes]\na = h:s\n[h:s]\nhandler = split\nnext-one = ${one}\nall-of-them = ${all}\n` +
+    "[h:echo]\nhandler = echo\n[h:other]\nhandler = echo\n";
+  assert.deepEqual(wrong(text("h:echo", "h:other, h:echo"), [split]), []);
+  assert.deepEqual(wrong(text("h:eco", "h:other, h:nobody"), [split]), [
+    'x.ini:7: next-one in [h:s] names h:eco, but there is no section [h:eco]. Did you mean "h:echo"?',
+    "x.ini:8: all-of-them in [h:s] names h:nobody, but there is no section [h:nobody]",
+  ]);
+  assert.deepEqual(wrong(text("h:echo", "h:other, h:s"), [split]), [
+    "x.ini:5: handlers name each other in a circle: h:s -> h:s",
+  ]);
+  // One without a table of options: by what the text is.
+  const plain = own("plain", () => ({ plan: () => ({ raw: true }) }));
+  assert.deepEqual(wrong(`${MINIMAL.replace("= echo", "= plain")}to = h:echo\n`, [plain]), [
+    "x.ini:5: handlers name each other in a circle: h:echo -> h:echo",
+  ]);
 });
 
 test("config: everything wrong is told at once, in the order of the lines", () => {
@@ -216,7 +395,7 @@ handler = proxy
       'x.ini:13: route "log" = echo: expected a handler such as h:name',
       'x.ini:14: route "task" names no handler',
       'x.ini:16: unknown handler "cc.handler.ech" in [h:echo]. Did you mean "echo"?',
-      "x.ini:19: forward-to goes round: h:f -> h:g -> h:f",
+      "x.ini:17: handlers name each other in a circle: h:f -> h:g -> h:f",
       'x.ini:23: [h:p] needs the option "remote-cc"',
       'x.ini:25: [h:none] needs the option "handler"',
     ],
@@ -274,33 +453,38 @@ test("config: endpoints", () => {
   ) assert.match(told(bad), why);
 });
 
-test("config: a file that cannot be read is told", () => {
+test("config: a file that cannot be read is told", async () => {
   using folder = tempFolder();
-  const told = (file: string) => {
-    try {
-      loadConfig(file);
-    } catch (error) {
-      return (error as Error).message;
-    }
-  };
-  assert.match(told(join(folder.path, "none.ini"))!, /none\.ini:1: cannot read the config: no such file/);
-  assert.match(told(folder.path)!, /it is a folder/);
+  const told = (file: string) => loadConfig(file).then(() => "", (error: Error) => error.message);
+  assert.match(
+    await told(join(folder.path, "none.ini")),
+    /none\.ini:1: cannot read the config: no such file/,
+  );
+  assert.match(await told(folder.path), /it is a folder/);
   writeFileSync(join(folder.path, "bin.ini"), new Uint8Array([0xff, 0xfe, 0]));
-  assert.match(told(join(folder.path, "bin.ini"))!, /not text in UTF-8/);
+  assert.match(await told(join(folder.path, "bin.ini")), /not text in UTF-8/);
+  assert.match(await told("/dev/zero"), /it has more than 1048576 bytes: that is no config/);
 });
 
-test("config: every example is right", () => {
+test("config: every example is right", async () => {
   const examples = readdirSync(join(ROOT, "examples")).filter((name) => name.endsWith(".ini"));
   assert.ok(examples.length >= 4);
-  for (const name of examples) loadConfig(join(ROOT, "examples", name));
+  for (const name of examples) {
+    const loaded = loadConfig(join(ROOT, "examples", name));
+    if (RUNTIME === "node" && name === "count_words.ini") {
+      await assert.rejects(
+        loaded,
+        /count_words\.ts: it is TypeScript, which node \S+ does not run: name a \.js file/,
+      );
+    } else await loaded;
+  }
 });
 
-test("every option's example is accepted, and says something else than the default", () => {
-  const tables = [SERVER_OPTIONS, ...Object.values(HANDLERS).map(({ options }) => options)] as Options[];
+test("every option's example is accepted, and says something else than the default", async () => {
+  const tables = [SERVER_OPTIONS, ...HANDLERS.map(({ options }) => options)] as Options[];
   for (const options of tables) {
     for (const [name, { schema, example, default: fallback }] of Object.entries(options)) {
-      const { issues } = v.safeParse(schema, example);
-      assert.equal(issues, undefined, `${name} = ${example}: ${issues?.[0].message}`);
+      assert.equal((await schema["~standard"].validate(example)).issues, undefined, `${name} = ${example}`);
       // One thread serves everything.
       if (name !== "zmq_nthreads") assert.notEqual(example, fallback, name);
     }

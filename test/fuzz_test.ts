@@ -5,11 +5,11 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { test } from "node:test";
-import { seeded, TARGETS } from "./helpers/env.ts";
+import { freshSeed, seeded, TARGETS } from "./helpers/env.ts";
 import { ServerProcess } from "./helpers/process.ts";
 import { GREETING, message, RawPeer, ready } from "./helpers/raw.ts";
 
-const SEED = 20261122;
+const SEED = freshSeed();
 const TOTAL = 10_000;
 const AT_ONCE = 50;
 /** What a run may leave: caches that fill once, and what the collector has not given back. */

@@ -3,8 +3,9 @@ import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { test } from "node:test";
+import { judgePairs, LIMITS } from "../bench/against.ts";
 import { type Bar, judge } from "../bench/gate.ts";
-import { BIN, ROOT, RUNTIME } from "./helpers/env.ts";
+import { BIN, ROOT, RUNTIME, seeded, skipFor } from "./helpers/env.ts";
 
 const LEAST: Bar = { of: "binary", to: "relay_c", figure: "messagesPerSecond", least: 4, tolerance: 0.1 };
 const MOST: Bar = { of: "deno", to: "bun", figure: "cpuMicros", most: 1.2 };
@@ -22,28 +23,72 @@ test("gate: ratios far apart are erratic, unless none of them comes up to the ba
   assert.equal(judge(LEAST, [0.5, 1, 1.5, 3, 3.2], 0.5).verdict, "FAILED");
 });
 
+/** Ratios as pairs give them on a noisy machine: spread around one by so much, with some far out. */
+function noisy(seed: number, count: number, around: number, spread: number): number[] {
+  const random = seeded(seed);
+  return Array.from({ length: count }, () => {
+    const near = around * (1 + spread * (random() + random() + random() - 1.5) / 1.5);
+    return random() < 0.05 ? near * (0.6 + random() * 0.8) : near;
+  });
+}
+
+test("against: a slow-down of 10 % is told, and no change is not, through the noise of this kind of machine", () => {
+  const told = (around: number, more: boolean) => {
+    let worse = 0;
+    for (let seed = 0; seed < 200; seed++) {
+      if (judgePairs(noisy(seed, 20, around, 0.05), more, LIMITS).worse) worse++;
+    }
+    return worse;
+  };
+  assert.equal(told(0.9, true), 200, "a rate that has fallen");
+  assert.equal(told(1 / 0.9, false), 200, "a cost that has risen");
+  assert.ok(told(1, true) <= 4, `${told(1, true)} false alarms of 200`);
+  assert.ok(told(1, false) <= 4);
+  assert.equal(told(1.1, true), 0);
+});
+
+test("against: the interval holds the median with 90 %, and few pairs convict only for certain", () => {
+  let inside = 0;
+  for (let seed = 0; seed < 1000; seed++) {
+    const random = seeded(seed);
+    const { low, high } = judgePairs(Array.from({ length: 20 }, () => 0.5 + random()), true, LIMITS);
+    if (low <= 1 && high >= 1) inside++;
+  }
+  assert.ok(inside > 880 && inside < 970, `${inside} of 1000`);
+  const shaky = [0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 1.2, 1.3];
+  assert.equal(judgePairs(shaky, true, LIMITS).worse, true);
+  assert.equal(judgePairs(shaky, true, LIMITS, true).worse, false, "the interval reaches above the limit");
+  assert.equal(judgePairs(shaky.map((ratio) => ratio * 0.7), true, LIMITS, true).worse, true);
+});
+
 const missing = RUNTIME !== "bun"
   ? "processes are measured once, on Bun"
   : spawnSync("which", ["cc"]).status !== 0
   ? "there is no C compiler for the load generator"
   : false;
 
-test("gate: a router that was slowed down on purpose fails it; ours passes", { skip: missing }, async () => {
-  const gate = (...args: string[]) =>
-    new Promise<{ code: number | null; output: string }>((resolve) => {
-      const child = spawn(
-        join(BIN, "bun"),
-        ["bench/run.ts", "--gate", "--short", "--bar=to blind relay, C", ...args],
-        { cwd: ROOT, stdio: ["ignore", "pipe", "pipe"] },
-      );
-      let output = "";
-      for (const stream of [child.stdout, child.stderr]) stream.on("data", (text) => output += text);
-      child.on("close", (code) => resolve({ code, output }));
-    });
-  const slow = await gate(`--server=${join("node_modules", ".bin", "bun")} test/peers/slow_server.ts`);
-  assert.equal(slow.code, 1, slow.output);
-  assert.match(slow.output, /^FAILED .* to blind relay, C: messages\/s .*\(at least 0\.45/m);
-  const ours = await gate();
-  assert.equal(ours.code, 0, ours.output);
-  assert.match(ours.output, /^(ok|erratic) /m);
-});
+test(
+  "gate: a router that was slowed down on purpose fails it; ours passes",
+  { skip: skipFor(missing) },
+  async () => {
+    const gate = (...args: string[]) =>
+      new Promise<{ code: number | null; output: string }>((resolve) => {
+        const child = spawn(
+          join(BIN, "bun"),
+          ["bench/run.ts", "--gate", "--short", "--bar=to blind relay, C", ...args],
+          { cwd: ROOT, stdio: ["ignore", "pipe", "pipe"] },
+        );
+        let output = "";
+        for (const stream of [child.stdout, child.stderr]) stream.on("data", (text) => output += text);
+        child.on("close", (code) => resolve({ code, output }));
+      });
+    const slow = await gate(`--server=${join("node_modules", ".bin", "bun")} test/peers/slow_server.ts`);
+    assert.equal(slow.code, 1, slow.output);
+    assert.match(slow.output, /^FAILED .* to blind relay, C: messages\/s .*\(at least 0\.45/m);
+    // What is erratic, on a machine that others use too, has not passed: it is measured again.
+    let ours = await gate();
+    for (let i = 0; i < 3 && /^erratic /m.test(ours.output); i++) ours = await gate();
+    assert.equal(ours.code, 0, ours.output);
+    assert.match(ours.output, /^ok .* to blind relay, C: messages\/s /m);
+  },
+);

@@ -41,14 +41,13 @@ const read = (file: string) => {
 };
 
 /** Closed when the test ends: an open link would keep the test's process. */
-function client(folder: string): CCClient & AsyncDisposable {
-  const made = new CCClient(`ipc://${folder}/cc.sock`);
-  return Object.assign(made, { [Symbol.asyncDispose]: () => made.close(0) });
+function client(folder: string): CCClient {
+  return new CCClient(`ipc://${folder}/cc.sock`);
 }
 
 /** The answer comes after what was sent before it. */
 async function answered(by: CCClient): Promise<void> {
-  const { type } = await by.query("echo.request", { target: "x" }, { timeoutMs: 15_000 });
+  const { type } = await by.query({ type: "echo.request", fields: { target: "x" } }, { timeoutMs: 15_000 });
   assert.equal(type, "echo.response");
 }
 
@@ -56,12 +55,17 @@ test("log: text and JSON say the same; what was held back is a figure", () => {
   let now = Date.UTC(2026, 10, 22, 7, 9, 26, 967);
   const lines: string[] = [];
   const make = (format: "text" | "json") =>
-    new Logger("CCServer", { sink: (line) => lines.push(line), pid: 7, now: () => now, format });
+    new Logger("CCServer", {
+      sink: (line) => lines.push(line),
+      pid: 7,
+      clock: { now: () => now, time: () => now },
+      format,
+    });
   for (const log of [make("text"), make("json")]) {
     log.info("startup", 'a "quoted"\nname');
-    for (let i = 0; i < 4; i++) log.limited("peer", "x", "nonsense came");
+    for (let i = 0; i < 4; i++) log.warnRarely("peer", "x", "nonsense came");
     now += 10_000;
-    log.limited("peer", "x", "nonsense came");
+    log.warnRarely("peer", "x", "nonsense came");
     now -= 10_000;
   }
   const [plain, first, held, ...json] = lines;
@@ -117,7 +121,8 @@ for (const target of TARGETS) {
     let sent = 0;
     const send = async (count: number) => {
       for (let i = 0; i < count; i++) {
-        await from.publish("log.info", { log_level: "INFO", log_msg: `number ${++sent}.`, log_time: 0 });
+        const fields = { log_level: "INFO", log_msg: `number ${++sent}.`, log_time: 0 };
+        await from.publish({ type: "log.info", fields });
       }
       await answered(from);
     };
@@ -161,7 +166,7 @@ for (const target of TARGETS) {
     const send = async (count: number) => {
       for (let i = 0; i < count; i++) {
         const log_msg = `${++sent}. ${"x".repeat(1000)}`;
-        await from.publish("log.info", { log_level: "INFO", log_msg, log_time: 0 });
+        await from.publish({ type: "log.info", fields: { log_level: "INFO", log_msg, log_time: 0 } });
       }
       await answered(from);
     };

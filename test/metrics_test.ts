@@ -7,8 +7,8 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { ConfigError, readConfig } from "../mod.ts";
 import { HTTP_CONNECTIONS_MAX } from "../src/limits.ts";
-import { formatFor } from "../src/server/metrics.ts";
-import { TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { formatFor } from "../src/observe/metrics.ts";
+import { skipFor, TARGETS, tempFolder, until } from "./helpers/env.ts";
 import { run, type ServerProcess } from "./helpers/process.ts";
 import { message, RawPeer } from "./helpers/raw.ts";
 import { httpUrl, SINK, untilMetrics, watched } from "./helpers/watched.ts";
@@ -18,8 +18,9 @@ const ECHO = "[routes]\necho = h:echo\n[h:echo]\nhandler = echo\n";
 const OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /** As Prometheus sends it. */
 const SCRAPER = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1";
-const noPromtool = spawnSync("promtool", ["--version"]).error !== undefined;
-if (noPromtool) console.log("skipped: promtool is missing (Debian: prometheus)");
+const noPromtool = spawnSync("promtool", ["--version"]).error === undefined
+  ? false
+  : "promtool is missing (Debian: prometheus)";
 
 /** A proxy to this endpoint, and routes that reach it. */
 const proxyTo = (endpoint: string) =>
@@ -136,7 +137,7 @@ for (const target of TARGETS) {
     assert.equal(samples.get(`cc_upstream_up{${of}}`), 0);
   });
 
-  test(`${on}: promtool finds nothing wrong with either format`, { skip: noPromtool }, async () => {
+  test(`${on}: promtool finds nothing wrong with either format`, { skip: skipFor(noPromtool) }, async () => {
     await using s = await watched(["cc-stats = 2", HTTP], proxyTo("tcp://127.0.0.1:1"), target);
     using peer = await RawPeer.open(s.port);
     peer.write(...Array.from({ length: 20 }, (_, i) => message("", `x.${i}`, "{}", "")));
@@ -158,6 +159,44 @@ for (const target of TARGETS) {
     assert.equal(read.status, 0, read.stderr + open);
   });
 
+  test(`${on}: what is refused, what is replied, and the counters of two filters are told apart`, async () => {
+    await using s = await watched(
+      [HTTP, "cc-stats = 2"],
+      "[routes]\necho = h:echo\na = h:f\nb = h:g\n[h:echo]\nhandler = echo\n" +
+        "[h:f]\nhandler = filter\nforward-to = h:sink\nexclude = a.no\n" +
+        "[h:g]\nhandler = filter\nforward-to = h:sink\nexclude = b.no\n[h:sink]\nhandler = disposer\n",
+      target,
+    );
+    using peer = await RawPeer.open(s.port);
+    const echo = JSON.stringify({ req: "echo.request", hostname: "x", time: 1, target: "x" });
+    peer.write(
+      ...["{", "[]", '{"req": "other"}', echo, echo].map((body) => message("", "echo.request", body, "")),
+      ...["a.yes", "a.no", "b.no", "b.no"].map((type) => message("", type, "{}", "")),
+    );
+    const expected: Record<string, number> = {
+      'cc_messages_total{outcome="ok"}': 6,
+      'cc_messages_total{outcome="refused"}': 3,
+      'cc_refused_total{code="not-json"}': 1,
+      'cc_refused_total{code="bad-body"}': 1,
+      'cc_refused_total{code="hijacked"}': 1,
+      'cc_type_messages_total{type="echo.request",outcome="refused"}': 3,
+      cc_replies_total: 2,
+      'cc_handler_total{handler="h:f",counter="filter.count"}': 2,
+      'cc_handler_total{handler="h:f",counter="filter.count.ok"}': 1,
+      'cc_handler_total{handler="h:g",counter="filter.count"}': 2,
+      'cc_handler_total{handler="h:g",counter="filter.count.dropped"}': 2,
+      'cc_handler_total{handler="h:sink",counter="disposed_count"}': 1,
+    };
+    const samples = await untilMetrics(s, (found) => found.get("cc_replies_total") === 2);
+    for (const [name, value] of Object.entries(expected)) assert.equal(samples.get(name), value, name);
+    assert.ok(samples.get("cc_reply_bytes_total")! > 100);
+    assert.equal((await s.stop()).code, 0);
+    assert.match(
+      s.output,
+      /CCServer\.stats: \{.*count\.refused: 3, .*refused\.not-json: 1, .*replies: 2, replies\.bytes: \d+, .*filter\.count: 4, filter\.count\.h:f: 2, filter\.count\.h:g: 2/,
+    );
+  });
+
   test(`${on}: /healthz lives; /readyz is ready when all upstreams are up, and says why when not`, async () => {
     await using far = await watched([], ECHO, target);
     await using s = await watched(
@@ -176,7 +215,7 @@ for (const target of TARGETS) {
     const unready = await fetch(`${httpUrl(s)}/readyz`);
     assert.deepEqual([unready.status, await unready.json()], [503, {
       ready: false,
-      reasons: [`upstream ${far.endpoint} of h:p is down`],
+      reasons: [`h:p: upstream ${far.endpoint} is down`],
     }]);
     assert.equal((await fetch(`${httpUrl(s)}/healthz`)).status, 200);
     assert.equal((await s.stop()).code, 0);

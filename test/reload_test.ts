@@ -5,10 +5,8 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
-import { loadConfig } from "../src/config/config.ts";
 import { compareConfigs, describeChanges } from "../src/server/changes.ts";
-import { Router } from "../mod.ts";
-import { decodeFrames } from "../src/zmtp/frame.ts";
+import { decodeFrames, loadConfig, Router } from "../mod.ts";
 import { TARGETS, tempFolder, text, until } from "./helpers/env.ts";
 import { ServerProcess } from "./helpers/process.ts";
 import { message, RawPeer } from "./helpers/raw.ts";
@@ -22,8 +20,15 @@ async function collector() {
       peers.add(source.name);
       const [client, , , body] = decodeFrames(buf, start, end);
       bodies.push(text(body));
-      const reply = message(Buffer.from(source.prefix.subarray(2)), client, "", "pub.reply", text(body), "");
-      router.send(reply, 0, reply.length, false);
+      const reply = message(
+        Buffer.from(source.identityFrame.subarray(2)),
+        client,
+        "",
+        "pub.reply",
+        text(body),
+        "",
+      );
+      router.send(reply, 0, reply.length, null);
     },
     chunkEnd() {},
   });
@@ -164,16 +169,16 @@ for (const target of TARGETS) {
   });
 }
 
-test("reload: changes are told by name", () => {
+test("reload: changes are told by name", async () => {
   using folder = tempFolder();
   const load = (ini: string) => {
     const file = join(folder.path, "a.ini");
     writeFileSync(file, ini);
     return loadConfig(file);
   };
-  const before = load(config("tcp://127.0.0.1:1"));
-  assert.deepEqual(describeChanges(compareConfigs(before, load(config("tcp://127.0.0.1:1")))), []);
-  const after = load(
+  const before = await load(config("tcp://127.0.0.1:1"));
+  assert.deepEqual(describeChanges(compareConfigs(before, await load(config("tcp://127.0.0.1:1")))), []);
+  const after = await load(
     config("tcp://127.0.0.1:2", "log = h:log\n[h:log]\nhandler = locallogger").replace("echo = h:echo\n", "")
       .replace(
         "pub = h:up",

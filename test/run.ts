@@ -4,6 +4,8 @@
  *     npm test                          everything; builds first
  *     npm test -- --on=bun,node         on some runtimes
  *     npm test -- decoder interop       only test files whose name has one of these words
+ *     npm test -- simulation --seconds=600 --seed=17
+ *                                       long suites for so long, from this seed on
  */
 import { spawn, spawnSync } from "node:child_process";
 import { mkdirSync, readdirSync, rmSync } from "node:fs";
@@ -16,9 +18,18 @@ const BIN = join(ROOT, "node_modules", ".bin");
 const NODE_TESTS = join(ROOT, "dist", "test-node");
 
 const { values, positionals } = parseArgs({
-  options: { on: { type: "string", default: "bun,deno,node" } },
+  options: {
+    on: { type: "string", default: "bun,deno,node" },
+    seed: { type: "string" },
+    seconds: { type: "string" },
+  },
   allowPositionals: true,
 });
+
+if (values.seed !== undefined) process.env.CC_TEST_SEED = values.seed;
+if (values.seconds !== undefined) process.env.CC_TEST_SECONDS = values.seconds;
+/** Beyond what the longest suite may take. */
+const TIMEOUT_MS = 180_000 + 1000 * Number(values.seconds ?? 0);
 
 const files = readdirSync(join(ROOT, "test"))
   .filter((name) => name.endsWith("_test.ts"))
@@ -39,7 +50,7 @@ const RUNNERS: Record<string, { command: string; args: () => string[]; counts: (
   {
     bun: {
       command: join(BIN, "bun"),
-      args: () => ["test", "--timeout=180000", ...files],
+      args: () => ["test", `--timeout=${TIMEOUT_MS}`, ...files],
       counts: (output) => ({
         passed: last(output, /^ *(\d+) pass$/gm),
         failed: last(output, /^ *(\d+) fail$/gm),

@@ -5,11 +5,11 @@ import { lookup } from "node:dns/promises";
 import { join } from "node:path";
 import net from "node:net";
 import process from "node:process";
-import { test } from "node:test";
 import runtime from "#runtime";
-import { READ_PIECE_BYTES } from "../src/runtime/arena.ts";
-import type { Address, Link, LinkEvents, Listener } from "../src/runtime/types.ts";
-import { RUNTIME, tempFolder, text, until, utf8 } from "./helpers/env.ts";
+import { READ_BLOCK_BYTES } from "../src/memory/arena.ts";
+import type { Address, Link, LinkEvents, Listener } from "../mod.ts";
+import { RUNTIME, skipFor, tempFolder, text, until, utf8 } from "./helpers/env.ts";
+import { test } from "./helpers/memory.ts";
 
 const OPTIONS = {
   keepAlive: { idleSeconds: 77, intervalSeconds: 15, count: 4 },
@@ -32,10 +32,10 @@ class End implements LinkEvents {
     this.received += end - start;
     if (this.keep) this.chunks.push(text(chunk.subarray(start, end)));
   }
-  space(): Uint8Array | null {
+  readTarget(): Uint8Array | null {
     return null;
   }
-  filled(_n: number) {}
+  commitRead(_n: number) {}
   written() {
     this.writes++;
   }
@@ -214,14 +214,14 @@ test(`${RUNTIME}: back-pressure: a write to one that does not read stays in flig
     stuck = await until("the write", () => client.writes > before, 300).then(() => false, () => true);
   }
   assert.ok(stuck, `${blocks} MiB were taken by one that does not read`);
-  const taken = client.link.taken();
+  const taken = client.link.writtenBytes();
   assert.ok(taken >= 0 && taken < block.length, `taken ${taken}`);
   server.link.resume();
   await until("all bytes", () => server.received === blocks * block.length, 20_000);
 });
 
 test(`${RUNTIME}: what is listed is written at once, as far as the peer takes it`, {
-  skip: runtime.vectors === undefined ? `${RUNTIME} writes one piece at a time` : false,
+  skip: skipFor(runtime.vectors === undefined ? `${RUNTIME} writes one piece at a time` : false),
 }, async () => {
   using p = await pair();
   const { client, server } = p;
@@ -244,19 +244,21 @@ test(`${RUNTIME}: what is listed is written at once, as far as the peer takes it
 });
 
 test(`${RUNTIME}: trim gives the memory of free pieces back, and of no others`, {
-  skip: runtime.trim === undefined || process.platform !== "linux"
-    ? `${RUNTIME} on ${process.platform} cannot`
-    : false,
+  skip: skipFor(
+    runtime.trim === undefined || process.platform !== "linux"
+      ? `${RUNTIME} on ${process.platform} cannot`
+      : false,
+  ),
 }, () => {
   const arena = runtime.arena!;
-  const [used, free] = [arena.take(READ_PIECE_BYTES)!, arena.take(READ_PIECE_BYTES)!];
+  const [used, free] = [arena.take(READ_BLOCK_BYTES)!, arena.take(READ_BLOCK_BYTES)!];
   for (const { start, end } of [used, free]) arena.buf.fill(7, start, end);
-  arena.give(free);
+  free.release();
   runtime.trim!();
   assert.ok(arena.buf.subarray(used.start, used.end).every((byte) => byte === 7));
   // What the system gives anew is zero.
   assert.ok(arena.buf.subarray(free.start, free.end).every((byte) => byte === 0));
-  arena.give(used);
+  used.release();
 });
 
 test(`${RUNTIME}: after destroy, the buffer of a write in flight is not read any more`, async () => {
@@ -378,10 +380,10 @@ test(`${RUNTIME}: a driver that reads into our buffer fills what it asked for`, 
   class Direct extends End {
     buffer = new Uint8Array(200_000);
     at = 0;
-    override space() {
+    override readTarget() {
       return this.at > 0 && this.at < this.buffer.length ? this.buffer.subarray(this.at) : null;
     }
-    override filled(n: number) {
+    override commitRead(n: number) {
       this.at += n;
     }
     override data(chunk: Uint8Array, start: number, end: number) {

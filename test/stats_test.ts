@@ -2,13 +2,14 @@
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { test } from "node:test";
 import { CCServer, readConfig } from "../mod.ts";
-import { LOG_TEXT_MAX_CHARS, TYPES_TRACKED } from "../src/limits.ts";
-import { duration } from "../src/server/heartbeat.ts";
-import { formatCounter, Statistics } from "../src/server/stats.ts";
-import { POOL } from "../src/zmtp/pool.ts";
+import { COUNTERS_MAX, LOG_TEXT_MAX_CHARS, REFUSED_CODES_MAX, TYPES_TRACKED } from "../src/limits.ts";
+import { POOL } from "../src/memory/pool.ts";
+import { duration } from "../src/observe/heartbeat.ts";
+import { formatCounter, values } from "../src/observe/stats.ts";
+import { Statistics } from "../src/server/counts.ts";
 import { TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { test } from "./helpers/memory.ts";
 import { message, RawPeer } from "./helpers/raw.ts";
 import { SINK, untilMetrics, watched } from "./helpers/watched.ts";
 
@@ -110,9 +111,10 @@ for (const target of TARGETS) {
     const handler = join(folder.path, "busy.mjs");
     writeFileSync(
       handler,
-      `export default { create: () => ({ handle() {
+      `export default { create: () => ({ plan: () => ({ raw: true }), handle() {
         const end = performance.now() + 400;
         while (performance.now() < end);
+        return "ok";
       } }) };\n`,
     );
     await using s = await watched(
@@ -124,7 +126,7 @@ for (const target of TARGETS) {
     using peer = await RawPeer.open(s.port);
     peer.write(message("", "busy", "{}", ""));
     const [line, bytes] = await s.until(
-      /INFO CCServer\.heartbeat: up \d+ s, 1 messages and (\d+) bytes since the last line, 1 peers, 0 of 1 upstreams up, 0 messages dropped, event loop lag p50 \d+\.\d ms p99 (?:[2-9]\d\d|\d{4})\.\d ms, \d+\.\d MiB resident/,
+      /INFO CCServer\.heartbeat: up \d+ s, 1 messages? and (\d+) bytes since the last line, 1 peers, 0 of 1 upstreams up, 0 messages dropped, event loop lag p50 \d+\.\d ms p99 (?:[2-9]\d\d|\d{4})\.\d ms, \d+\.\d MiB resident/,
     );
     assert.equal(Number(bytes), message("", "busy", "{}", "").length, line);
     await s.until(/heartbeat: up \d+ s, 0 messages and 0 bytes since the last line, 1 peers/);
@@ -135,8 +137,9 @@ test("statistics: types past the bound are one, a request's id is no type, secon
   const statistics = new Statistics(2);
   for (let i = 0; i < 5000; i++) statistics.add("ok", 1, 10, 0.001, statistics.type(`t.${i}`));
   for (let i = 0; i < 5000; i++) assert.equal(statistics.type(`task.reply.${i}`)?.name, "other");
-  assert.equal(statistics.types.size, TYPES_TRACKED + 1);
-  assert.equal(statistics.types.get("other")!.byOutcome.ok.count, 5000 - TYPES_TRACKED);
+  const types = [...statistics.types];
+  assert.equal(types.length, TYPES_TRACKED + 1);
+  assert.equal(types.find(({ name }) => name === "other")!.byResult.ok.count, 5000 - TYPES_TRACKED);
   assert.equal(new Statistics(2).type("task.send.1a2b.x")?.name, "task.send.<uid>");
   assert.equal(new Statistics(2).type("task.register")?.name, "task.register");
   assert.equal(new Statistics(1).type("x"), null);
@@ -146,13 +149,18 @@ test("statistics: types past the bound are one, a request's id is no type, secon
 
 test("statistics: counters that a handler makes up are bounded too", () => {
   const statistics = new Statistics(1);
-  for (let i = 0; i < 5000; i++) statistics.count(`made.up.${i}`, 1);
-  assert.equal(statistics.own.size, 1001);
-  assert.equal(statistics.own.get("other"), 4000);
+  const meter = statistics.meter("h:x");
+  for (let i = 0; i < 5000; i++) meter.counter(`made.up.${i}`).add();
+  for (let i = 0; i < 5000; i++) meter.gauge(`made.up.${i}`, () => i);
+  assert.equal([...statistics.counters].length, COUNTERS_MAX);
+  assert.equal([...statistics.gauges].length, COUNTERS_MAX);
+  for (let i = 0; i < 5000; i++) statistics.refuse(`code-${i}`);
+  assert.equal(statistics.refused.size, REFUSED_CODES_MAX + 1);
+  assert.equal(statistics.refused.get("other"), 5000 - REFUSED_CODES_MAX);
 });
 
 test("statistics: memory of large messages is given back every stats-period", async () => {
-  POOL.release(POOL.take(2 ** 20));
+  POOL.take(2 ** 20).release();
   assert.ok(POOL.freeBytes >= 2 ** 20);
   const server = new CCServer(
     readConfig(`[ccserver]\ncc-socket = tcp://127.0.0.1:*\nstats-period = 0.1\n${SINK}`, "test.ini"),
@@ -160,6 +168,23 @@ test("statistics: memory of large messages is given back every stats-period", as
   await server.start();
   await until("an empty pool", () => POOL.freeBytes === 0);
   await server.stop();
+});
+
+test("statistics: counters of one name are summed, and told apart; a handler's go on when another takes its place", () => {
+  const statistics = new Statistics(1);
+  const [a, b] = [statistics.meter("h:a"), statistics.meter("h:b")];
+  a.counter("seen").add(2);
+  assert.equal(values(statistics).has("seen.h:a"), false);
+  b.counter("seen").add(3);
+  b.counter("seen", { by: "type" }).add(4);
+  a.close();
+  statistics.meter("h:a").counter("seen").add(10);
+  const told = values(statistics);
+  assert.deepEqual(
+    ["seen", "seen.h:a", "seen.h:b", "seen.type"].map((name) => told.get(name)),
+    [15, 12, 3, 4],
+  );
+  assert.deepEqual([...new Statistics(0).counters], []);
 });
 
 test("heartbeat: how long it is up is told in the two largest units", () => {

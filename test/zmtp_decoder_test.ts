@@ -1,11 +1,11 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { test } from "node:test";
 import { type CommandSink, Decoder, type DecoderLimits } from "../src/zmtp/decoder.ts";
 import { decodeFrames, encodeFrames, lastBoundary, ProtocolError } from "../src/zmtp/frame.ts";
-import { POOL } from "../src/zmtp/pool.ts";
+import { POOL } from "../src/memory/pool.ts";
 import { seeded } from "./helpers/env.ts";
 import { message } from "./helpers/raw.ts";
+import { test } from "./helpers/memory.ts";
 
 const LIMITS: DecoderLimits = {
   messageMaxBytes: 1 << 20,
@@ -15,13 +15,13 @@ const LIMITS: DecoderLimits = {
 };
 
 /** Feeds chunks; returns what came out, and the error that ended it. */
-function decode(chunks: Uint8Array[], options: { prefix?: Uint8Array; direct?: boolean } = {}) {
+function decode(chunks: Uint8Array[], options: { identityFrame?: Uint8Array; direct?: boolean } = {}) {
   const messages: string[] = [];
   const delimiters: number[] = [];
   const tails: number[] = [];
   const commands: string[] = [];
   let error: ProtocolError | null = null;
-  const prefix = options.prefix ?? new Uint8Array(0);
+  const identityFrame = options.identityFrame ?? new Uint8Array(0);
   const decoder = new Decoder(
     {
       command(buf: Uint8Array, start: number, end: number) {
@@ -29,24 +29,26 @@ function decode(chunks: Uint8Array[], options: { prefix?: Uint8Array; direct?: b
       },
     },
     {
-      message(_source, buf, start, end, delimiter, tail, owned) {
-        if (owned) assert.equal(Buffer.compare(buf.subarray(start - prefix.length, start), prefix), 0);
+      message(_source, buf, start, end, delimiter, tail, block) {
+        if (block !== null) {
+          assert.equal(Buffer.compare(buf.subarray(start - identityFrame.length, start), identityFrame), 0);
+        }
         messages.push(Buffer.from(buf.slice(start, end)).toString("latin1"));
         delimiters.push(delimiter < 0 ? -1 : delimiter - start);
         tails.push(tail);
       },
     },
     LIMITS,
-    prefix,
+    identityFrame,
   );
   try {
     for (const chunk of chunks) {
       for (let at = 0; at < chunk.length;) {
-        const space = options.direct ? decoder.space(1) : null;
+        const space = options.direct ? decoder.readTarget(1) : null;
         if (space !== null) {
           const n = Math.min(space.length, chunk.length - at);
           space.set(chunk.subarray(at, at + n));
-          decoder.filled(n);
+          decoder.commitRead(n);
           at += n;
         } else {
           at = decoder.push(chunk, at, chunk.length);
@@ -56,6 +58,7 @@ function decode(chunks: Uint8Array[], options: { prefix?: Uint8Array; direct?: b
   } catch (e) {
     if (!(e instanceof ProtocolError)) throw e;
     error = e;
+    decoder.clear(); // as a connection does
   }
   return { messages, delimiters, tails, commands, error: error?.code ?? null, decoder };
 }
@@ -81,12 +84,12 @@ test("decoder: one chunk holds all messages, with delimiter and tail", () => {
 
 test("decoder: every chunk size gives the same messages, read into our buffer or not", () => {
   const bytes = Buffer.concat(STREAM);
-  const prefix = Buffer.from([1, 5, 0, 1, 2, 3, 4]);
+  const identityFrame = Buffer.from([1, 5, 0, 1, 2, 3, 4]);
   for (const size of [1, 2, 3, 5, 7, 8, 9, 10, 13, 64, 255, 256, 257, 4096, 16_384, 65_536]) {
     const chunks: Uint8Array[] = [];
     for (let at = 0; at < bytes.length; at += size) chunks.push(bytes.subarray(at, at + size));
     for (const direct of [false, true]) {
-      const { messages, commands, error } = decode(chunks, { prefix, direct });
+      const { messages, commands, error } = decode(chunks, { identityFrame, direct });
       assert.deepEqual({ messages, commands, error }, {
         messages: EXPECTED,
         commands: ["\x04PING"],
@@ -116,7 +119,10 @@ test("decoder: any split of any stream gives the same bytes out (1000 seeded str
       chunks.push(bytes.subarray(at, at + n));
       at += n;
     }
-    const { messages, error } = decode(chunks, { direct: round % 2 === 0, prefix: Buffer.alloc(round % 9) });
+    const { messages, error } = decode(chunks, {
+      direct: round % 2 === 0,
+      identityFrame: Buffer.alloc(round % 9),
+    });
     assert.equal(error, null);
     assert.deepEqual(messages, sent.map((m) => m.toString("latin1")), `round ${round}`);
   }
@@ -197,6 +203,7 @@ for (
 test("decoder: an announced length takes no more memory than its bound", () => {
   const { decoder } = decode([long(2, 0, LIMITS.messageMaxBytes - 100), Buffer.alloc(100)]);
   assert.ok(decoder.reserved <= LIMITS.announcedMaxBytes + 1024, `${decoder.reserved} bytes`);
+  decoder.clear();
 });
 
 test("decoder: an idle one keeps little", () => {
@@ -209,11 +216,11 @@ test("decoder: an idle one keeps little", () => {
 test("decoder: what a driver may still be reading into is not given to another message", () => {
   const begun = Buffer.concat([message("x".repeat(100_000)).subarray(0, 50_000)]);
   const { decoder } = decode([begun]);
-  const space = decoder.space(1)!;
+  const space = decoder.readTarget(1)!;
   decoder.clear();
   const taken = [1, 2, 3].map(() => POOL.take(100_000));
-  assert.ok(taken.every((buf) => buf.buffer !== space.buffer));
-  for (const buf of taken) POOL.release(buf);
+  assert.ok(taken.every(({ buf }) => buf.buffer !== space.buffer));
+  for (const block of taken) block.release();
 });
 
 test("frames: encode and decode are each other's inverse, at every length of header", () => {

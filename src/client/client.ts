@@ -1,287 +1,396 @@
-/** What a program uses to talk to a CC server: publish, query. */
-import { hostname } from "node:os";
-import { MESSAGE_MAX_BYTES, QUERIES_MAX } from "../limits.ts";
+/** The client of one CC server. */
+import type { Clock, Environment } from "../contracts/environment.ts";
+import type { Draft } from "../contracts/message.ts";
+import type { OpenedParts, Seal } from "../contracts/seal.ts";
+import { CCError, errorText } from "../errors.ts";
+import { IDENTITY_MAX_BYTES, MESSAGE_MAX_BYTES, QUERIES_MAX } from "../limits.ts";
 import type { Logger } from "../log.ts";
-import { CCMessage, encodeMessage } from "../message/message.ts";
-import { isType } from "../message/type.ts";
-import { SYSTEM_CLOCK } from "../socket/context.ts";
-import { systemContext } from "../socket/system.ts";
-import { nativeEngine } from "../socket/native.ts";
-import type { DealerSocket, MessageSink, Source } from "../socket/types.ts";
-import { bodyStart, copyOf, frameEnd } from "../zmtp/frame.ts";
+import { Block } from "../memory/block.ts";
+import { encodeMessage } from "../message/draft.ts";
+import { MessageParts, typeBehind } from "../message/parts.ts";
+import { SocketContext } from "../socket/context.ts";
+import { Dealer } from "../socket/dealer.ts";
+import type { MessageSink, Source } from "../socket/types.ts";
+import { latin1, utf8 } from "../text.ts";
+import { bodyStart, copyOf, encodeFrame, frameEnd, MORE } from "../zmtp/frame.ts";
+import { ClientError } from "./errors.ts";
+import { Inbox, type InboxOptions } from "./inbox.ts";
+import { Turns, type Wait, waiting } from "./turns.ts";
+import type { ClientLike, ClientOptions, Received } from "./types.ts";
 
-const NO_PREFIX = new Uint8Array(0);
+const NO_IDENTITY = new Uint8Array(0);
+const NO_ROUTE = new Uint8Array(0);
+const KEEP_ALIVE = { idleSeconds: 240, intervalSeconds: 15, count: 4 };
+const HIGH_WATER_MARK = 1000;
+const QUERY_TIMEOUT_MS = 5000;
+const LINGER_MS = 500;
+/** Query ids are `Q` and so many hexadecimal digits, counted up from a random number. */
+const ID_DIGITS = 12;
 
-/** Something a client asked for did not come about. */
-export class ClientError extends Error {
-  override name = "ClientError";
-  /** `unreachable`: no connection in time; `timeout`: no reply in time; `closed`: the client was closed. */
-  readonly code: "unreachable" | "timeout" | "closed" | "too-many-queries";
-  constructor(code: ClientError["code"], message: string) {
-    super(message);
-    this.code = code;
-  }
-}
-
-/** A reply to a query. */
-export interface Reply {
-  type: string;
-  /** The JSON object of the body. */
-  body: Record<string, unknown>;
-  blob: Uint8Array;
-}
-
-/** Options of a client. */
-export interface ClientOptions {
-  log: Logger;
-  /** Messages that may wait; {@link CCClient.publish} waits beyond. Default 1000. */
-  hwm?: number;
-  /** How this host is called in messages. */
-  hostname?: string;
-}
-
-/** Options of one message. */
-export interface SendOptions {
-  blob?: Uint8Array;
-}
-
-interface Waiting {
-  resolve(reply: Reply): void;
+/** A query that waits for its reply. */
+interface Pending {
+  /** Of the messages sent, the how manieth it was. */
+  readonly sent: number;
+  resolve(received: Received): void;
   reject(error: Error): void;
-  cancel(): void;
 }
 
-/**
- * A client of one CC server. It connects in the background, and again whenever the link breaks.
- *
- * @example
- * ```ts
- * const client = new CCClient("tcp://127.0.0.1:10000", { log });
- * await client.publish("log.info", { log_level: "INFO", log_msg: "hello", log_time: Date.now() / 1000 });
- * const { body } = await client.query("echo.request", { target: "" });
- * await client.close();
- * ```
- */
-export class CCClient {
+/** What a client cannot do without. */
+export type ClientParts =
+  & Omit<ClientOptions, "environment" | "log" | "seal">
+  & Required<Pick<ClientOptions, "environment" | "log" | "seal">>;
+
+export class Client implements ClientLike, MessageSink {
   readonly endpoint: string;
-  readonly #dealer: DealerSocket;
-  readonly #hostname: string;
-  readonly #clock = SYSTEM_CLOCK;
-  readonly #waiting = new Map<string, Waiting>();
-  readonly #upWaits = new Set<() => void>();
-  readonly #hwm: number;
-  /** Publishers that have not sent yet; all but the first of them wait in the queue for their turn. */
-  #publishers = 0;
-  readonly #queue: (() => void)[] = [];
-  readonly #changes: (() => void)[] = [];
-  #serial = 0;
+  readonly #environment: Environment;
+  readonly #clock: Clock;
+  readonly #log: Logger;
+  readonly #seal: Seal;
+  readonly #dealer: Dealer;
+  readonly #highWaterMark: number;
+  readonly #turns: Turns;
+  readonly #pending = new Map<string, Pending>();
+  readonly #inboxes = new Set<Inbox>();
+  /** Those who wait for the server to be there. */
+  readonly #upWaits = new Set<(error: ClientError | null) => void>();
+  /** Those whose message is queued and who wait for room for another. */
+  readonly #roomWaits = new Set<() => void>();
+  readonly #ownDrops = new Map<string, number>();
+  #serial: number;
+  /** Messages that were queued since the start. */
+  #sent = 0;
   /** The queue is full: the server is there, but slow. */
   #full = false;
   #closed = false;
 
-  /** @throws {EndpointError} */
-  constructor(endpoint: string, options: ClientOptions) {
+  /**
+   * @throws {EndpointError}
+   * @throws {CCError} `bad-name`
+   */
+  constructor(endpoint: string, parts: ClientParts) {
+    const { environment, log, seal, name = "", highWaterMark = HIGH_WATER_MARK, onChange } = parts;
     this.endpoint = endpoint;
-    this.#hostname = options.hostname ?? hostname();
-    const context = systemContext(options.log);
-    this.#hwm = options.hwm ?? 1000;
-    this.#dealer = nativeEngine(context).dealer(
+    this.#environment = environment;
+    this.#clock = environment.clock;
+    this.#log = log;
+    this.#seal = seal;
+    this.#highWaterMark = highWaterMark;
+    this.#turns = new Turns(this.#clock, () => !this.#blocked);
+    // Not to be guessed, so that a stray answer is never taken for one of ours.
+    this.#serial = Math.floor(environment.random() * 2 ** 47);
+    this.#dealer = new Dealer(
+      new SocketContext(environment, log),
       endpoint,
       {
-        hwm: this.#hwm,
+        hwm: highWaterMark,
         receiveBufferBytes: 0,
         sendBufferBytes: 0,
-        keepAlive: { idleSeconds: 240, intervalSeconds: 15, count: 4 },
+        keepAlive: KEEP_ALIVE,
         messageMaxBytes: MESSAGE_MAX_BYTES,
+        identity: identityOf(name),
       },
-      this.#sink,
-      { up: () => this.#isUp() },
+      this,
+      {
+        up: () => {
+          for (const done of this.#upWaits) done(null);
+          this.#upWaits.clear();
+          this.#turns.next();
+          onChange?.(true, "");
+        },
+        down: (why) => {
+          this.#failSent(why);
+          onChange?.(false, why);
+        },
+      },
     );
   }
 
-  /** Is the server there? */
   get up(): boolean {
     return this.#dealer.up;
   }
 
-  /** Messages that were dropped, because the server was away and too many waited. */
-  get dropped(): number {
-    return this.#dealer.drops.total;
+  get drops(): ReadonlyMap<string, number> {
+    return new Map<string, number>([...this.#dealer.drops.byReason, ...this.#ownDrops]);
   }
 
-  /**
-   * Waits until the server is there.
-   *
-   * @throws {ClientError} `unreachable`: not within `timeoutMs`.
-   */
-  ready(timeoutMs: number): Promise<void> {
-    if (this.#dealer.up) return Promise.resolve();
-    return new Promise((resolve, reject) => {
-      const done = () => {
-        cancel();
-        resolve();
-      };
-      const cancel = this.#clock.after(timeoutMs, () => {
-        this.#upWaits.delete(done);
-        reject(
-          new ClientError("unreachable", `no answer from ${this.endpoint} within ${timeoutMs / 1000} s`),
-        );
-      });
-      this.#upWaits.add(done);
-    });
-  }
-
-  /**
-   * Sends a message that expects no reply. Resolves when it is queued and there is room for another: while the server is
-   * away and `hwm` messages wait already, not before it is back.
-   *
-   * @param fields Those of the type; `req`, `time`, `hostname` and `blob_hash` are added.
-   * @throws {TypeError} `type` is no message type.
-   * @throws {ClientError} `closed`.
-   */
-  async publish(type: string, fields: Record<string, unknown>, options: SendOptions = {}): Promise<void> {
-    if (this.#publishers > 0 || this.#blocked) await this.#turn();
-    else this.#publishers++;
+  async ready(options: Wait = {}): Promise<void> {
+    if (this.#closed) throw closedError();
+    if (this.up) return;
     try {
-      this.#send([], type, fields, options.blob);
-    } finally {
-      this.#publishers--;
-      this.#endTurn();
-    }
-    while (this.#full && !this.#closed) await this.#change();
-  }
-
-  /**
-   * Sends a message and waits for its reply. The reply is recognised by a route frame of our own, so that any number of
-   * queries may be under way.
-   *
-   * @throws {ClientError} `timeout`: none within `timeoutMs`.
-   */
-  query(
-    type: string,
-    fields: Record<string, unknown>,
-    options: SendOptions & { timeoutMs?: number } = {},
-  ): Promise<Reply> {
-    const { timeoutMs = 5000, blob } = options;
-    if (this.#waiting.size >= QUERIES_MAX) {
-      return Promise.reject(
-        new ClientError("too-many-queries", `${QUERIES_MAX} queries wait for a reply already`),
-      );
-    }
-    const id = `Q${String(++this.#serial).padStart(6, "0")}`;
-    return new Promise((resolve, reject) => {
-      const cancel = this.#clock.after(timeoutMs, () => {
-        this.#waiting.delete(id);
-        reject(
-          new ClientError(
-            "timeout",
-            `no reply to "${type}" from ${this.endpoint} within ${timeoutMs / 1000} s`,
-          ),
-        );
+      await waiting(this.#clock, options, `no answer from ${this.endpoint}`, (done, fail) => {
+        const wait = (error: ClientError | null) => error === null ? done() : fail(error);
+        this.#upWaits.add(wait);
+        return () => void this.#upWaits.delete(wait);
       });
-      this.#waiting.set(id, { resolve, reject, cancel });
-      try {
-        this.#send([new TextEncoder().encode(id)], type, fields, blob);
-      } catch (error) {
-        this.#waiting.delete(id);
-        cancel();
-        reject(error);
+    } catch (error) {
+      if (error instanceof ClientError && error.code === "timeout") {
+        throw new ClientError("unreachable", error.message);
       }
-    });
+      throw error;
+    }
   }
 
-  /** Waits up to `lingerMs` for what is queued, then ends the connection. Queries under way fail. */
-  async close(lingerMs = 500): Promise<void> {
+  async publish(draft: Draft, options: Wait = {}): Promise<void> {
+    await this.#submit(NO_ROUTE, draft, options);
+    if (this.#full) await new Promise<void>((resolve) => this.#roomWaits.add(resolve));
+  }
+
+  async query(draft: Draft, { timeoutMs = QUERY_TIMEOUT_MS, signal }: Wait = {}): Promise<Received> {
+    if (this.#pending.size >= QUERIES_MAX) {
+      throw new ClientError("too-many-queries", `${QUERIES_MAX} queries wait for a reply already`);
+    }
+    const until = this.#clock.now() + timeoutMs;
+    const what = `no reply to "${draft.type}" from ${this.endpoint}`;
+    const id = this.#nextId();
+    const reply = new Promise<Received>((resolve, reject) => {
+      const sent = () => this.#pending.set(id, { sent: this.#sent, resolve, reject });
+      this.#submit(encodeFrame(utf8(id), MORE), draft, { timeoutMs, signal }, what, sent).catch(reject);
+    });
+    reply.catch(() => {/* whoever waits below is told */});
+    return await waiting<Received>(
+      this.#clock,
+      { timeoutMs: Math.max(0, until - this.#clock.now()), signal },
+      what,
+      (resolve, reject) => {
+        reply.then(resolve, reject);
+        return () => void this.#pending.delete(id);
+      },
+    );
+  }
+
+  messages(options: InboxOptions = {}): AsyncIterableIterator<Received> {
+    const inbox = new Inbox(options, this.#highWaterMark, (ended) => void this.#inboxes.delete(ended));
+    if (this.#closed) inbox.end();
+    else if (!options.signal?.aborted) this.#inboxes.add(inbox);
+    return inbox;
+  }
+
+  async close(lingerMs: number = LINGER_MS): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    for (const { reject, cancel } of this.#waiting.values()) {
-      cancel();
-      reject(new ClientError("closed", "the client was closed"));
-    }
-    this.#waiting.clear();
-    this.#changed();
+    const error = closedError();
+    for (const { reject } of this.#pending.values()) reject(error);
+    this.#pending.clear();
+    for (const done of this.#upWaits) done(error);
+    this.#upWaits.clear();
+    this.#turns.close(error);
+    this.#haveRoom();
+    for (const inbox of [...this.#inboxes]) inbox.end();
     await this.#dealer.close(lingerMs);
   }
 
-  #send(
-    route: Uint8Array[],
-    type: string,
-    fields: Record<string, unknown>,
-    blob: Uint8Array | undefined,
-  ): void {
-    if (this.#closed) throw new ClientError("closed", "the client was closed");
-    const message = encodeMessage(route, type, fields, { hostname: this.#hostname, blob });
-    if (this.#dealer.send(NO_PREFIX, message, 0, message.length, true)) return;
-    if (!this.#full) this.#dealer.hold(this.#source);
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
   }
 
-  /** What the DEALER holds while its queue is full. */
-  readonly #source: Source = {
-    prefix: NO_PREFIX,
+  /** A message, or a reply, from the server. */
+  message(
+    source: Source,
+    buf: Uint8Array,
+    start: number,
+    end: number,
+    delimiter: number,
+    framesAfterDelimiter: number,
+  ): void {
+    const pending = this.#takePending(buf, start, delimiter);
+    const type = typeBehind(buf, delimiter, framesAfterDelimiter);
+    if (type === null) {
+      if (pending === undefined) this.#drop("invalid");
+      pending?.reject(
+        new ClientError("bad-reply", `${this.endpoint} answered with what is no CC message`),
+      );
+      return;
+    }
+    if (pending === undefined && !this.#wanted(type)) {
+      this.#drop(delimiter > start ? "late" : "unasked");
+      return;
+    }
+    // What is opened later, or kept, must not lie in memory that is used again.
+    const parts = new MessageParts(type, copyOf(buf, delimiter, end), 0);
+    try {
+      const opened = this.#seal.open(parts);
+      if (opened instanceof Promise) this.#takeLater(opened, type, pending, source);
+      else this.#take(readOpened(type, opened), pending, source);
+    } catch (error) {
+      this.#unreadable(error, pending);
+    }
+  }
+
+  chunkEnd(): void {}
+
+  /** Nothing more comes until then: messages keep their order. */
+  async #takeLater(
+    opened: Promise<OpenedParts>,
+    type: string,
+    pending: Pending | undefined,
+    source: Source,
+  ): Promise<void> {
+    source.pause();
+    try {
+      this.#take(readOpened(type, await opened), pending, source);
+    } catch (error) {
+      this.#unreadable(error, pending);
+    } finally {
+      source.resume();
+    }
+  }
+
+  #take(received: Received, pending: Pending | undefined, source: Source): void {
+    const { type } = received;
+    if (pending === undefined) this.#deliver(received, source);
+    else if (type === "error" || type.startsWith("error.")) pending.reject(refused(received));
+    else pending.resolve(received);
+  }
+
+  #unreadable(error: unknown, pending: Pending | undefined): void {
+    if (pending === undefined) this.#drop("unreadable");
+    pending?.reject(error instanceof CCError ? error : new ClientError("bad-reply", errorText(error)));
+  }
+
+  #wanted(type: string): boolean {
+    for (const inbox of this.#inboxes) if (inbox.wants(type)) return true;
+    return false;
+  }
+
+  #deliver(received: Received, source: Source): void {
+    let wanted = false;
+    for (const inbox of this.#inboxes) {
+      if (!inbox.wants(received.type)) continue;
+      inbox.put(received, source);
+      wanted = true;
+    }
+    if (!wanted) this.#drop("unasked");
+  }
+
+  /** The query that a message answers, by its first route frame; it waits no longer. */
+  #takePending(buf: Uint8Array, start: number, delimiter: number): Pending | undefined {
+    if (delimiter <= start || buf[bodyStart(buf, start)] !== 0x51 /* Q */) return undefined;
+    const next = frameEnd(buf, start);
+    if (next !== delimiter || next - start !== 2 + 1 + ID_DIGITS) return undefined;
+    const id = latin1(buf, bodyStart(buf, start), next);
+    const pending = this.#pending.get(id);
+    this.#pending.delete(id);
+    return pending;
+  }
+
+  #nextId(): string {
+    this.#serial = (this.#serial + 1) % 2 ** 48;
+    return `Q${this.#serial.toString(16).padStart(ID_DIGITS, "0")}`;
+  }
+
+  /** Has a turn, seals the draft and queues it. */
+  async #submit(
+    route: Uint8Array,
+    draft: Draft,
+    wait: Wait,
+    what = `"${draft.type}" was not taken by ${this.endpoint}`,
+    sent: () => void = () => {},
+  ): Promise<void> {
+    if (this.#closed) throw closedError();
+    if (!this.#turns.tryBegin()) await this.#turns.begin(wait, what);
+    try {
+      const { type, fields, blob } = draft;
+      const { clock, host } = this.#environment;
+      const sealed = this.#seal.seal({ type, fields, blob, time: clock.time() / 1000, hostname: host.name });
+      this.#send(encodeMessage(route, sealed instanceof Promise ? await sealed : sealed));
+      sent();
+    } finally {
+      this.#turns.end();
+    }
+  }
+
+  #send(bytes: Uint8Array): void {
+    if (this.#closed) throw closedError();
+    const block = new Block(bytes, 0, bytes.length, null);
+    const sent = this.#dealer.send(NO_IDENTITY, bytes, 0, bytes.length, block);
+    if (sent === "dropped") throw new ClientError("unreachable", `${this.endpoint} takes no more messages`);
+    this.#sent++;
+    if (sent === "full" && !this.#full) this.#dealer.pause(this.#pausable);
+  }
+
+  /** What the DEALER pauses while its queue is full. */
+  readonly #pausable: Source = {
+    identityFrame: NO_IDENTITY,
     name: "this program",
-    hold: () => this.#full = true,
-    release: () => {
-      this.#full = false;
-      this.#changed();
-    },
+    pause: () => this.#full = true,
+    resume: () => this.#haveRoom(),
   };
+
+  #haveRoom(): void {
+    this.#full = false;
+    for (const resolve of this.#roomWaits) resolve();
+    this.#roomWaits.clear();
+    this.#turns.next();
+  }
 
   /** Is there no room for a message now, because the server is slow, or away and the queue full? */
   get #blocked(): boolean {
     if (this.#closed) return false;
-    return this.#full || (!this.#dealer.up && this.#dealer.queued >= this.#hwm);
+    return this.#full || (!this.up && this.#dealer.queued >= this.#highWaterMark);
   }
 
-  /** Waits until the publishers before have had their turn, and there is room. */
-  async #turn(): Promise<void> {
-    if (this.#publishers++ > 0) await new Promise<void>((resolve) => this.#queue.push(resolve));
-    while (this.#blocked) await this.#change();
+  /** The link broke: queries that had been sent get no reply; those that wait in the queue are sent again. */
+  #failSent(why: string): void {
+    const written = this.#sent - this.#dealer.queued;
+    for (const [id, { sent, reject }] of this.#pending) {
+      if (sent > written) continue;
+      this.#pending.delete(id);
+      reject(new ClientError("unreachable", `${this.endpoint} went away before it had answered: ${why}`));
+    }
   }
 
-  #endTurn(): void {
-    this.#queue.shift()?.();
+  #drop(reason: string): void {
+    this.#ownDrops.set(reason, (this.#ownDrops.get(reason) ?? 0) + 1);
+    const text = `dropping a message from ${this.endpoint}: ${DROP_TEXTS[reason]}`;
+    this.#log.warnRarely("drop", `${reason} ${this.endpoint}`, text);
   }
+}
 
-  /** Resolves when the server is there, has room again, or the client is closed. */
-  #change(): Promise<void> {
-    return new Promise((resolve) => this.#changes.push(resolve));
+const DROP_TEXTS: Readonly<Record<string, string>> = {
+  late: "the query that it answers does not wait any more",
+  unasked: "nobody takes such messages here",
+  invalid: "it is not a CC message",
+  unreadable: "its body cannot be read",
+};
+
+/** @throws {Error} Its body is no JSON object. */
+function readOpened(type: string, { json, blob, signer }: OpenedParts): Received {
+  const body = parseBody(json);
+  if (typeof body !== "object" || body === null || Array.isArray(body)) {
+    throw new ClientError("bad-reply", `the body of "${type}" is not an object`);
   }
-
-  #changed(): void {
-    for (const resolve of this.#changes.splice(0)) resolve();
-  }
-
-  #isUp(): void {
-    this.#changed();
-    for (const done of this.#upWaits) done();
-    this.#upWaits.clear();
-  }
-
-  readonly #sink: MessageSink = {
-    message: (source, buf, start, end, delimiter, tail, owned) => {
-      if (delimiter <= start || tail < 2) return; // not a reply to a query
-      const waiting = this.#take(buf, start);
-      if (waiting === undefined) return; // too late: its query has timed out
-      waiting.cancel();
-      const view = new CCMessage();
-      const header = frameEnd(buf, delimiter);
-      const type = new TextDecoder().decode(buf.subarray(bodyStart(buf, header), frameEnd(buf, header)));
-      view.set(source, buf, start, end, delimiter, owned, type);
-      try {
-        if (!isType(type)) throw new TypeError("the reply's type is not a message type");
-        const body = JSON.parse(new TextDecoder().decode(view.body)) as Record<string, unknown>;
-        waiting.resolve({ type, body, blob: copyOf(view.blob) });
-      } catch (error) {
-        waiting.reject(error as Error);
-      }
-    },
-    chunkEnd() {},
+  return {
+    type,
+    body: body as Record<string, unknown>,
+    blob: blob === null || blob.length === 0 ? null : blob,
+    signer,
   };
+}
 
-  #take(buf: Uint8Array, start: number): Waiting | undefined {
-    const id = new TextDecoder().decode(buf.subarray(bodyStart(buf, start), frameEnd(buf, start)));
-    const waiting = this.#waiting.get(id);
-    this.#waiting.delete(id);
-    return waiting;
+function parseBody(json: Uint8Array): unknown {
+  try {
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(json));
+  } catch {
+    throw new ClientError("bad-reply", "its body is not JSON in UTF-8");
   }
+}
+
+function closedError(): ClientError {
+  return new ClientError("closed", "the client was closed");
+}
+
+function refused({ body }: Received): ClientError {
+  return new ClientError("refused", typeof body.msg === "string" ? body.msg : JSON.stringify(body));
+}
+
+/** @throws {CCError} `bad-name` */
+function identityOf(name: string): Uint8Array {
+  const identity = utf8(name);
+  if (identity.length > IDENTITY_MAX_BYTES || identity[0] === 0) {
+    throw new CCError(
+      "bad-name",
+      `a client's name has at most ${IDENTITY_MAX_BYTES} bytes, and begins with no zero byte`,
+    );
+  }
+  return identity;
 }

@@ -1,27 +1,36 @@
 /** What is wrong with a config file: collected, then told at once. */
+import { CCError } from "../errors.ts";
 
 /** One finding, with the line it is about. */
 export interface Diagnostic {
-  file: string;
-  line: number;
-  message: string;
+  /** As it was named. */
+  readonly file: string;
+  /** From 1 on. */
+  readonly line: number;
+  /** What is wrong, and what was expected. */
+  readonly message: string;
+  /** Missing: an error, with which nothing starts. A warning is only told. */
+  readonly severity?: "warning";
   /** Not the config is wrong, but what it finds on this host: at another time it may be right. */
-  ofHost?: boolean;
+  readonly environmental?: boolean;
 }
 
 /** A config file with errors; nothing was started. Its message has one line a finding: `FILE:LINE: …`. */
-export class ConfigError extends Error {
+export class ConfigError extends CCError {
+  /** Which kind of error it is, in stacks. */
   override name = "ConfigError";
+  /** All findings, warnings too, in the order of their lines. */
   readonly diagnostics: readonly Diagnostic[];
+  /** All that was found. */
   constructor(diagnostics: readonly Diagnostic[]) {
-    super(diagnostics.map(formatDiagnostic).join("\n"));
+    super("bad-config", diagnostics.map(formatDiagnostic).join("\n"));
     this.diagnostics = diagnostics;
   }
 }
 
 /** `conf.ini:12: unknown option …` */
-export function formatDiagnostic({ file, line, message }: Diagnostic): string {
-  return `${file}:${line}: ${message}`;
+export function formatDiagnostic({ file, line, message, severity }: Diagnostic): string {
+  return `${file}:${line}: ${severity === "warning" ? "warning: " : ""}${message}`;
 }
 
 /** Collects findings. */
@@ -33,46 +42,17 @@ export class Diagnostics {
     this.file = file;
   }
 
-  add(line: number, message: string, ofHost = false): void {
-    this.found.push({ file: this.file, line, message, ofHost });
+  add(line: number, message: string, more: Pick<Diagnostic, "severity" | "environmental"> = {}): void {
+    this.found.push({ file: this.file, line, message, ...more });
   }
 
-  /** @throws {ConfigError} When there is anything; in the order of the lines. */
+  /** All findings in the order of their lines. */
+  get sorted(): Diagnostic[] {
+    return [...this.found].sort((a, b) => a.line - b.line);
+  }
+
+  /** @throws {ConfigError} When one of them is an error. */
   check(): void {
-    if (this.found.length > 0) throw new ConfigError([...this.found].sort((a, b) => a.line - b.line));
+    if (this.found.some(({ severity }) => severity === undefined)) throw new ConfigError(this.sorted);
   }
-}
-
-/** ` Did you mean "x"?` for the known word that is nearest, or nothing when none is near. */
-export function didYouMean(word: string, known: Iterable<string>): string {
-  let best = "";
-  let least = Math.min(3, Math.ceil(word.length / 3)) + 1;
-  for (const candidate of known) {
-    const d = distance(word.toLowerCase(), candidate.toLowerCase(), least);
-    if (d < least) {
-      least = d;
-      best = candidate;
-    }
-  }
-  return best === "" ? "" : `. Did you mean "${best}"?`;
-}
-
-/** Edits from one word to the other, a swap of neighbours counted as one; `atLeast` where it is that or more. */
-function distance(a: string, b: string, atLeast: number): number {
-  if (Math.abs(a.length - b.length) >= atLeast) return atLeast;
-  let before: number[] = [];
-  let last = Array.from({ length: b.length + 1 }, (_, i) => i);
-  for (let i = 1; i <= a.length; i++) {
-    const row = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const same = a[i - 1] === b[j - 1] ? 0 : 1;
-      row[j] = Math.min(row[j - 1] + 1, last[j] + 1, last[j - 1] + same);
-      if (i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1]) {
-        row[j] = Math.min(row[j], before[j - 2] + 1);
-      }
-    }
-    before = last;
-    last = row;
-  }
-  return last[b.length];
 }

@@ -1,33 +1,16 @@
 /** What an option's value may be (valibot), and how a section is read against a table of options. */
-import { homedir } from "node:os";
 import { resolve } from "node:path";
 import * as v from "valibot";
-import { EndpointError, parseEndpoint } from "../socket/endpoint.ts";
-import { type Diagnostics, didYouMean } from "./diagnostics.ts";
+import type { Host } from "../contracts/environment.ts";
+import type { Option, Options, Schema, SchemaResult, Values } from "../contracts/schema.ts";
+import { EndpointError, parseEndpoint } from "../endpoint.ts";
+import { didYouMean } from "../text.ts";
+import type { Diagnostics } from "./diagnostics.ts";
 import { expand, type Ini, type Section } from "./ini.ts";
-
-/** One option: how its text is read, what it is when it is missing, and what it does. */
-export interface Option<T> {
-  schema: v.GenericSchema<string, T>;
-  /** As it would stand in the file; null where it may be missing, undefined where it is required. */
-  default: string | null | undefined;
-  unit?: string;
-  /** For the configuration reference. */
-  doc: string;
-  /** A value that makes sense, other than the default. */
-  example: string;
-}
-
-/** A table of options. */
-// deno-lint-ignore no-explicit-any -- each option has a type of its own, which Values gives back
-export type Options = Record<string, Option<any>>;
-
-/** The values a table of options gives. */
-export type Values<O extends Options> = { [K in keyof O]: O[K] extends Option<infer T> ? T : never };
 
 /** An option that has a default. */
 export function option<T>(
-  schema: v.GenericSchema<string, T>,
+  schema: Schema<T>,
   fallback: string,
   doc: string,
   example: string,
@@ -37,13 +20,13 @@ export function option<T>(
 }
 
 /** An option that must be there. */
-export function required<T>(schema: v.GenericSchema<string, T>, doc: string, example: string): Option<T> {
+export function required<T>(schema: Schema<T>, doc: string, example: string): Option<T> {
   return { schema, default: undefined, doc, example };
 }
 
 /** An option that may be missing. */
 export function optional<T>(
-  schema: v.GenericSchema<string, T>,
+  schema: Schema<T>,
   doc: string,
   example: string,
   unit?: string,
@@ -54,9 +37,11 @@ export function optional<T>(
 const TRUE = ["yes", "on", "true", "1"];
 const FALSE = ["no", "off", "false", "0"];
 
-export const text: v.GenericSchema<string, string> = v.pipe(v.string(), v.nonEmpty("a value is expected"));
+/** Any text but none. */
+export const text: Schema<string> = v.pipe(v.string(), v.nonEmpty("a value is expected"));
 
-export const boolean: v.GenericSchema<string, boolean> = v.pipe(
+/** `yes`, `on`, `true`, `1`, or one of their opposites. */
+export const boolean: Schema<boolean> = v.pipe(
   v.string(),
   v.toLowerCase(),
   v.picklist([...TRUE, ...FALSE], "expected yes or no"),
@@ -64,7 +49,7 @@ export const boolean: v.GenericSchema<string, boolean> = v.pipe(
 );
 
 /** A number, whole or not, within bounds. */
-export function number(min: number, max = Number.MAX_SAFE_INTEGER): v.GenericSchema<string, number> {
+export function number(min: number, max = Number.MAX_SAFE_INTEGER): Schema<number> {
   return v.pipe(
     v.string(),
     v.regex(/^-?(\d+\.?\d*|\.\d+)$/, "expected a number"),
@@ -75,7 +60,7 @@ export function number(min: number, max = Number.MAX_SAFE_INTEGER): v.GenericSch
 }
 
 /** A whole number within bounds. */
-export function integer(min: number, max = Number.MAX_SAFE_INTEGER): v.GenericSchema<string, number> {
+export function integer(min: number, max = Number.MAX_SAFE_INTEGER): Schema<number> {
   return v.pipe(
     v.string(),
     v.regex(/^-?\d+$/, "expected a whole number"),
@@ -86,14 +71,14 @@ export function integer(min: number, max = Number.MAX_SAFE_INTEGER): v.GenericSc
 }
 
 /** One of these words. */
-export function choice<const W extends readonly string[]>(...words: W): v.GenericSchema<string, W[number]> {
+export function choice<const W extends readonly string[]>(...words: W): Schema<W[number]> {
   return v.pipe(v.string(), v.toLowerCase(), v.picklist(words, `expected ${words.join(", ")}`));
 }
 
 const UNITS: Record<string, number> = { "": 1, K: 1024, M: 1024 ** 2, G: 1024 ** 3, T: 1024 ** 4 };
 
 /** A size in bytes: `256 MB`, `1048576`, `64K`; units count by 1024. */
-export function size(min = 0, max = Number.MAX_SAFE_INTEGER): v.GenericSchema<string, number> {
+export function size(min = 0, max = Number.MAX_SAFE_INTEGER): Schema<number> {
   return v.pipe(
     v.string(),
     v.regex(/^\d+\s*([KMGT]i?B?|B)?$/i, "expected a size such as 64 KB, 256 MB or 1048576"),
@@ -107,24 +92,33 @@ export function size(min = 0, max = Number.MAX_SAFE_INTEGER): v.GenericSchema<st
 }
 
 /** A path; `~` at its start is the home folder, and it is relative to the folder the program was started in. */
-export const path: v.GenericSchema<string, string> = v.pipe(
-  text,
-  v.transform((word) => resolve(word.replace(/^~(?=\/|$)/, homedir()))),
-);
+export const path: Schema<string> = v.pipe(v.string(), v.nonEmpty("a path is expected"));
 
 /** Words separated by commas; each is read by `item`. */
-export function list<T>(item: v.GenericSchema<string, T>): v.GenericSchema<string, T[]> {
+export function list<T>(item: Schema<T>): Schema<T[]> {
   return v.pipe(
     v.string(),
-    v.transform((line) => line.split(",").map((word) => word.trim()).filter((word) => word !== "")),
-    v.array(item),
+    v.rawTransform(({ dataset, addIssue, NEVER }) => {
+      const values: T[] = [];
+      for (const word of dataset.value.split(",").map((part) => part.trim())) {
+        if (word === "") continue;
+        const result = check(item, word);
+        if (result.issues !== undefined) {
+          addIssue({ message: result.issues[0].message });
+          return NEVER;
+        }
+        values.push(result.value);
+      }
+      return values;
+    }),
   );
 }
 
 /** A ZeroMQ endpoint. */
-export function endpoint(use: "bind" | "connect"): v.GenericSchema<string, string> {
+export function endpoint(use: "bind" | "connect"): Schema<string> {
   return v.pipe(
-    text,
+    v.string(),
+    v.nonEmpty("a value is expected"),
     v.rawCheck(({ dataset, addIssue }) => {
       if (!dataset.typed) return;
       try {
@@ -139,13 +133,15 @@ export function endpoint(use: "bind" | "connect"): v.GenericSchema<string, strin
 
 /** A host and a TCP port, as `listen()` takes them: IPv6 without brackets, port 0 for a free one. */
 export interface HostPort {
+  /** A name or a bare IP address. */
   host: string;
+  /** 0: the system chooses. */
   port: number;
 }
 
 /** `127.0.0.1:9108`, `[::1]:9108`; `*` or 0 lets the system choose a port, and `*` as host is every address. */
-export const hostPort: v.GenericSchema<string, HostPort> = v.pipe(
-  text,
+export const hostPort: Schema<HostPort> = v.pipe(
+  v.string(),
   v.rawTransform(({ dataset, addIssue, NEVER }) => {
     try {
       const address = parseEndpoint(`tcp://${dataset.value}`, "bind");
@@ -158,17 +154,21 @@ export const hostPort: v.GenericSchema<string, HostPort> = v.pipe(
   }),
 );
 
-/** The name of a handler's section. */
-export const handlerName: v.GenericSchema<string, string> = v.pipe(
+/** The name of a handler's section: an option with this schema is an edge of the graph of handlers. */
+export const handlerName: Schema<string> = v.pipe(
   v.string(),
   v.regex(/^h:\S+$/, "expected a handler such as h:name"),
 );
 
+/** Several of them, each an edge. */
+export const handlerNames: Schema<string[]> = list(handlerName);
+
 /** Where the values of a section come from. */
 export interface Reading {
-  ini: Ini;
-  builtins: Readonly<Record<string, string>>;
-  diagnostics: Diagnostics;
+  readonly ini: Ini;
+  readonly builtins: Readonly<Record<string, string>>;
+  readonly host: Pick<Host, "home" | "folder">;
+  readonly diagnostics: Diagnostics;
 }
 
 /**
@@ -192,18 +192,38 @@ export function readSection<O extends Options>(
   }
   for (const [name, { schema, default: fallback }] of Object.entries(options)) {
     const entry = section.entries.get(name.toLowerCase()) ?? ini.defaults.get(name.toLowerCase());
-    values[name] = fallback === null || fallback === undefined ? null : v.parse(schema, fallback);
+    values[name] = typeof fallback === "string" ? defaultOf(reading, name, schema, fallback) : null;
     if (entry === undefined) {
       if (fallback === undefined) {
         diagnostics.add(section.line, `[${section.name}] needs the option "${name}"`);
       }
       continue;
     }
-    const value = expand(ini, section, entry, builtins, diagnostics);
-    if (value === undefined) continue;
-    const result = v.safeParse(schema, value);
-    if (result.success) values[name] = result.output;
-    else diagnostics.add(entry.line, `${name} = ${value}: ${result.issues[0].message}`);
+    const text = expand(ini, section, entry, builtins, diagnostics);
+    if (text === undefined) continue;
+    const result = check(schema, text);
+    if (result.issues === undefined) values[name] = resolved(reading, schema, result.value);
+    else diagnostics.add(entry.line, `${name} = ${text}: ${result.issues[0].message}`);
   }
   return values as Values<O>;
+}
+
+/** @throws {TypeError} The definition is wrong: its default is none that its schema takes. */
+function defaultOf<T>(reading: Reading, name: string, schema: Schema<T>, fallback: string): T {
+  const result = check(schema, fallback);
+  if (result.issues === undefined) return resolved(reading, schema, result.value);
+  throw new TypeError(`The default of option "${name}" is wrong: ${result.issues[0].message}`);
+}
+
+/** @throws {TypeError} The schema is asynchronous. */
+function check<T>(schema: Schema<T>, text: string): SchemaResult<T> {
+  const result = schema["~standard"].validate(text);
+  if (result instanceof Promise) throw new TypeError("An option's schema must not be asynchronous");
+  return result;
+}
+
+/** Paths are absolute from here on. */
+function resolved<T>({ host }: Reading, schema: Schema<T>, value: T): T {
+  if ((schema as unknown) !== path) return value;
+  return resolve(host.folder, (value as string).replace(/^~(?=\/|$)/, host.home)) as T;
 }

@@ -1,25 +1,71 @@
-/** From options as the ini file names them to options as sockets take them. */
-import { MESSAGE_MAX_BYTES } from "../limits.ts";
-import type { SocketOptions } from "../socket/types.ts";
+/** The `zmq_…` options that every ZeroMQ socket has. */
+import type { Options } from "../contracts/schema.ts";
+import { boolean, integer, option, size } from "./options.ts";
 
-/** The `zmq_…` options of a section. */
-export interface ZmqOptions {
-  zmq_hwm: number;
-  zmq_rcvbuf: number;
-  zmq_sndbuf: number;
-  zmq_tcp_keepalive: boolean;
-  zmq_tcp_keepalive_intvl: number;
-  zmq_tcp_keepalive_idle: number;
-  zmq_tcp_keepalive_cnt: number;
-  zmq_maxmsgsize?: number;
+/** Options of every ZeroMQ socket; the defaults for the high water mark differ. */
+export const SOCKET_OPTIONS = {
+  zmq_linger: option(integer(0, 3_600_000), "500", "how long closing waits for what is queued", "2000", "ms"),
+  zmq_rcvbuf: option(
+    size(0, 2 ** 30),
+    "0",
+    "kernel's receive buffer; 0 is the system's size",
+    "1 MB",
+    "bytes",
+  ),
+  zmq_sndbuf: option(
+    size(0, 2 ** 30),
+    "0",
+    "kernel's send buffer; 0 is the system's size",
+    "256 KB",
+    "bytes",
+  ),
+  zmq_tcp_keepalive: option(boolean, "on", "TCP keep-alive", "off"),
+  zmq_tcp_keepalive_intvl: option(integer(1, 32_767), "15", "between two keep-alive probes", "10", "s"),
+  zmq_tcp_keepalive_idle: option(
+    integer(1, 32_767),
+    "240",
+    "rest before the first keep-alive probe",
+    "60",
+    "s",
+  ),
+  zmq_tcp_keepalive_cnt: option(
+    integer(1, 127),
+    "4",
+    "probes without answer before the connection ends",
+    "3",
+  ),
+} satisfies Options;
+
+/** The values of options that every ZeroMQ socket has. */
+export interface ZmqValues {
+  /** Milliseconds that closing waits for what is queued. */
+  readonly zmq_linger: number;
+  /** Bytes; 0: the system's size. */
+  readonly zmq_rcvbuf: number;
+  /** Bytes; 0: the system's size. */
+  readonly zmq_sndbuf: number;
+  /** Are idle connections probed? */
+  readonly zmq_tcp_keepalive: boolean;
+  /** Seconds between two probes. */
+  readonly zmq_tcp_keepalive_intvl: number;
+  /** Seconds of rest before the first one. */
+  readonly zmq_tcp_keepalive_idle: number;
+  /** Probes without answer before the connection ends. */
+  readonly zmq_tcp_keepalive_cnt: number;
 }
 
-export function socketOptions(options: ZmqOptions): SocketOptions {
+/** The same as links take them. */
+export interface LinkValues {
+  readonly receiveBufferBytes: number;
+  readonly sendBufferBytes: number;
+  readonly keepAlive: { idleSeconds: number; intervalSeconds: number; count: number } | null;
+}
+
+/** From options as the ini file names them to options as links take them. */
+export function linkValues(options: ZmqValues): LinkValues {
   return {
-    hwm: options.zmq_hwm,
     receiveBufferBytes: options.zmq_rcvbuf,
     sendBufferBytes: options.zmq_sndbuf,
-    messageMaxBytes: options.zmq_maxmsgsize ?? MESSAGE_MAX_BYTES,
     keepAlive: options.zmq_tcp_keepalive
       ? {
         idleSeconds: options.zmq_tcp_keepalive_idle,

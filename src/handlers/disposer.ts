@@ -1,9 +1,14 @@
 /** Discards messages and counts them. */
-import type { HandlerFactory } from "../handler.ts";
+import { defineHandler, EVERYWHERE } from "./define.ts";
 
-export const disposer: HandlerFactory<unknown> = ({ count }) => ({
-  handle(message) {
-    count("disposed_count");
-    count("disposed_bytes", message.size);
+export const disposer = defineHandler({
+  name: "disposer",
+  summary: "Discards messages and counts them (`disposed_count`, `disposed_bytes`).",
+  roles: EVERYWHERE,
+  options: {},
+  create({ meter }) {
+    const count = [meter.counter("disposed_count")];
+    const bytes = [meter.counter("disposed_bytes")];
+    return { plan: () => ({ drop: "disposed", count, bytes }) };
   },
 });

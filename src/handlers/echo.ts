@@ -1,50 +1,35 @@
 /** Answers `echo.request`, and pings other servers. */
-import type { EchoOptions } from "../config/schemas.ts";
-import type { HandlerFactory } from "../handler.ts";
+import { endpoint, list, option } from "../config/options.ts";
 import { EchoRequest } from "../message/schemas.ts";
-import type { DealerSocket } from "../socket/types.ts";
-import { Pinger } from "./pinger.ts";
-import { readOrCount } from "./read.ts";
-import { ResponseSink } from "./response_sink.ts";
+import { defineHandler, EVERYWHERE } from "./define.ts";
 
-const NO_PREFIX = new Uint8Array(0);
+const PING_MS = 1000;
 
-export const echo: HandlerFactory<EchoOptions> = (context) => {
-  const remotes: { dealer: DealerSocket; pinger: Pinger }[] = [];
-  return {
+export const echo = defineHandler({
+  name: "echo",
+  summary: "Answers `echo.request` with `echo.response`, along the route of the request.",
+  roles: EVERYWHERE,
+  options: {
+    "ping-remotes": option(
+      list(endpoint("connect")),
+      "",
+      "servers to ping every second",
+      "tcp://collector.example.net:22632",
+    ),
+  },
+  create: ({ options, connect }) => ({
     start() {
-      for (const endpoint of context.options["ping-remotes"]) {
-        const pinger = new Pinger(
-          context,
-          endpoint,
-          (ping) => void dealer.send(NO_PREFIX, ping, 0, ping.length, true),
-        );
-        // One ping waits at most: what was asked an hour ago is no answer.
-        const dealer = context.dealer(
-          endpoint,
-          { hwm: 1 },
-          new ResponseSink((message) => pinger.pong(message)),
-        );
-        remotes.push({ dealer, pinger });
-        pinger.start();
-      }
+      // One ping waits at most: what was asked an hour ago is no answer.
+      for (const remote of options["ping-remotes"]) connect(remote, { highWaterMark: 1, pingMs: PING_MS });
     },
-    handle(message) {
-      if (message.type !== "echo.request") {
-        context.log.limited("handle", `type ${message.type}`, `not an echo.request: ${message.type}`);
-        return;
-      }
-      const request = readOrCount(context, message, EchoRequest);
-      if (request === null) return;
-      context.toClient(message.reply("echo.response", {
-        orig_hostname: request.hostname,
-        orig_target: request.target ?? "",
-        orig_time: request.time ?? null,
-      }, { hostname: context.hostname }));
+    plan: (type) =>
+      type === "echo.request" ? { open: EchoRequest } : { drop: `not an echo.request: ${type}`, warn: true },
+    handle(message, { hostname, target, time }) {
+      message.reply({
+        type: "echo.response",
+        fields: { orig_hostname: hostname, orig_target: target ?? "", orig_time: time ?? null },
+      });
+      return "ok";
     },
-    async stop() {
-      for (const { pinger } of remotes) pinger.stop();
-      await Promise.all(remotes.map(({ dealer }) => dealer.close(0)));
-    },
-  };
-};
+  }),
+});

@@ -1,32 +1,30 @@
 /** Passes on the messages whose types are included and not excluded. */
-import type { FilterOptions } from "../config/schemas.ts";
-import type { HandlerFactory } from "../handler.ts";
-import { TYPES_TRACKED } from "../limits.ts";
+import { handlerName, list, option, required, text } from "../config/options.ts";
+import { globs } from "../toolkit/globs.ts";
+import { defineHandler, EVERYWHERE } from "./define.ts";
 
-export const filter: HandlerFactory<FilterOptions> = ({ options, forward, count }) => {
-  const to = options["forward-to"];
-  const include = options.include.map(globToRegExp);
-  const exclude = options.exclude.map(globToRegExp);
-  const passes = (type: string) => include.some((g) => g.test(type)) && !exclude.some((g) => g.test(type));
-  const known = new Map<string, boolean>();
-  return {
-    handle(message) {
-      const { type } = message;
-      let pass = known.get(type);
-      if (pass === undefined) {
-        pass = passes(type);
-        if (known.size >= TYPES_TRACKED) known.clear();
-        known.set(type, pass);
-      }
-      count("filter.count");
-      count(pass ? "filter.count.ok" : "filter.count.dropped");
-      if (pass) forward(to, message);
-    },
-  };
-};
-
-/** `*` stands for any text, `?` for any character; the rest for itself. */
-export function globToRegExp(glob: string): RegExp {
-  const pattern = glob.replace(/[.+^${}()|[\]\\]/g, "\\$&").replace(/\*+/g, ".*").replace(/\?/g, ".");
-  return new RegExp(`^${pattern}$`);
-}
+export const filter = defineHandler({
+  name: "filter",
+  summary: "Passes on what `include` names and `exclude` does not (`filter.count`, `.ok`, `.dropped`).",
+  roles: EVERYWHERE,
+  options: {
+    "forward-to": required(handlerName, "the handler that gets what passes", "h:next"),
+    include: option(
+      list(text),
+      "*",
+      "message types that pass; * and ? stand for any text and any character",
+      "log.*, pub.infofile",
+    ),
+    exclude: option(list(text), "", "message types that do not, even when included", "log.debug"),
+  },
+  create({ options, meter }) {
+    const passes = globs(options.include, options.exclude);
+    const all = meter.counter("filter.count");
+    const ok = [all, meter.counter("filter.count.ok")];
+    const dropped = [all, meter.counter("filter.count.dropped")];
+    return {
+      plan: (type) =>
+        passes(type) ? { pass: options["forward-to"], count: ok } : { drop: "excluded", count: dropped },
+    };
+  },
+});

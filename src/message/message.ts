@@ -1,216 +1,232 @@
 /**
- * A CC message: a view on the bytes of its frames.
+ * One message that handlers get. The object is made for it and never used for another; what it lies in may be, so every byte
+ * it gives away is a copy, or lies in memory that is this message's alone.
  *
  * ```
- *   prefix          buf: start        delimiter                                       end
- *   [identity]           [route] …    [empty]    [type] [body] [signature] [blob]
+ *             handle returned, for every handler
+ *   borrowed ──────────────────────────────────────▶ over
+ *      │ a handler returned a promise                  ▲
+ *      ▼                                               │ all promises have settled
+ *    kept: bytes copied, or their block retained ──────┘
  * ```
- *
- * One view is used again for every message that comes in. A handler that wants to hold on to it says
- * {@link CCMessage.keep}.
  */
-import * as v from "valibot";
-import { BODY_MAX_BYTES, MESSAGE_MAX_FRAMES } from "../limits.ts";
-import { bodyStart, decodeFrames, encodeFrames, frameEnd, MORE } from "../zmtp/frame.ts";
-import { POOL } from "../zmtp/pool.ts";
-import { isType } from "./type.ts";
+import type { Draft, Message, ReturnPath, Signer } from "../contracts/message.ts";
+import type { OpenedParts } from "../contracts/seal.ts";
+import type { Block } from "../memory/block.ts";
+import { copyOf } from "../zmtp/frame.ts";
+import { MessageError } from "./errors.ts";
+import { MessageParts } from "./parts.ts";
+import { Route } from "./route.ts";
 
-/** The body of a message cannot be read; `code` names why. */
-export class MessageError extends Error {
-  override name = "MessageError";
-  readonly code: "not-json" | "hijacked" | "bad-body" | "too-large" | "encrypted";
-  constructor(code: MessageError["code"], message: string) {
-    super(message);
-    this.code = code;
-  }
+/** What a message needs of its server. */
+export interface MessageHome {
+  /** Seals a draft and sends it along a way; what cannot be sent is dropped and counted. */
+  reply(to: ReturnPath, draft: Draft): void;
 }
 
-/** Whoever a message came from, as far as handlers need to know. */
-export interface MessageSource {
-  readonly prefix: Uint8Array;
-  readonly name: string;
-  hold(): void;
-  release(): void;
+/** Takes a message's bytes: `identityFrame`, then `buf[start, end)`. */
+type BytesTaker<T> = (
+  identityFrame: Uint8Array,
+  buf: Uint8Array,
+  start: number,
+  end: number,
+  block: Block | null,
+) => T;
+
+/** The server's side of a message, which handlers do not have. */
+export let inside: {
+  /** The parts as they came. */
+  parts(message: CCMessage): MessageParts;
+  /** What {@link Message.blob} and {@link Message.signer} give from now on. */
+  opened(message: CCMessage, opened: OpenedParts): void;
+  /** From now on the message does not need the memory it came in. */
+  keep(message: CCMessage): void;
+  /** Somebody uses the message; it is over when each has said {@link leave}. */
+  enter(message: CCMessage): void;
+  leave(message: CCMessage): void;
+  /** Several handlers get it: none may see what another does with its bytes. */
+  share(message: CCMessage): void;
+  /** It is refused; true the first time: it is counted and told once, whatever number of handlers refuse it. */
+  refuse(message: CCMessage): boolean;
+  /** An upstream has dropped it, and counted that. */
+  drop(message: CCMessage): void;
+  dropped(message: CCMessage): boolean;
+  /** Gives the bytes to `take`; they are borrowed, unless it retains the block. */
+  bytes<T>(message: CCMessage, take: BytesTaker<T>): T;
+  /** The same of the parts from the delimiter on, without the way that the message came. */
+  tail<T>(message: CCMessage, take: (buf: Uint8Array, start: number, end: number) => T): T;
+};
+
+/** A member of a message was used when that was over. */
+function over(): MessageError {
+  return new MessageError(
+    "message-over",
+    "the message is over: its handlers have returned. A handler that needs it longer is async, and returns when it is done",
+  );
 }
 
-const DECODER = new TextDecoder("utf-8", { fatal: true });
-const EMPTY = new Uint8Array(0);
+export class CCMessage implements Message {
+  readonly #type: string;
+  readonly #home: MessageHome;
+  readonly #size: number;
+  #identityFrame: Uint8Array;
+  #buf: Uint8Array;
+  #start: number;
+  #end: number;
+  #delimiter: number;
+  /** The block that it lies in, alone; null: the bytes are borrowed, or its own. */
+  #block: Block | null;
+  /** Is the block retained, or are the bytes its own? */
+  #kept = false;
+  /** Does the memory belong to this message for good? */
+  #own = false;
+  #shared = false;
+  #signer: Signer | null = null;
+  /** In memory of its own; undefined: as it came, in the message's frames. */
+  #openedBlob: Uint8Array | null | undefined;
+  /** As it was given away; undefined: not yet. */
+  #blob: Uint8Array | null | undefined;
+  #from: ReturnPath | null = null;
+  #users = 0;
+  #refused = false;
+  #dropped = false;
+  #over = false;
 
-export class CCMessage {
-  /** The identity frame that belongs in front; empty when the message has none of its own. */
-  prefix: Uint8Array = EMPTY;
-  /** The frames as they came: `buf[start, end)`. */
-  buf: Uint8Array = EMPTY;
-  start = 0;
-  end = 0;
-  /** Where the empty frame between route and type stands. */
-  delimiter = 0;
-  /** The buffer is this message's alone: holding it needs no copy. */
-  owned = false;
-  /** Who sent it; can be held back. Null in a kept copy. */
-  source: MessageSource | null = null;
-  /** The type, already known to be valid. */
-  type = "";
-
-  /** Points the view at another message. */
-  set(
-    source: MessageSource,
+  constructor(
+    home: MessageHome,
+    type: string,
+    identityFrame: Uint8Array,
     buf: Uint8Array,
     start: number,
     end: number,
     delimiter: number,
-    owned: boolean,
-    type: string,
-  ): void {
-    this.source = source;
-    this.prefix = source.prefix;
-    this.buf = buf;
-    this.start = start;
-    this.end = end;
-    this.delimiter = delimiter;
-    this.owned = owned;
-    this.type = type;
+    block: Block | null,
+  ) {
+    this.#home = home;
+    this.#type = type;
+    this.#size = end - start;
+    this.#identityFrame = identityFrame;
+    this.#buf = buf;
+    this.#start = start;
+    this.#end = end;
+    this.#delimiter = delimiter;
+    this.#block = block;
   }
 
-  /** Bytes of all frames, headers included. */
+  get type(): string {
+    if (this.#over) throw over();
+    return this.#type;
+  }
+
   get size(): number {
-    return this.end - this.start;
+    if (this.#over) throw over();
+    return this.#size;
   }
 
-  /** The body frame: JSON, or `ENC1`. A view, as all that follow. */
-  get body(): Uint8Array {
-    return this.#part(1);
-  }
-  /** The signature frame; empty where there is none. */
-  get signature(): Uint8Array {
-    return this.#part(2);
-  }
-  /** The blob frame; empty where there is none. */
-  get blob(): Uint8Array {
-    return this.#part(3);
+  get signer(): Signer | null {
+    if (this.#over) throw over();
+    return this.#signer;
   }
 
-  /** The frames in front of the delimiter, without the identity of {@link prefix}. */
-  get route(): Uint8Array[] {
-    return decodeFrames(this.buf, this.start, this.delimiter);
+  get blob(): Uint8Array | null {
+    if (this.#over) throw over();
+    if (this.#shared) return this.#copyBlob();
+    return this.#blob === undefined ? this.#blob = this.#takeBlob() : this.#blob;
   }
 
-  /** All frames as they came, without {@link prefix}. */
-  get frames(): Uint8Array[] {
-    return decodeFrames(this.buf, this.start, this.end);
+  get from(): ReturnPath {
+    if (this.#over) throw over();
+    return this.#from ??= new Route(this.#identityFrame, this.#buf, this.#start, this.#delimiter);
   }
 
-  /** Has the message route frames of its own, besides the identity? */
-  get routed(): boolean {
-    return this.delimiter > this.start;
+  reply(draft: Draft): void {
+    this.#home.reply(this.from, draft);
   }
 
-  /** A copy that stays when the next message comes. Costs nothing for one that owns its buffer. */
-  keep(): CCMessage {
-    const kept = new CCMessage();
-    kept.prefix = this.prefix;
-    kept.type = this.type;
-    kept.owned = true;
-    if (this.owned) {
-      POOL.forget(this.buf);
-      kept.buf = this.buf;
-      kept.start = this.start;
-    } else {
-      kept.buf = new Uint8Array(this.prefix.length + this.end - this.start);
-      kept.buf.set(this.prefix, 0);
-      kept.buf.set(this.buf.subarray(this.start, this.end), this.prefix.length);
-      kept.start = this.prefix.length;
+  /** Without a copy, where the memory can be this message's for good. */
+  #takeBlob(): Uint8Array | null {
+    const blob = this.#openedBlob === undefined ? this.#parts().blob : this.#openedBlob;
+    if (blob === null || blob.length === 0) return null;
+    if (this.#own || this.#openedBlob !== undefined) return blob;
+    // In a block that nobody else holds: it is not used again.
+    if (this.#block === null || this.#block.holders > 1) return copyOf(blob);
+    this.#block.disown();
+    return blob;
+  }
+
+  #copyBlob(): Uint8Array | null {
+    const blob = this.#openedBlob === undefined ? this.#parts().blob : this.#openedBlob;
+    return blob === null || blob.length === 0 ? null : copyOf(blob);
+  }
+
+  /** @param opened What a seal made of the parts: a blob that lies in them is looked up again when it is asked for. */
+  #setOpened({ signer, blob }: OpenedParts): void {
+    this.#signer = signer;
+    this.#openedBlob = blob !== null && blob.buffer === this.#buf.buffer ? undefined : blob;
+  }
+
+  #parts(): MessageParts {
+    return new MessageParts(this.#type, this.#buf, this.#delimiter);
+  }
+
+  #keep(): void {
+    if (this.#kept) return;
+    this.#kept = true;
+    if (this.#block !== null) {
+      this.#block.retain();
+      return;
     }
-    kept.end = kept.start + this.end - this.start;
-    kept.delimiter = kept.start + this.delimiter - this.start;
-    return kept;
+    const identityFrame = this.#identityFrame;
+    const before = this.#start;
+    const bytes = new Uint8Array(identityFrame.length + this.#size);
+    bytes.set(identityFrame, 0);
+    bytes.set(this.#buf.subarray(before, this.#end), identityFrame.length);
+    this.#buf = bytes;
+    this.#start = identityFrame.length;
+    this.#end = bytes.length;
+    this.#delimiter += this.#start - before;
+    this.#own = true;
   }
 
-  /**
-   * The body as an object of this schema.
-   *
-   * @throws {MessageError} It is not JSON, not an object of that shape, or claims to be of another type.
-   */
-  read<S extends v.GenericSchema<unknown, { req: string }>>(schema: S): v.InferOutput<S> {
-    const { body } = this;
-    if (body.length > BODY_MAX_BYTES) {
-      throw new MessageError("too-large", `body of ${body.length} bytes, at most ${BODY_MAX_BYTES} are read`);
-    }
-    if (isEncrypted(body)) throw new MessageError("encrypted", "the body is encrypted");
-    let value: unknown;
-    try {
-      value = JSON.parse(DECODER.decode(body));
-    } catch {
-      throw new MessageError("not-json", "the body is not JSON in UTF-8");
-    }
-    const result = v.safeParse(schema, value);
-    if (!result.success) {
-      const [issue] = result.issues;
-      const path = v.getDotPath(issue);
-      throw new MessageError("bad-body", path ? `field "${path}": ${issue.message}` : issue.message);
-    }
-    if (result.output.req !== this.type) {
-      throw new MessageError("hijacked", `hijacked message: its body says "${result.output.req}"`);
-    }
-    return result.output;
+  #leave(): void {
+    if (--this.#users > 0) return;
+    this.#over = true;
+    if (this.#kept) this.#block?.release();
+    // Whoever still has the object has nothing but that.
+    this.#block = null;
+    this.#buf = this.#identityFrame = NOTHING;
+    this.#openedBlob =
+      this.#blob =
+      this.#from =
+      this.#signer =
+        null;
   }
 
-  /** A message to whoever sent this one, along the same route: the bytes of all its frames, identity first. */
-  reply(type: string, fields: Record<string, unknown>, extra: Envelope): Uint8Array {
-    const route = [
-      ...decodeFrames(this.prefix, 0, this.prefix.length),
-      ...decodeFrames(this.buf, this.start, this.delimiter),
-    ];
-    return encodeMessage(route, type, fields, extra);
-  }
-
-  #part(index: number): Uint8Array {
-    // The type is the frame behind the delimiter: part 0.
-    let at = frameEnd(this.buf, this.delimiter);
-    for (let i = 0; i < index; i++) {
-      if ((this.buf[at] & MORE) === 0) return EMPTY;
-      at = frameEnd(this.buf, at);
-    }
-    return this.buf.subarray(bodyStart(this.buf, at), frameEnd(this.buf, at));
+  static {
+    inside = {
+      parts: (message) => message.#parts(),
+      opened: (message, opened) => message.#setOpened(opened),
+      keep: (message) => message.#keep(),
+      enter: (message) => void message.#users++,
+      leave: (message) => message.#leave(),
+      share: (message) => void (message.#shared = true),
+      refuse(message) {
+        const first = !message.#refused;
+        message.#refused = true;
+        return first;
+      },
+      drop: (message) => void (message.#dropped = true),
+      dropped: (message) => message.#dropped,
+      bytes(message, take) {
+        if (message.#over) throw over();
+        return take(message.#identityFrame, message.#buf, message.#start, message.#end, message.#block);
+      },
+      tail(message, take) {
+        if (message.#over) throw over();
+        return take(message.#buf, message.#delimiter, message.#end);
+      },
+    };
   }
 }
 
-const ENCRYPTED = [0x45, 0x4e, 0x43, 0x31]; // ENC1
-
-function isEncrypted(body: Uint8Array): boolean {
-  return body.length === 4 && ENCRYPTED.every((byte, i) => body[i] === byte);
-}
-
-/** What a message carries besides the fields of its type. */
-export interface Envelope {
-  /** The sender's host name. */
-  hostname: string;
-  /** Seconds since 1970; now when missing. */
-  time?: number;
-  blob?: Uint8Array;
-}
-
-/**
- * A CC message as bytes: route, delimiter, type, body, an empty signature, and the blob if there is one. The body gets
- * what every body has: `req`, `time`, `hostname`, and an empty `blob_hash`, which only a signature fills.
- */
-export function encodeMessage(
-  route: readonly Uint8Array[],
-  type: string,
-  fields: Record<string, unknown>,
-  { hostname, time = Date.now() / 1000, blob }: Envelope,
-): Uint8Array {
-  // A reply goes back along whatever route came, with the identity of the peer in front.
-  if (route.length > MESSAGE_MAX_FRAMES) {
-    throw new RangeError(`A route has at most ${MESSAGE_MAX_FRAMES} frames`);
-  }
-  if (!isType(type)) throw new TypeError(`"${type}" is not a message type`);
-  const body = { ...fields, req: type, time, hostname, blob_hash: "" };
-  const frames = [...route, EMPTY, utf8(type), utf8(JSON.stringify(body)), EMPTY];
-  if (blob !== undefined) frames.push(blob);
-  return encodeFrames(frames);
-}
-
-function utf8(text: string): Uint8Array {
-  return new TextEncoder().encode(text);
-}
+const NOTHING = new Uint8Array(0);

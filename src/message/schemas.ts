@@ -1,13 +1,19 @@
 /** The bodies of the message types that the server itself reads (valibot). Fields of others pass unread. */
 import * as v from "valibot";
+import type { Schema } from "../contracts/schema.ts";
 
-/** What every body has. Old senders leave some out, so only `req` is required. */
+/** What every body has. Old senders leave some out; that `req` repeats the type is checked before. */
 const common = {
   req: v.string(),
   time: v.optional(v.number()),
   hostname: v.optional(v.string(), ""),
   blob_hash: v.optional(v.nullable(v.string()), ""),
 };
+
+/** A body whose fields are as they came. */
+export type AnyBody = Record<string, unknown>;
+/** Takes any body. */
+export const AnyBody: Schema<AnyBody> = v.record(v.string(), v.unknown());
 
 /** `log.<level>`: one line of a daemon's log. */
 export const LogMessage = v.object({
@@ -38,7 +44,3 @@ export const EchoResponse = v.object({
   orig_time: v.optional(v.nullable(v.number())),
 });
 export type EchoResponse = v.InferOutput<typeof EchoResponse>;
-
-/** `error`: what went wrong with a request. */
-export const ErrorMessage = v.object({ ...common, msg: v.string() });
-export type ErrorMessage = v.InferOutput<typeof ErrorMessage>;

@@ -1,5 +1,4 @@
 /** What the drivers share. */
-import type { Address } from "./types.ts";
 
 /** Copies by a view: the way of V8. */
 export function copyByView(from: Uint8Array, start: number, end: number, to: Uint8Array, at: number): void {
@@ -7,73 +6,16 @@ export function copyByView(from: Uint8Array, start: number, end: number, to: Uin
   else to.set(from.subarray(start, end), at);
 }
 
-/** Bytes that all links together may bring at once, before any of them can be held back. */
+/** Bytes that all links together may bring at once, before any of them can be paused. */
 const READ_TOGETHER_BYTES = 64 * 1024 * 1024;
 const READ_LEAST_BYTES = 64 * 1024;
 
 /** The bytes that each of so many links may bring at once: a power of two. */
-export function readShare(links: number, mostBytes: number): number {
+export function fairReadBytes(links: number, mostBytes: number): number {
   let share = mostBytes;
   while (share > READ_LEAST_BYTES && share * links > READ_TOGETHER_BYTES) share /= 2;
   return share;
 }
-
-/** An address for people and logs. */
-export function formatAddress(address: Address): string {
-  if (address.transport === "ipc") return `ipc://${address.path}`;
-  return `tcp://${address.host.includes(":") ? `[${address.host}]` : address.host}:${address.port}`;
-}
-
-/** An error with the system's code, made from whatever a runtime throws. */
-export function systemError(error: unknown, what: string): Error & { code?: string } {
-  const from = error as { code?: unknown; message?: unknown; name?: unknown };
-  const code = typeof from?.code === "string"
-    ? from.code
-    : CODES[String(from?.name)] ?? /\(os error (\d+)\)/.exec(String(from?.message))?.[1];
-  const known = code === undefined ? undefined : ERRNO[code] ?? code;
-  const text = known === undefined ? undefined : TEXTS[known];
-  return Object.assign(new Error(`${what}: ${text ?? String(from?.message ?? error)}`), { code: known });
-}
-
-/** Deno names its errors by class. */
-const CODES: Record<string, string> = {
-  AddrInUse: "EADDRINUSE",
-  AddrNotAvailable: "EADDRNOTAVAIL",
-  ConnectionRefused: "ECONNREFUSED",
-  ConnectionReset: "ECONNRESET",
-  ConnectionAborted: "ECONNABORTED",
-  BrokenPipe: "EPIPE",
-  NotFound: "ENOENT",
-  PermissionDenied: "EACCES",
-  TimedOut: "ETIMEDOUT",
-  HostUnreachable: "EHOSTUNREACH",
-  NetworkUnreachable: "ENETUNREACH",
-};
-
-/** Linux error numbers, where an error carries nothing else. */
-const ERRNO: Record<string, string> = {
-  "13": "EACCES",
-  "2": "ENOENT",
-  "24": "EMFILE",
-  "98": "EADDRINUSE",
-  "99": "EADDRNOTAVAIL",
-  "104": "ECONNRESET",
-  "111": "ECONNREFUSED",
-};
-
-const TEXTS: Record<string, string> = {
-  EADDRINUSE: "the address is in use",
-  EADDRNOTAVAIL: "the address is not one of this host",
-  EACCES: "permission denied",
-  ENOENT: "no such file or folder",
-  ECONNREFUSED: "connection refused",
-  ECONNRESET: "connection reset by peer",
-  ETIMEDOUT: "connection timed out",
-  EHOSTUNREACH: "no route to host",
-  ENETUNREACH: "network unreachable",
-  EMFILE: "too many open files",
-  EPIPE: "connection closed by peer",
-};
 
 export const AF_UNIX = 1;
 export const SOCK_DGRAM = 2;

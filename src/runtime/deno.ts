@@ -1,51 +1,53 @@
 /** The driver for Deno: its own sockets, each read into a buffer of ours. */
+import { endpointText } from "../endpoint.ts";
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import process from "node:process";
-import { Arena, type Piece, READ_PIECE_BYTES } from "./arena.ts";
+import type { Address, Link, LinkEvents, LinkOptions, Listener } from "../contracts/links.ts";
+import { systemError } from "../errors.ts";
+import { Arena, READ_BLOCK_BYTES } from "../memory/arena.ts";
+import { Block } from "../memory/block.ts";
 import {
   AF_UNIX,
   CLOCK_MONOTONIC,
   copyByView,
-  formatAddress,
+  fairReadBytes,
   NOTIFY_FLAGS,
-  readShare,
   SOCK_DGRAM,
-  systemError,
   timespecMicros,
   unixAddress,
 } from "./common.ts";
+import { prepareSocketFile, removeSocketFile } from "./ipc.ts";
 import { applyOptions } from "./sockopt.ts";
-import type { Address, Link, LinkEvents, LinkOptions, Listener, Runtime } from "./types.ts";
+import type { Runtime } from "./types.ts";
 
 /** A read that waits pins its buffer: an idle link holds the smallest, a busy one grows to the largest. */
 const READ_MIN_BYTES = 2 * 1024;
-const READ_MAX_BYTES = READ_PIECE_BYTES;
+const READ_MAX_BYTES = READ_BLOCK_BYTES;
 /** The largest of those that find no piece of the arena free. */
 const READ_OWN_MAX_BYTES = 256 * 1024;
 const ARENA = new Arena();
 
-/** Where a link reads to: memory of its own, or a piece of the arena. */
+/** Where a link reads to: memory of its own, or a block of the arena. */
 interface ReadBuffer {
   /** For `conn.read`. */
   view: Uint8Array;
-  piece: Piece;
+  block: Block;
 }
 
 function readBuffer(bytes: number): ReadBuffer {
-  const piece = bytes > READ_OWN_MAX_BYTES ? ARENA.take(READ_MAX_BYTES) : null;
-  if (piece !== null) return { view: ARENA.buf.subarray(piece.start, piece.end), piece };
+  const block = bytes > READ_OWN_MAX_BYTES ? ARENA.take(READ_MAX_BYTES) : null;
+  if (block !== null) return { view: ARENA.buf.subarray(block.start, block.end), block };
   const view = new Uint8Array(Math.min(bytes, READ_OWN_MAX_BYTES));
-  return { view, piece: { buf: view, start: 0, end: view.length } };
-}
-
-function release({ piece }: ReadBuffer): void {
-  ARENA.give(piece);
+  const own = new Block(view, 0, view.length, null);
+  own.retain();
+  return { view, block: own };
 }
 
 const runtime: Runtime = {
   name: "deno",
   version: Deno.version.deno,
   self: Deno.build.standalone ? [Deno.execPath()] : [Deno.execPath(), "run", "-A", process.argv[1]],
+  loadsTypeScript: true,
   notifiesItself: true,
   notify,
   monotonicMicros,
@@ -53,6 +55,8 @@ const runtime: Runtime = {
   copy: copyByView,
   listen,
   connect,
+  prepareSocketFile: (path) => prepareSocketFile(path, connect),
+  removeSocketFile,
   // Its uv_poll calls back once and then never again (denoland/deno#36317).
   loadLibzmq: async () => ({ zmq: await import("zeromq"), pollMs: 1 }),
 };
@@ -65,7 +69,7 @@ const DIRECT_MIN_BYTES = 16 * 1024;
 const ACCEPT_FAILURES_MAX = 200;
 
 /** Links that are open. */
-let links = 0;
+let openLinks = 0;
 
 class DenoLink implements Link {
   readonly remote: string;
@@ -73,7 +77,7 @@ class DenoLink implements Link {
   readonly #conn: Deno.Conn;
   #paused = false;
   #wake: (() => void) | null = null;
-  #taken = 0;
+  #written = 0;
   #writing = false;
   #ending = false;
   #gone = false;
@@ -84,7 +88,7 @@ class DenoLink implements Link {
   }
 
   start(): void {
-    links++;
+    openLinks++;
     this.#read().catch((error) => this.#lost(error));
   }
 
@@ -92,14 +96,14 @@ class DenoLink implements Link {
     const conn = this.#conn;
     const events = this.events;
     let to = readBuffer(READ_MIN_BYTES);
-    // Until it ends: a slot of the arena is for others then.
-    using _slot = { [Symbol.dispose]: () => release(to) };
+    // Until it ends: a block of the arena is for others then.
+    using _block = { [Symbol.dispose]: () => to.block.release() };
     for (;;) {
       while (this.#paused && !this.#gone) {
         await new Promise<void>((resolve) => this.#wake = resolve);
       }
       if (this.#gone) return;
-      const direct = events.space(DIRECT_MIN_BYTES);
+      const direct = events.readTarget(DIRECT_MIN_BYTES);
       const n = await conn.read(direct ?? to.view);
       if (this.#gone) return;
       if (n === null) {
@@ -112,21 +116,21 @@ class DenoLink implements Link {
       }
       if (this.#gone) return;
       if (direct !== null) {
-        events.filled(n);
+        events.commitRead(n);
         continue;
       }
-      events.data(to.piece.buf, to.piece.start, to.piece.start + n);
+      events.data(to.block.buf, to.block.start, to.block.start + n);
       const size = to.view.length;
       const most = size > READ_OWN_MAX_BYTES || ARENA.has(READ_MAX_BYTES)
         ? READ_MAX_BYTES
         : READ_OWN_MAX_BYTES;
       const wanted = n === size
-        ? Math.min(size * 4, readShare(links, most))
+        ? Math.min(size * 4, fairReadBytes(openLinks, most))
         : n * 8 < size
         ? Math.max(size / 4, READ_MIN_BYTES)
         : size;
       if (wanted !== size) {
-        release(to);
+        to.block.release();
         to = readBuffer(wanted);
       }
     }
@@ -134,7 +138,7 @@ class DenoLink implements Link {
 
   write(chunk: Uint8Array, start: number, end: number): boolean {
     this.#writing = true;
-    this.#taken = 0;
+    this.#written = 0;
     this.#write(chunk, start, end).catch((error) => this.#lost(error));
     return false;
   }
@@ -146,15 +150,15 @@ class DenoLink implements Link {
       );
       if (this.#gone) return;
       at += n;
-      this.#taken = at - start;
+      this.#written = at - start;
     }
     this.#writing = false;
     if (this.#ending) await this.#conn.closeWrite();
     if (!this.#gone) this.events.written();
   }
 
-  taken(): number {
-    return this.#taken;
+  writtenBytes(): number {
+    return this.#written;
   }
 
   pause(): void {
@@ -178,7 +182,7 @@ class DenoLink implements Link {
   destroy(): void {
     if (this.#gone) return;
     this.#gone = true;
-    links--;
+    openLinks--;
     this.resume();
     close(this.#conn);
   }
@@ -201,7 +205,7 @@ async function listen(
       ? Deno.listen({ transport: "unix", path: address.path })
       : Deno.listen({ transport: "tcp", hostname: address.host, port: address.port });
   } catch (error) {
-    throw systemError(error, `cannot listen on ${formatAddress(address)}`);
+    throw systemError(error, `cannot listen on ${endpointText(address)}`);
   }
   // Linux hands the options of a listening socket to those it accepts.
   setByDescriptor(options, listener.addr, 0);
@@ -255,13 +259,13 @@ function connect(
       close(conn);
       return;
     }
-    const link = new DenoLink(conn, formatAddress(address));
+    const link = new DenoLink(conn, endpointText(address));
     setOptions(conn, options);
     if (address.transport === "tcp") setByDescriptor(options, conn.localAddr, address.port);
     link.events = open(link);
     link.start();
   }, (error) => {
-    if (!cancelled) failed(systemError(error, formatAddress(address)));
+    if (!cancelled) failed(systemError(error, endpointText(address)));
   });
   return () => {
     cancelled = true;
@@ -271,8 +275,8 @@ function connect(
 function remoteOf(conn: Deno.Conn, listening: Address): string {
   const addr = conn.remoteAddr;
   return addr.transport === "tcp"
-    ? formatAddress({ transport: "tcp", host: addr.hostname, port: addr.port })
-    : formatAddress(listening);
+    ? endpointText({ transport: "tcp", host: addr.hostname, port: addr.port })
+    : endpointText(listening);
 }
 
 function setOptions(conn: Deno.Conn, options: LinkOptions): void {

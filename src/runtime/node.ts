@@ -1,23 +1,27 @@
 /** The driver for Node: `node:net`, read into one buffer that all links share. */
+import { endpointText } from "../endpoint.ts";
 import { spawn } from "node:child_process";
 import net from "node:net";
 import process from "node:process";
-import { Arena, READ_PIECE_BYTES } from "./arena.ts";
-import { copyByView, formatAddress, readShare, systemError } from "./common.ts";
-import type { Address, Link, LinkEvents, LinkOptions, Listener, Runtime } from "./types.ts";
+import type { Address, Link, LinkEvents, LinkOptions, Listener } from "../contracts/links.ts";
+import { systemError } from "../errors.ts";
+import { Arena, READ_BLOCK_BYTES } from "../memory/arena.ts";
+import { copyByView, fairReadBytes } from "./common.ts";
+import { prepareSocketFile, removeSocketFile } from "./ipc.ts";
+import type { Runtime } from "./types.ts";
 
 /** libuv reads here and calls back at once, so one buffer serves every link and idle ones hold none. */
 const ARENA = new Arena();
-const READ_PIECE = ARENA.take(READ_PIECE_BYTES)!;
-const READ_BUFFER = ARENA.buf.subarray(READ_PIECE.start, READ_PIECE.end);
+const READ_BLOCK = ARENA.take(READ_BLOCK_BYTES)!;
+const READ_BUFFER = ARENA.buf.subarray(READ_BLOCK.start, READ_BLOCK.end);
 /** Its beginning, as much of it as each link may use. */
 let shareBuffer = READ_BUFFER;
 /** Links that are open. */
-let links = 0;
+let openLinks = 0;
 
 function countLink(by: 1 | -1): void {
-  links += by;
-  const share = readShare(links, READ_PIECE_BYTES);
+  openLinks += by;
+  const share = fairReadBytes(openLinks, READ_BLOCK_BYTES);
   if (share !== shareBuffer.length) shareBuffer = READ_BUFFER.subarray(0, share);
 }
 
@@ -25,6 +29,7 @@ const runtime: Runtime = {
   name: "node",
   version: process.versions.node,
   self: [process.execPath, process.argv[1]],
+  loadsTypeScript: false,
   notifiesItself: false,
   notify,
   monotonicMicros: () => process.hrtime.bigint() / 1000n,
@@ -32,6 +37,8 @@ const runtime: Runtime = {
   copy: copyByView,
   listen,
   connect,
+  prepareSocketFile: (path) => prepareSocketFile(path, connect),
+  removeSocketFile,
   loadLibzmq: async () => ({ zmq: await import("zeromq"), pollMs: null }),
 };
 export default runtime;
@@ -46,7 +53,7 @@ class NodeLink implements Link {
   #pending = false;
   #paused = false;
   #size = 0;
-  #takenAtEnd = -1;
+  #writtenAtEnd = -1;
   #gone = false;
 
   constructor(remote: string) {
@@ -58,12 +65,12 @@ class NodeLink implements Link {
     buffer: (): Uint8Array =>
       this.events === undefined || this.#gone
         ? shareBuffer
-        : this.events.space(DIRECT_MIN_BYTES) ?? shareBuffer,
+        : this.events.readTarget(DIRECT_MIN_BYTES) ?? shareBuffer,
     callback: (n: number, buffer: Uint8Array): boolean => {
       if (this.#gone) return false;
       if (buffer.byteOffset === READ_BUFFER.byteOffset && buffer.buffer === READ_BUFFER.buffer) {
-        this.events.data(ARENA.buf, READ_PIECE.start, READ_PIECE.start + n);
-      } else this.events.filled(n);
+        this.events.data(ARENA.buf, READ_BLOCK.start, READ_BLOCK.start + n);
+      } else this.events.commitRead(n);
       return !this.#paused && !this.#gone;
     },
   };
@@ -108,9 +115,9 @@ class NodeLink implements Link {
     return false;
   }
 
-  taken(): number {
+  writtenBytes(): number {
     const handle = handleOf(this.#socket);
-    return handle ? this.#size - handle.writeQueueSize : this.#takenAtEnd;
+    return handle ? this.#size - handle.writeQueueSize : this.#writtenAtEnd;
   }
 
   pause(): void {
@@ -131,7 +138,7 @@ class NodeLink implements Link {
     if (this.#gone) return;
     this.#gone = true;
     countLink(-1);
-    this.#takenAtEnd = this.taken();
+    this.#writtenAtEnd = this.writtenBytes();
     this.#socket.destroy();
   }
 }
@@ -151,7 +158,7 @@ function listen(
 ): Promise<Listener> {
   const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true }, (accepted) => {
     const link = new NodeLink(
-      address.transport === "ipc" ? formatAddress(address) : formatAddress({
+      address.transport === "ipc" ? endpointText(address) : endpointText({
         transport: "tcp",
         host: accepted.remoteAddress ?? "?",
         port: accepted.remotePort ?? 0,
@@ -170,7 +177,7 @@ function listen(
     socket.resume();
   });
   return new Promise((resolve, reject) => {
-    server.once("error", (error) => reject(systemError(error, `cannot listen on ${formatAddress(address)}`)));
+    server.once("error", (error) => reject(systemError(error, `cannot listen on ${endpointText(address)}`)));
     const listening = () => {
       server.removeAllListeners("error");
       // A failed accept (out of descriptors, say) does not end the server.
@@ -197,14 +204,14 @@ function connect(
   open: (link: Link) => LinkEvents,
   failed: (error: Error) => void,
 ): () => void {
-  const link = new NodeLink(formatAddress(address));
+  const link = new NodeLink(endpointText(address));
   const target = address.transport === "ipc"
     ? { path: address.path }
     : { host: address.host, port: address.port };
   const socket = net.connect(
     { ...target, allowHalfOpen: true, onread: link.onread } as unknown as net.NetConnectOpts,
   );
-  const refuse = (error: Error) => failed(systemError(error, formatAddress(address)));
+  const refuse = (error: Error) => failed(systemError(error, endpointText(address)));
   socket.once("error", refuse);
   let connected = false;
   socket.once("connect", () => {

@@ -1,6 +1,6 @@
 /** Socket options as the C library's `setsockopt` takes them, for drivers that can call it. */
 import process from "node:process";
-import type { LinkOptions } from "./types.ts";
+import type { LinkOptions } from "../contracts/links.ts";
 
 /** Numbers that differ by system: SOL_SOCKET, SO_KEEPALIVE, SO_SNDBUF, SO_RCVBUF, TCP_KEEP*; null where unknown. */
 const NUMBERS = process.platform === "linux"

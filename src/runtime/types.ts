@@ -3,107 +3,7 @@
  * each; `#runtime` in package.json picks it by import condition, so nothing outside this folder asks where it runs.
  * All else comes from the `node:` modules that all three implement.
  */
-import type { Arena } from "./arena.ts";
-import type { Vectors } from "./vectors.ts";
-
-/** Where to listen or connect. */
-export type Address =
-  /** `host` is a name or a bare IP address (IPv6 without brackets); port 0 lets the system choose. */
-  | { transport: "tcp"; host: string; port: number }
-  /** A Unix domain socket. */
-  | { transport: "ipc"; path: string };
-
-/** Options of a stream; those a runtime cannot set are left at the system's value. */
-export interface LinkOptions {
-  /** TCP keep-alive probes; null switches them off. Times in seconds. */
-  keepAlive: { idleSeconds: number; intervalSeconds: number; count: number } | null;
-  /** Kernel buffers in bytes; 0 leaves the system's size. */
-  receiveBufferBytes: number;
-  sendBufferBytes: number;
-}
-
-/** Takes what happens on a link. Nothing is called any more once {@link Link.destroy} was called. */
-export interface LinkEvents {
-  /** Bytes came: `chunk[start, end)`, borrowed until the call returns. */
-  data(chunk: Uint8Array, start: number, end: number): void;
-  /**
-   * For drivers that read into a buffer of ours: where the next bytes belong, when at least `minBytes` of a large
-   * message are wanted; null otherwise. {@link filled} tells how many came.
-   */
-  space(minBytes: number): Uint8Array | null;
-  filled(bytes: number): void;
-  /** The write that returned false is done: its buffer may be used again, the next may follow. */
-  written(): void;
-  /** The peer sends nothing more (FIN). Writing may go on. */
-  ended(): void;
-  /** The link is gone, and not by our {@link Link.destroy}; called once. Without error: an orderly end. */
-  closed(error?: Error): void;
-}
-
-/** A connected byte stream. At most one write is in flight. */
-export interface Link {
-  /** The other end, for people: `tcp://127.0.0.1:4242`, `ipc:///run/cc.sock`. */
-  readonly remote: string;
-  /**
-   * Writes `chunk[start, end)`. True: all is taken and the buffer is free again. False: it is in flight,
-   * {@link LinkEvents.written} will follow, and neither may the buffer be touched nor another write begun.
-   */
-  write(chunk: Uint8Array, start: number, end: number): boolean;
-  /**
-   * Writes `count` entries of {@link Transport.vectors} from the `first` on, at once and in order; not while a write is in
-   * flight. Missing where the runtime cannot.
-   *
-   * @returns How many bytes the kernel took. Nothing is in flight then.
-   */
-  writev?(first: number, count: number): number;
-  /** Tries the write in flight again, where that can be done before the system tells that there is room. */
-  retry?(): void;
-  /** Of the write in flight, the bytes that the kernel took so far; -1 where the runtime cannot tell any more. */
-  taken(): number;
-  /** No more `data` after the one that is being delivered, until {@link resume}. */
-  pause(): void;
-  resume(): void;
-  /** Sends FIN once the write in flight is done. Reading goes on. */
-  end(): void;
-  /** Ends the link at once: no event follows, and the buffer of a write in flight is not read any more. */
-  destroy(): void;
-}
-
-/** A listening socket. */
-export interface Listener {
-  /** With the port the system chose. */
-  readonly address: Address;
-  /** Stops listening; links that were accepted live on. Resolves when the address is free. */
-  close(): Promise<void>;
-}
-
-/** How a runtime makes links. */
-export interface Transport {
-  /** Where chunks lie, as far as it reaches, and where egress takes its memory from. */
-  readonly arena?: Arena;
-  /** What {@link Link.writev} writes; missing where no link has that. */
-  readonly vectors?: Vectors;
-  /** Gives the memory of free pieces back to the system, where that can be done. Not while `data` is being called. */
-  trim?(): void;
-  /** Copies `from[start, end)` to `to` at `at`, in the way that is fastest here. */
-  copy(from: Uint8Array, start: number, end: number, to: Uint8Array, at: number): void;
-  /**
-   * Listens; `accept` is called for each new link and says who takes its events.
-   *
-   * @throws An error with the system's `code`, such as `EADDRINUSE` or `EACCES`.
-   */
-  listen(address: Address, options: LinkOptions, accept: (link: Link) => LinkEvents): Promise<Listener>;
-  /**
-   * Connects; exactly one of `open` and `failed` is called, unless the returned function cancels it before.
-   * The host of a TCP address is an IP address here: names are resolved by the caller, anew each time.
-   */
-  connect(
-    address: Address,
-    options: LinkOptions,
-    open: (link: Link) => LinkEvents,
-    failed: (error: Error) => void,
-  ): () => void;
-}
+import type { Transport } from "../contracts/links.ts";
 
 /** A runtime's driver. */
 export interface Runtime extends Transport {
@@ -112,6 +12,8 @@ export interface Runtime extends Transport {
   readonly version: string;
   /** How to start this program again: the command and the arguments before the user's own. */
   readonly self: readonly string[];
+  /** Can it load modules in TypeScript? */
+  readonly loadsTypeScript: boolean;
   /** Does {@link notify} speak from this very process? If not, the service manager must listen to its children. */
   readonly notifiesItself: boolean;
   /**
@@ -123,17 +25,4 @@ export interface Runtime extends Transport {
   notify(socket: string, text: string): boolean | Promise<boolean>;
   /** The system's monotonic clock (CLOCK_MONOTONIC) in microseconds; null where it cannot be read. */
   monotonicMicros(): bigint | null;
-  /**
-   * The npm package `zeromq` (libzmq), where its addon runs.
-   *
-   * @throws {Error} With a sentence for the operator, where it does not.
-   */
-  loadLibzmq(): Promise<LoadedLibzmq>;
-}
-
-/** The package, and what its user must know. */
-export interface LoadedLibzmq {
-  zmq: typeof import("zeromq");
-  /** Where the runtime does not tell the addon that a socket is ready: how often to look. Null: it tells. */
-  pollMs: number | null;
 }

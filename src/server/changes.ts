@@ -1,13 +1,17 @@
 /** What another config changes: worked out before anything is touched, and told in words. */
-import type { HandlerConfig, ServerConfig } from "../config/config.ts";
+import type { HandlerConfig, ServerConfig } from "../config/reader.ts";
+import type { ServerOptions } from "../config/server_options.ts";
 
 /** Options of `[ccserver]` that a running server takes over; the others need a restart. */
-const LIVE: ReadonlySet<string> = new Set(["cc-role", "heartbeat", "stats-period", "zmq_linger"]);
+const RELOADABLE: ReadonlySet<string> = new Set(["cc-role", "heartbeat", "stats-period", "zmq_linger"]);
 
 /** Names by what becomes of them. */
-interface Difference {
+export interface Difference {
+  /** In the new config only. */
   readonly added: readonly string[];
+  /** In the old one only. */
   readonly removed: readonly string[];
+  /** In both, but not alike. */
   readonly changed: readonly string[];
 }
 
@@ -23,19 +27,32 @@ export interface Changes {
   readonly restart: readonly string[];
 }
 
+/** Works out what `after` changes. */
 export function compareConfigs(before: ServerConfig, after: ServerConfig): Changes {
   const routesOf = ({ routes }: ServerConfig) =>
     new Map(routes.map(({ type, handlers }) => [type, handlers.join(", ")]));
   const differing = Object.keys(after.options).filter((name) => {
-    const key = name as keyof ServerConfig["options"];
+    const key = name as keyof ServerOptions;
     return JSON.stringify(before.options[key]) !== JSON.stringify(after.options[key]);
   });
   return {
     handlers: difference(before.handlers, after.handlers, sameHandler),
     routes: difference(routesOf(before), routesOf(after), (a, b) => a === b),
-    options: differing.filter((name) => LIVE.has(name)),
-    restart: differing.filter((name) => !LIVE.has(name)),
+    options: differing.filter((name) => RELOADABLE.has(name)),
+    restart: differing.filter((name) => !RELOADABLE.has(name)),
   };
+}
+
+/** The config that a running server goes on with: what needs a restart stays as it is. */
+export function withoutRestarts(
+  before: ServerConfig,
+  next: ServerConfig,
+  { restart }: Changes,
+): ServerConfig {
+  const kept = Object.fromEntries(
+    restart.map((name) => [name, before.options[name as keyof ServerOptions]]),
+  );
+  return { ...next, options: { ...next.options, ...kept } };
 }
 
 /** The changes in words, a line each; none when nothing changes. */
@@ -51,9 +68,10 @@ export function describeChanges(changes: Changes): string[] {
   ];
 }
 
-function sameHandler(a: HandlerConfig, b: HandlerConfig): boolean {
-  return a.kind === b.kind && a.handler === b.handler &&
-    JSON.stringify(a.options) === JSON.stringify(b.options);
+/** Do two sections ask for the same handler, with the same options? */
+export function sameHandler(a: HandlerConfig, b: HandlerConfig): boolean {
+  return a.definition === b.definition &&
+    JSON.stringify([a.options, [...a.sections]]) === JSON.stringify([b.options, [...b.sections]]);
 }
 
 function difference<T>(

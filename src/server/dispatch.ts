@@ -6,88 +6,77 @@
  * of the types seen lately:
  *
  * ```
- *   slot = Relay.slotOf(type bytes) ──▶ entry { bytes, handlers, counters }   other bytes there: made anew, replaced
+ *   slot = RelayTable.slotOf(type bytes) ──▶ entry { bytes, delivery, group, counters }   other bytes there: replaced
  * ```
  */
-import { TYPE_MAX_BYTES } from "../limits.ts";
-import type { Handler } from "../handler.ts";
-import { type Logger, printableBytes } from "../log.ts";
-import { CCMessage } from "../message/message.ts";
+import type { Clock } from "../contracts/environment.ts";
+import { PUBLISH_MAX_DEPTH, TYPE_MAX_BYTES } from "../limits.ts";
+import type { Logger } from "../log.ts";
+import type { Block } from "../memory/block.ts";
+import { CCMessage, inside } from "../message/message.ts";
+import { PARTS_MAX, PARTS_MIN } from "../message/parts.ts";
 import { isType } from "../message/type.ts";
-import type { DealerSocket, MessageSink, RunQueue, Source } from "../socket/types.ts";
-import { Relay, SLOTS } from "../zmtp/relay.ts";
+import { type Group, Groups, type RunQueue } from "../relay/group.ts";
+import { forwardRun } from "../relay/run.ts";
+import { RelayTable, SLOTS } from "../relay/table.ts";
+import type { MessageSink, Source } from "../socket/types.ts";
+import { latin1, printableBytes, utf8 } from "../text.ts";
 import { bodyStart, copyOf, frameEnd, MORE } from "../zmtp/frame.ts";
-import type { Statistics, TypeCounters } from "./stats.ts";
-
-/** A handler with the name it has in the config. */
-export interface NamedHandler {
-  readonly name: string;
-  readonly handler: Handler;
-}
+import type { Result, Statistics, TypeCounters } from "./counts.ts";
+import type { Deliverer } from "./deliver.ts";
+import { isPromise } from "./guard.ts";
+import type { Host } from "./host.ts";
+import { type Delivery, deliveryOf } from "./plans.ts";
+import type { Post } from "./post.ts";
+import { RunTally } from "./run_tally.ts";
+import { resultOf, type Verdict } from "./verdict.ts";
 
 /** What is remembered of a message type. */
 interface TypeEntry {
   readonly type: string;
   readonly bytes: Uint8Array;
-  readonly handlers: readonly NamedHandler[];
-  /** For each handler: where it forwards everything unchanged, or null. */
-  readonly forwards: readonly (DealerSocket | null)[];
-  /** For a type whose handlers all forward to queues that take runs; else null. */
-  readonly way: Way | null;
+  readonly delivery: Delivery;
+  /** For a type that is only forwarded, to queues that take runs; else null. */
+  readonly group: Group | null;
   readonly counters: TypeCounters | null;
 }
 
-/** The upstreams that a type is forwarded to. Types of one way go together in a run. */
-interface Way {
-  /** Its number in the relay's table. */
-  readonly kind: number;
-  readonly queues: readonly RunQueue[];
+/** What a dispatcher is made of. */
+export interface DispatcherParts {
+  /** Which handlers a type reaches. */
+  readonly resolve: (type: string) => readonly Host[];
+  readonly statistics: Statistics;
+  readonly deliverer: Deliverer;
+  readonly post: Post;
+  readonly clock: Clock;
+  readonly log: Logger;
 }
-
-/**
- * From messages of this size on, a run for one upstream is written from where it lies. Below, and for several that can
- * share a copy, copying costs less than a list of so many pieces.
- */
-const LIST_MIN_BYTES = 1024;
-
-/** Frames of a CC message from its type on, at most: type, body, signature, blob. */
-const TAIL_MAX = 4;
 
 export class Dispatcher implements MessageSink {
   /** For runs of messages that are only forwarded; null where there is none. Set before the first message. */
-  relay: Relay | null = null;
-  readonly #resolve: (type: string) => readonly NamedHandler[];
+  table: RelayTable | null = null;
+  readonly #parts: DispatcherParts;
   readonly #statistics: Statistics;
-  readonly #now: () => number;
+  readonly #deliverer: Deliverer;
+  readonly #post: Post;
   readonly #log: Logger;
   readonly #slots: (TypeEntry | null)[] = new Array(SLOTS).fill(null);
-  readonly #ways: Way[] = [];
-  readonly #view = new CCMessage();
+  readonly #groups = new Groups();
+  readonly #tally: RunTally;
   #entry: TypeEntry | null = null;
-  /** The run of equal types under way. */
-  #count = 0;
-  #bytes = 0;
   /** Of the last message: those that follow are often alike. */
   #lastBytes = 0;
-  #crashed = 0;
-  #crashedBytes = 0;
-  /** When the messages that are not yet added to the statistics began to come; -1: there are none. */
-  #since = -1;
+  /** Plans have changed while a message was being taken. */
+  #stale = false;
+  #publishing = 0;
 
-  /**
-   * @param resolve Which handlers a type reaches.
-   * @param now Milliseconds; read once a run.
-   */
-  constructor(
-    resolve: (type: string) => readonly NamedHandler[],
-    statistics: Statistics,
-    now: () => number,
-    log: Logger,
-  ) {
-    this.#resolve = resolve;
-    this.#statistics = statistics;
-    this.#now = now;
-    this.#log = log;
+  constructor(parts: DispatcherParts) {
+    this.#parts = parts;
+    this.#statistics = parts.statistics;
+    this.#deliverer = parts.deliverer;
+    this.#post = parts.post;
+    this.#log = parts.log;
+    this.#tally = new RunTally(parts.statistics, parts.clock);
   }
 
   message(
@@ -96,15 +85,11 @@ export class Dispatcher implements MessageSink {
     start: number,
     end: number,
     delimiter: number,
-    tail: number,
-    owned: boolean,
+    framesAfterDelimiter: number,
+    block: Block | null,
   ): void {
-    if (delimiter < 0 || tail < 2 || tail > TAIL_MAX) {
-      this.#invalid(
-        source,
-        end - start,
-        delimiter < 0 ? "it has no delimiter" : `${tail} frames follow its delimiter`,
-      );
+    if (delimiter < 0 || framesAfterDelimiter < PARTS_MIN || framesAfterDelimiter > PARTS_MAX) {
+      this.#notOurs(source, end - start, delimiter, framesAfterDelimiter);
       return;
     }
     // The delimiter is mostly two bytes, and so is the header of the type behind it.
@@ -122,211 +107,216 @@ export class Dispatcher implements MessageSink {
       this.#endRun();
       entry = this.#find(buf, at, size);
       if (entry === null) {
-        this.#invalid(
-          source,
-          end - start,
-          `"${printableBytes(buf.subarray(at, at + size))}" is not a message type`,
-        );
+        this.#badType(source, end - start, buf, at, size);
         return;
       }
       this.#entry = entry;
     }
-    if (this.#since < 0) this.#since = this.#now();
-    this.#lastBytes = end - start;
-    this.#count++;
-    this.#bytes += end - start;
-    const { handlers } = entry;
-    if (handlers.length === 0) {
-      this.#log.limited("route", `no route ${entry.type}`, `dropping msg, no route: ${entry.type}`);
-      return;
-    }
-    const { forwards } = entry;
-    const view = this.#view;
-    let crashed = false;
-    for (let i = 0; i < handlers.length; i++) {
+    const bytes = end - start;
+    this.#lastBytes = bytes;
+    const { forwards, steps, result } = entry.delivery;
+    for (let i = 0; i < forwards.length; i++) {
       const to = forwards[i];
-      if (to !== null) {
-        if (!to.send(source.prefix, buf, start, end, owned)) to.hold(source);
-        continue;
-      }
-      // Set anew for each: what one handler does to the view, the next does not see.
-      view.set(source, buf, start, end, delimiter, owned, entry.type);
-      if (!this.call(handlers[i], view)) crashed = true;
+      if (to.send(source.identityFrame, buf, start, end, block) !== "queued") to.pause(source);
     }
-    if (crashed) {
-      this.#crashed++;
-      this.#crashedBytes += end - start;
-    }
+    this.#tally.begin();
+    if (steps.length === 0) this.#tally.add(result, bytes);
+    else this.#handle(entry, source, buf, start, end, delimiter, block);
   }
 
-  /** Forwards what follows at once, as long as it goes the way of the last message. */
+  /** Forwards what follows at once, as long as it belongs to the group of the last message. */
   run(source: Source, buf: Uint8Array, at: number, end: number): number {
-    const relay = this.relay;
+    const { table } = this;
     const entry = this.#entry;
-    if (relay === null || entry === null || entry.way === null || buf !== relay.buf) return at;
-    const { kind, queues } = entry.way;
-    const first = queues[0];
-    if (relay.lists && queues.length === 1 && this.#lastBytes >= LIST_MIN_BYTES && first.writesNow) {
-      return this.#listRun(relay, source.prefix, at, end, kind, first);
-    }
-    let room = first.runRoom();
-    for (let i = 1; i < queues.length; i++) room = Math.min(room, queues[i].runLimit());
-    const block = first.runBlock;
-    if (room <= 0 || block === null || block.buf !== buf) return at;
-    if (this.#since < 0) this.#since = this.#now();
-    const to = first.runAt;
-    const { prefix } = source;
-    const next = relay.run(prefix, at, end, to, to + room, kind);
-    const { taken } = relay;
-    if (taken === 0) return at;
-    const bytes = next - at + taken * prefix.length;
-    first.ran(taken, bytes);
-    for (let i = 1; i < queues.length; i++) {
-      queues[i].ranAs(block, to, taken, bytes);
-    }
-    return next;
-  }
-
-  /** The same without a copy: the run is written from where it lies. Its prefixes are not counted, they are a few bytes each. */
-  #listRun(
-    relay: Relay,
-    prefix: Uint8Array,
-    at: number,
-    end: number,
-    kind: number,
-    queue: RunQueue,
-  ): number {
-    if (this.#since < 0) this.#since = this.#now();
-    const next = relay.list(prefix, at, Math.min(end, at + queue.runLimit()), kind);
-    const { taken } = relay;
-    if (taken > 0) queue.ranListed(prefix, taken, next - at + taken * prefix.length);
-    return next;
+    if (table === null || entry === null || entry.group === null) return at;
+    this.#tally.begin();
+    return forwardRun(table, entry.group, source.identityFrame, buf, at, end, this.#lastBytes);
   }
 
   chunkEnd(): void {
     this.#endRun();
+    if (this.#stale) this.invalidate();
   }
 
-  /** Forgets which handlers a type reaches: routes have changed. Not while a message is being taken. */
-  forget(): void {
-    this.#endRun();
+  /** Forgets which handlers a type reaches, and their plans; in the middle of a chunk, at its end. */
+  invalidate(): void {
+    // Whoever asks may be a handler, in the middle of a message.
+    this.#stale = this.#entry !== null && this.#tally.began;
+    if (this.#stale) return;
     this.#entry = null;
     this.#slots.fill(null);
-    this.#ways.length = 0;
-    this.relay?.clear();
+    this.#groups.clear();
+    this.table?.clear();
   }
 
-  /** Gives a message to one handler, whatever that throws; false when it crashed. */
-  call(named: NamedHandler, message: CCMessage): boolean {
-    try {
-      const result: unknown = named.handler.handle(message);
-      if (result !== undefined) this.#watch(named, message.type, result);
-      return true;
-    } catch (error) {
-      this.#log.limited("crashed", `${named.name} ${message.type}`, crash(named, message.type, error));
-      return false;
+  /**
+   * Gives a message of ours to the routes; settles when its handlers are done, or there is room for another.
+   *
+   * @param bytes Of its frames, without a route.
+   */
+  publish(type: string, bytes: Uint8Array): Verdict | Promise<Verdict> {
+    const counters = this.#statistics.type(type);
+    const count = (result: Result) => this.#statistics.add(result, 1, bytes.length, 0, counters);
+    if (this.#publishing >= PUBLISH_MAX_DEPTH) {
+      const text =
+        `dropping "${type}", which a handler has published: ${PUBLISH_MAX_DEPTH} messages have each caused ` +
+        "the next. A loop?";
+      this.#log.warnRarely("publish", `loop ${type}`, text);
+      count("dropped");
+      return "retry";
     }
+    const found = utf8(type);
+    const entry = this.#find(found, 0, found.length)!;
+    const message = new CCMessage(this.#post, type, NO_IDENTITY, bytes, 0, bytes.length, 0, null);
+    inside.enter(message);
+    this.#publishing++;
+    let verdict: Verdict | Promise<Verdict>;
+    try {
+      this.#warn(entry, 1);
+      // Its bytes are nobody else's.
+      inside.keep(message);
+      verdict = this.#deliverer.deliver(message, entry.delivery, "this server");
+    } finally {
+      this.#publishing--;
+    }
+    const done = (settled: Verdict) => {
+      inside.leave(message);
+      count(resultFor(message, entry.delivery, settled));
+      return settled;
+    };
+    return isPromise(verdict) ? verdict.then(done) : done(verdict);
   }
 
-  /** A handler of one's own may be an async function, against the contract: its failure must not end the server. */
-  #watch(named: NamedHandler, type: string, result: unknown): void {
-    Promise.resolve(result).catch((error) =>
-      this.#log.limited("crashed", `${named.name} ${type}`, crash(named, type, error))
-    );
+  /** A message that handlers handle, besides being forwarded. */
+  #handle(
+    entry: TypeEntry,
+    source: Source,
+    buf: Uint8Array,
+    start: number,
+    end: number,
+    delimiter: number,
+    block: Block | null,
+  ): void {
+    const { type, delivery, counters } = entry;
+    const bytes = end - start;
+    const message = new CCMessage(this.#post, type, source.identityFrame, buf, start, end, delimiter, block);
+    const verdict = this.#deliverer.handle(message, delivery.steps, source, source.name);
+    if (isPromise(verdict)) {
+      this.#tally.addLater(bytes);
+      verdict.then((settled) => {
+        this.#statistics.add(resultFor(message, delivery, settled), 1, bytes, 0, counters);
+      });
+    } else {
+      this.#tally.add(resultFor(message, delivery, verdict), bytes);
+    }
   }
 
   #endRun(): void {
     const entry = this.#entry;
-    if (entry === null || this.#since < 0) return;
-    const seconds = (this.#now() - this.#since) / 1000;
-    this.#since = -1;
-    const relayed = this.#relayed();
-    const share = seconds / (this.#count + relayed);
-    if (relayed > 0) this.#collect(share);
-    const good = this.#count - this.#crashed;
-    this.#statistics.add(
-      entry.handlers.length === 0 ? "dropped" : "ok",
-      good,
-      this.#bytes - this.#crashedBytes,
-      share * good,
-      entry.counters,
-    );
-    this.#statistics.add("crashed", this.#crashed, this.#crashedBytes, share * this.#crashed, entry.counters);
-    this.#count =
-      this.#bytes =
-      this.#crashed =
-      this.#crashedBytes =
-        0;
+    const { table } = this;
+    const tally = this.#tally;
+    if (entry === null || !tally.began) return;
+    const share = tally.end(entry.counters, table === null ? 0 : relayed(table));
+    const { messages, bytes } = tally;
+    if (messages > 0) this.#count(entry, messages, bytes);
+    if (table !== null && table.touched > 0) this.#collect(table, share);
+    tally.clear();
   }
 
-  /** Messages that the relay took and that are not yet in the statistics. */
-  #relayed(): number {
-    const relay = this.relay;
-    let sum = 0;
-    if (relay !== null) { for (let i = relay.touched - 1; i >= 0; i--) sum += relay.count(relay.slot(i)); }
-    return sum;
-  }
-
-  #collect(share: number): void {
-    const relay = this.relay!;
-    for (let i = relay.touched - 1; i >= 0; i--) {
-      const slot = relay.slot(i);
-      const count = relay.count(slot);
-      this.#statistics.add("ok", count, relay.bytes(slot), share * count, this.#slots[slot]!.counters);
+  /** Adds what the relay has counted. */
+  #collect(table: RelayTable, share: number): void {
+    for (let i = table.touched - 1; i >= 0; i--) {
+      const slot = table.slot(i);
+      const entry = this.#slots[slot]!;
+      const count = table.count(slot);
+      const bytes = table.bytes(slot);
+      this.#statistics.add("ok", count, bytes, share * count, entry.counters);
+      this.#count(entry, count, bytes);
     }
-    relay.collected();
+    table.collected();
+  }
+
+  /** What plans count, and what they warn about. */
+  #count(entry: TypeEntry, messages: number, bytes: number): void {
+    const { counts, sizes, warnings, result } = entry.delivery;
+    for (let i = 0; i < counts.length; i++) counts[i].add(messages);
+    for (let i = 0; i < sizes.length; i++) sizes[i].add(bytes);
+    if (result === "dropped" || warnings.length > 0) this.#warn(entry, messages);
+  }
+
+  #warn({ type, delivery }: TypeEntry, messages: number): void {
+    const { warnings, result } = delivery;
+    if (result === "dropped") {
+      this.#log.warnRarely("route", `no route ${type}`, `dropping msg, no route: ${type}`, messages);
+    }
+    for (let i = 0; i < warnings.length; i++) {
+      const { host, why } = warnings[i];
+      host.log.warnRarely("plan", why, why, messages);
+    }
+  }
+
+  #notOurs(source: Source, bytes: number, delimiter: number, framesAfterDelimiter: number): void {
+    const why = delimiter < 0 ? "it has no delimiter" : `${framesAfterDelimiter} frames follow its delimiter`;
+    this.#invalid(source, bytes, why);
+  }
+
+  #badType(source: Source, bytes: number, buf: Uint8Array, at: number, size: number): void {
+    this.#invalid(source, bytes, `"${printableBytes(buf.subarray(at, at + size))}" is not a message type`);
   }
 
   #invalid(source: Source, bytes: number, why: string): void {
     this.#statistics.add("invalid", 1, bytes, 0, null);
-    this.#log.limited("invalid", source.name, `not a CC message from ${source.name}: ${why}`);
+    this.#log.warnRarely("invalid", source.name, `not a CC message from ${source.name}: ${why}`);
   }
 
   #find(buf: Uint8Array, at: number, size: number): TypeEntry | null {
     if (size === 0 || size > TYPE_MAX_BYTES) return null;
-    const slot = Relay.slotOf(buf, at, size);
+    const slot = RelayTable.slotOf(buf, at, size);
     const known = this.#slots[slot];
     if (known !== null && same(known.bytes, buf, at, size)) return known;
-    let type = "";
-    for (let i = at; i < at + size; i++) type += String.fromCharCode(buf[i]);
+    const type = latin1(buf, at, at + size);
     if (!isType(type)) return null;
-    const handlers = this.#resolve(type);
-    const forwards = handlers.map(({ handler }) => handler.forwardsTo ?? null);
+    const delivery = deliveryOf(type, this.#parts.resolve(type));
     const entry = {
       type,
       bytes: copyOf(buf, at, at + size),
-      handlers,
-      forwards,
-      way: this.#way(forwards),
+      delivery,
+      group: this.#groupOf(delivery),
       counters: this.#statistics.type(type),
     };
+    // What the relay has counted for the type that was there belongs to that.
+    this.#endRun();
     this.#slots[slot] = entry;
-    this.relay?.set(slot, entry.bytes, entry.way?.kind ?? 0);
+    this.table?.set(slot, entry.bytes, entry.group?.number ?? 0);
     return entry;
   }
 
-  /** The way to these sockets; null when one of them, or the lack of them, keeps messages from being relayed. */
-  #way(forwards: readonly (DealerSocket | null)[]): Way | null {
+  /** The group of a type; null when something, or the lack of it, keeps its messages from being relayed. */
+  #groupOf({ forwards, steps, result }: Delivery): Group | null {
+    if (steps.length > 0 || result !== "ok") return null;
     const queues: RunQueue[] = [];
-    for (const to of forwards) {
-      if (to === null || to.runs === null || queues.includes(to.runs)) return null;
-      queues.push(to.runs);
+    for (const { runs } of forwards) {
+      if (runs === null) return null;
+      queues.push(runs);
     }
-    if (queues.length === 0) return null;
-    const known = this.#ways.find((way) =>
-      way.queues.length === queues.length && way.queues.every((queue, i) => queue === queues[i])
-    );
-    if (known !== undefined) return known;
-    const way = { kind: this.#ways.length + 1, queues };
-    this.#ways.push(way);
-    return way;
+    return this.#groups.to(queues);
   }
 }
 
-/** What a handler threw, with its stack: it is a bug. */
-function crash({ name }: NamedHandler, type: string, error: unknown): string {
-  const text = error instanceof Error ? error.stack ?? error.message : String(error);
-  return `${name} crashed on a message "${type}": ${text}`;
+const NO_IDENTITY = new Uint8Array(0);
+
+/** How the statistics count a message that handlers have handled. What an upstream dropped is counted there, and once. */
+function resultFor(message: CCMessage, { forwards, steps, result }: Delivery, verdict: Verdict): Result {
+  if (result === "crashed") return "crashed";
+  const alone = forwards.length + steps.length === 1;
+  return verdict === "retry" && alone && inside.dropped(message) ? "ok" : resultOf(verdict);
+}
+
+/** Messages that the relay took and that are not yet in the statistics. */
+function relayed(table: RelayTable): number {
+  let sum = 0;
+  for (let i = table.touched - 1; i >= 0; i--) sum += table.count(table.slot(i));
+  return sum;
 }
 
 function same(bytes: Uint8Array, buf: Uint8Array, at: number, size: number): boolean {

@@ -1,5 +1,5 @@
 /** Which handlers a message type reaches, in which order. */
-import type { RouteConfig } from "../config/config.ts";
+import type { RouteConfig } from "../config/reader.ts";
 import { prefixesOf } from "../message/type.ts";
 
 /** A step on a type's way: the route that matched, and a handler of it. */

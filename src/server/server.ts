@@ -1,87 +1,119 @@
-/** The server: one ROUTER, the handlers, and what happens between start and stop. */
-import { hostname } from "node:os";
-import { pathToFileURL } from "node:url";
-import type { HandlerConfig, ServerConfig } from "../config/config.ts";
-import type { ServerOptions } from "../config/schemas.ts";
-import { socketOptions } from "../config/socket_options.ts";
-import type { Handler, HandlerContext, HandlerFactory, HandlerModule } from "../handler.ts";
+/**
+ * The server: one ROUTER, the handlers, and what happens between start and stop.
+ *
+ * ```
+ *          start()               it listens              stop()
+ *   new ────────────▶ starting ─────────────▶ running ────────────▶ stopping ──▶ stopped
+ *                        │  it fails, or stop() comes first            ▲
+ *                        └─────────────────────────────────────────────┘
+ *                                    reload(): running ──▶ running
+ * ```
+ */
+import { linkValues } from "../config/socket_options.ts";
+import type { ServerConfig } from "../config/reader.ts";
+import type { Environment } from "../contracts/environment.ts";
+import type { Draft, Outcome } from "../contracts/message.ts";
+import type { Seal } from "../contracts/seal.ts";
+import { isLoopback, parseEndpoint } from "../endpoint.ts";
+import { codeOf, errorText } from "../errors.ts";
 import { MESSAGE_MAX_FRAMES } from "../limits.ts";
-import { type Logger, reason } from "../log.ts";
-import type { CCMessage } from "../message/message.ts";
-import { isLoopback, parseEndpoint } from "../socket/endpoint.ts";
-import type { Context, TakenRelay } from "../socket/context.ts";
-import type { Engine, RouterSocket } from "../socket/types.ts";
-import { type Changes, compareConfigs, describeChanges } from "./changes.ts";
-import { Dispatcher, type NamedHandler } from "./dispatch.ts";
-import { Monitor } from "./monitor.ts";
+import type { Logger } from "../log.ts";
+import type { RelayTable } from "../relay/table.ts";
+import { SocketContext } from "../socket/context.ts";
+import { makeEngine } from "../socket/engine.ts";
+import type { DropReason, Engine, RouterSocket, SocketOptions } from "../socket/types.ts";
+import type { Changes } from "./changes.ts";
+import { Statistics } from "./counts.ts";
+import { Deliverer } from "./deliver.ts";
+import { Dispatcher } from "./dispatch.ts";
+import { StartError } from "./errors.ts";
+import { endAll, type Generation, neededHandlers } from "./generation.ts";
+import { isPromise } from "./guard.ts";
+import { Host, type HostServices, lifeError } from "./host.ts";
+import { Post } from "./post.ts";
+import { Reload } from "./reload.ts";
 import { RouteTable } from "./routes.ts";
-import { dropsOf, type ServerState, type Upstream } from "./state.ts";
-import { Statistics } from "./stats.ts";
+import { dropsOf, type ServerState, upstreamsOf } from "./state.ts";
+import { isOutcome, type Verdict } from "./verdict.ts";
 
 /** What a server is made of, besides its config. */
 export interface ServerParts {
-  /** Makes the engine, which makes the sockets. */
-  engine: () => Promise<Engine>;
-  /** Clock, log and links; those of the engine. */
-  context: Context;
-  /** Factories of handlers by short name: the built-in ones, and those of an embedding program. */
-  // deno-lint-ignore no-explicit-any -- each factory has options of its own type, checked by the config
-  handlers: Readonly<Record<string, HandlerFactory<any>>>;
+  readonly environment: Environment;
+  readonly log: Logger;
+  readonly seal: Seal;
+  /** Tells about the server; made once, before the server starts. */
+  readonly observe?: (server: Server) => Observer;
 }
 
-/** How long a reload waits at most for the upstreams of new handlers, and how often it looks. */
-const UPSTREAM_WAIT_MS = 2000;
-const UPSTREAM_LOOK_MS = 10;
-
-/** The server could not start; the message is one line for the operator. */
-export class StartError extends Error {
-  override name = "StartError";
+/** Tells about a server while it lives. */
+export interface Observer {
+  /** Before the server listens. @throws {Error} The server does not start. */
+  starting(): Promise<void>;
+  /** The server listens. @throws {Error} It is stopped again. */
+  started(): Promise<void>;
+  /** It runs on another config. */
+  reloaded(): void;
+  stopping(): void;
+  /** All has been stopped, also after a start that failed: `ran` tells which. */
+  stopped(ran: boolean): Promise<void>;
 }
 
 export class Server {
-  #config: ServerConfig;
   readonly statistics: Statistics;
-  readonly #parts: ServerParts;
-  readonly #log: Logger;
-  #routes: RouteTable;
-  #handlers = new Map<string, NamedHandler>();
+  readonly environment: Environment;
+  /** Its sockets', whose memory is given back when it is not needed. */
+  readonly context: SocketContext;
+  readonly log: Logger;
+  readonly #seal: Seal;
+  readonly #post: Post;
+  readonly #deliverer: Deliverer;
   readonly #dispatcher: Dispatcher;
-  #relay: TakenRelay | null = null;
-  #upstreams: Upstream[] = [];
-  #pastDrops = 0;
+  readonly #observer: Observer | null;
+  readonly #socketOptions: SocketOptions;
+  #generation: Generation;
+  #table: RelayTable | null = null;
+  /** Handlers that a reload is ending. */
+  #leaving: readonly Host[] = [];
+  readonly #pastDrops = new Map<string, Map<DropReason, number>>();
+  /** Aborts when the server should stop, in the middle of its start too. */
+  readonly #stop = new AbortController();
+  #starting: Promise<string> | null = null;
+  #stopping: Promise<void> | null = null;
   /** The reload under way, and the end of those before. */
   #reloading: Promise<unknown> = Promise.resolve();
-  readonly #monitor: Monitor;
-  #engine!: Engine;
+  #engine: Engine | null = null;
   #router: RouterSocket | null = null;
   #endpoint: string | null = null;
-  #stopping: Promise<void> | null = null;
 
-  constructor(config: ServerConfig, parts: ServerParts) {
-    this.#config = config;
-    this.#parts = parts;
-    this.#log = parts.context.log.child("CCServer");
-    this.#routes = new RouteTable(config.routes);
-    this.statistics = new Statistics(config.options["cc-stats"]);
-    this.#dispatcher = new Dispatcher(
-      (type) => this.#resolve(type),
-      this.statistics,
-      () => parts.context.clock.now(),
-      this.#log,
-    );
-    this.#monitor = new Monitor({
-      config,
+  constructor(config: ServerConfig, { environment, log, seal, observe }: ServerParts) {
+    const { options } = config;
+    this.environment = environment;
+    this.log = log.child("CCServer");
+    this.context = new SocketContext(environment, this.log);
+    this.statistics = new Statistics(options["cc-stats"]);
+    this.#seal = seal;
+    this.#post = new Post(environment, seal, this.statistics, this.log);
+    this.#deliverer = new Deliverer(seal, this.statistics, this.log);
+    this.#generation = { config, routes: new RouteTable(config.routes), hosts: new Map() };
+    this.#dispatcher = new Dispatcher({
+      resolve: (type) => this.#resolve(type),
       statistics: this.statistics,
-      clock: parts.context.clock,
-      context: parts.context,
-      log: this.#log,
-      state: () => this.#state(),
+      deliverer: this.#deliverer,
+      post: this.#post,
+      clock: environment.clock,
+      log: this.log,
     });
+    this.#socketOptions = {
+      ...linkValues(options),
+      hwm: options.zmq_hwm,
+      messageMaxBytes: options.zmq_maxmsgsize,
+    };
+    this.#observer = observe?.(this) ?? null;
   }
 
   /** What the server runs on; {@link reload} gives it another. */
   get config(): ServerConfig {
-    return this.#config;
+    return this.#generation.config;
   }
 
   /** Where the server listens, with the port the system chose; null before {@link start}. */
@@ -89,52 +121,94 @@ export class Server {
     return this.#endpoint;
   }
 
-  /** Where metrics and health are served, `http://127.0.0.1:9108`; null where they are not. */
-  get httpUrl(): string | null {
-    return this.#monitor.url;
-  }
-
   /** Messages dropped by all sockets since the start. */
   get drops(): number {
-    return dropsOf(this.#state());
+    return dropsOf(this.state);
+  }
+
+  /** What it shows of itself. */
+  get state(): ServerState {
+    const stopping = this.#stop.signal.aborted;
+    const hosts = [...this.#generation.hosts.values()];
+    const unready = hosts.flatMap((host) => host.unready() ?? []);
+    if (stopping) unready.unshift("the server is stopping");
+    else if (this.#endpoint === null) unready.unshift("the server does not listen yet");
+    return {
+      endpoint: this.#endpoint,
+      stopping,
+      engine: this.#engine?.description ?? "",
+      peers: this.#router?.peers ?? 0,
+      drops: this.#router?.drops ?? null,
+      upstreams: upstreamsOf([...hosts, ...this.#leaving]),
+      pastDrops: this.#pastDrops,
+      unready,
+    };
   }
 
   /**
-   * Starts the handlers, then listens. When anything fails, all that was started is stopped again.
+   * Starts the handlers, then listens. When anything fails, or {@link stop} comes first, all that was started is stopped
+   * again. A server starts once.
    *
    * @returns Where it listens.
    * @throws {StartError}
    */
-  async start(): Promise<string> {
-    const { options } = this.config;
-    this.#warnings();
+  start(): Promise<string> {
+    if (this.#starting !== null) throw new Error("A server starts once: make another one");
+    return this.#starting = this.#start();
+  }
+
+  async #start(): Promise<string> {
     try {
-      this.#engine = await this.#parts.engine();
-      const own = socketOptions(options);
-      this.#relay = this.#parts.context.takeRelay({
-        messageMaxBytes: own.messageMaxBytes,
-        messageMaxFrames: MESSAGE_MAX_FRAMES,
-      });
-      this.#dispatcher.relay = this.#relay?.relay ?? null;
-      this.#router = this.#engine.router(own, this.#dispatcher);
-      for (const name of needed(this.#routes, this.config)) {
-        this.#handlers.set(name, { name, handler: await this.#create(name, this.config) });
-      }
-      await startAll(this.#handlers.values());
-      await this.#monitor.listen();
-      this.#endpoint = await this.#router.bind(options["cc-socket"]);
-      await this.#monitor.start();
+      this.#warnings();
+      await this.#startParts();
     } catch (error) {
+      // What stop() does is done here; it waits for it.
       await this.#tearDown(0);
-      this.#monitor.close();
-      throw error instanceof StartError ? error : new StartError(reason(error));
+      await this.#observer?.stopped(false);
+      throw error instanceof StartError
+        ? error
+        : new StartError(codeOf(error) ?? "start-failed", errorText(error));
     }
-    const http = this.httpUrl === null ? "" : `, HTTP on ${this.httpUrl}`;
-    this.#log.info(
+    const endpoint = this.#endpoint!;
+    const { options } = this.config;
+    this.log.info(
       "startup",
-      `listening on ${this.#endpoint}, role ${options["cc-role"]}, engine ${this.#engine.description}${http}`,
+      `listening on ${endpoint}, role ${options["cc-role"]}, engine ${this.#engine!.description}`,
     );
-    return this.#endpoint;
+    return endpoint;
+  }
+
+  async #startParts(): Promise<void> {
+    const { config } = this;
+    const { options } = config;
+    const { signal } = this.#stop;
+    const unlessStopped = () => {
+      if (signal.aborted) throw new StartError("stopped", "the server was stopped while it started");
+    };
+    unlessStopped();
+    this.#engine = await makeEngine(options["zmq-engine"], this.context);
+    unlessStopped();
+    this.#table = this.context.relayTable({
+      messageMaxBytes: this.#socketOptions.messageMaxBytes,
+      messageMaxFrames: MESSAGE_MAX_FRAMES,
+    });
+    this.#dispatcher.table = this.#table;
+    this.#router = this.#engine.router(this.#socketOptions, this.#dispatcher);
+    this.#post.router = this.#router;
+    const hosts = new Map<string, Host>();
+    this.#generation = { ...this.#generation, hosts };
+    for (const name of neededHandlers(config)) hosts.set(name, this.#makeHost(name, config));
+    for (const host of hosts.values()) host.join(hosts);
+    for (const host of hosts.values()) {
+      await startHost(host, signal);
+      unlessStopped();
+    }
+    await this.#observer?.starting();
+    unlessStopped();
+    this.#endpoint = await this.#router.bind(options["cc-socket"]);
+    unlessStopped();
+    await this.#observer?.started();
+    unlessStopped();
   }
 
   /**
@@ -150,128 +224,72 @@ export class Server {
   }
 
   async #reload(next: ServerConfig): Promise<Changes> {
-    const before = this.config;
-    const changes = compareConfigs(before, next);
-    const kept = Object.fromEntries(
-      changes.restart.map((name) => [name, before.options[name as keyof ServerOptions]]),
-    );
-    const config: ServerConfig = { ...next, options: { ...next.options, ...kept } };
-    const routes = new RouteTable(config.routes);
-    const handlers = new Map<string, NamedHandler>();
-    const fresh: NamedHandler[] = [];
-    try {
-      for (const name of needed(routes, config)) {
-        const running = changes.handlers.changed.includes(name) ? undefined : this.#handlers.get(name);
-        const named = running ?? { name, handler: await this.#create(name, config) };
-        if (running === undefined) fresh.push(named);
-        handlers.set(name, named);
+    if (this.#endpoint === null) {
+      throw new StartError("not-running", "the server does not run: there is nothing to reload");
+    }
+    const reload = new Reload(this.#generation, next, {
+      clock: this.environment.clock,
+      log: this.log,
+      stopped: this.#stop.signal,
+      makeHost: (name, config) => this.#makeHost(name, config),
+      startHost: (host) => startHost(host, this.#stop.signal),
+    });
+    const generation = await reload.prepare();
+    if (generation === null) return reload.changes;
+    this.#generation = generation;
+    for (const host of generation.hosts.values()) host.join(generation.hosts);
+    this.#dispatcher.invalidate();
+    this.#observer?.reloaded();
+    reload.tell();
+    this.#leaving = reload.ended;
+    await reload.endOthers();
+    this.#leaving = [];
+    this.#rememberDrops(reload.ended);
+    return reload.changes;
+  }
+
+  /** A handler's drops stay known when it has ended. */
+  #rememberDrops(hosts: readonly Host[]): void {
+    for (const { handler, upstream } of upstreamsOf(hosts)) {
+      const past = this.#pastDrops.get(handler) ?? new Map<DropReason, number>();
+      this.#pastDrops.set(handler, past);
+      for (const [reason, count] of upstream.dealer.drops.byReason) {
+        past.set(reason, (past.get(reason) ?? 0) + count);
       }
-      await startAll(fresh);
-    } catch (error) {
-      await this.#end(fresh, config, 0);
-      throw error instanceof StartError ? error : new StartError(reason(error));
     }
-    await this.#waitForUpstreams(fresh);
-    if (this.#stopping !== null) {
-      await this.#end(fresh, config, 0);
-      return changes;
-    }
-    const ended = [...this.#handlers.values()].filter((named) => handlers.get(named.name) !== named);
-    this.#config = config;
-    this.#routes = routes;
-    this.#handlers = handlers;
-    this.#dispatcher.forget();
-    this.#monitor.retime(config.options);
-    this.#tell(changes, next);
-    // Replies to what was sent before still come for a while.
-    await this.#wait(ended.length > 0 ? config.options.zmq_linger : 0);
-    await this.#end(ended, before, config.options.zmq_linger);
-    return changes;
-  }
-
-  #tell(changes: Changes, next: ServerConfig): void {
-    const lines = describeChanges(changes);
-    for (const line of lines) this.#log.info("reload", line);
-    for (const name of changes.restart) {
-      const key = name as keyof ServerOptions;
-      this.#log.warn(
-        "reload",
-        `${name}: ${JSON.stringify(next.options[key])} needs a restart; it stays ${
-          JSON.stringify(this.config.options[key])
-        }`,
-      );
-    }
-    if (lines.length === 0 && changes.restart.length === 0) this.#log.info("reload", "nothing has changed");
-  }
-
-  /** A new upstream is given a moment to connect: until then only zmq_hwm messages would wait for it. */
-  async #waitForUpstreams(fresh: readonly NamedHandler[]): Promise<void> {
-    const handlers = new Set(fresh.map(({ handler }) => handler));
-    const { clock } = this.#parts.context;
-    const until = clock.now() + UPSTREAM_WAIT_MS;
-    const connecting = () =>
-      this.#upstreams.some(({ owner, dealer }) => handlers.has(owner()!) && !dealer.up);
-    while (connecting() && clock.now() < until && this.#stopping === null) await this.#wait(UPSTREAM_LOOK_MS);
-  }
-
-  #wait(ms: number): Promise<void> {
-    return ms <= 0
-      ? Promise.resolve()
-      : new Promise((resolve) => void this.#parts.context.clock.after(ms, resolve));
   }
 
   /** Stops listening, sends what is queued within linger, and ends all connections. */
   stop(): Promise<void> {
-    this.#stopping ??= this.#reloading.then(() => this.#tearDown(this.config.options.zmq_linger)).then(
-      async () => {
-        await this.#monitor.finish();
-        this.#monitor.close();
-        this.#log.info("shutdown", "stopped");
-      },
-    );
-    return this.#stopping;
+    return this.#stopping ??= this.#stopAll();
+  }
+
+  async #stopAll(): Promise<void> {
+    this.#stop.abort();
+    const started = await this.#starting?.then(() => true, () => false) ?? false;
+    await this.#reloading;
+    if (!started) return;
+    this.#observer?.stopping();
+    await this.#tearDown(this.config.options.zmq_linger);
+    await this.#observer?.stopped(true);
+    this.log.info("shutdown", "stopped");
   }
 
   async #tearDown(lingerMs: number): Promise<void> {
-    const { clock } = this.#parts.context;
+    const { clock } = this.environment;
     const until = clock.now() + lingerMs;
-    this.#monitor.stop();
     this.#router?.stopReceiving();
-    await this.#end([...this.#handlers.values()], this.config, lingerMs);
+    await endAll([...this.#generation.hosts.values()], lingerMs, clock.now);
     await this.#router?.close(Math.max(0, until - clock.now()));
-    this.#dispatcher.relay = null;
-    if (this.#relay !== null) this.#parts.context.returnRelay(this.#relay);
-    this.#relay = null;
-  }
-
-  /** Stops handlers of this config within linger: those that pass messages on first, what they hold goes to the others. */
-  async #end(handlers: readonly NamedHandler[], config: ServerConfig, lingerMs: number): Promise<void> {
-    const { clock } = this.#parts.context;
-    const until = clock.now() + lingerMs;
-    const depths = new Set(handlers.map(({ name }) => depthOf(name, config)));
-    for (const depth of [...depths].sort((a, b) => b - a)) {
-      const rest = Math.max(0, until - clock.now());
-      const level = handlers.filter(({ name }) => depthOf(name, config) === depth);
-      await Promise.all(level.map((named) => this.#stopHandler(named, rest)));
-    }
-    const ended = new Set(handlers.map(({ handler }) => handler));
-    for (const { owner, dealer } of this.#upstreams) {
-      if (ended.has(owner()!)) this.#pastDrops += dealer.drops.total;
-    }
-    this.#upstreams = this.#upstreams.filter(({ owner }) => !ended.has(owner()!));
-  }
-
-  async #stopHandler({ name, handler }: NamedHandler, lingerMs: number): Promise<void> {
-    try {
-      await handler.stop?.(lingerMs);
-    } catch (error) {
-      this.#log.error("shutdown", `${name} failed to stop: ${reason(error)}`);
-    }
+    this.#dispatcher.table = null;
+    this.#table?.close();
+    this.#table = null;
   }
 
   #warnings(): void {
-    const { options } = this.config;
-    const warn = (text: string) => this.#log.warn("startup", text);
+    const { options, warnings } = this.config;
+    const warn = (text: string) => this.log.warn("startup", text);
+    for (const { file, line, message } of warnings) warn(`${file}:${line}: ${message}`);
     if (options["cc-role"] === "insecure") {
       warn("cc-role is insecure: every handler may run. Say local or remote");
     }
@@ -287,121 +305,65 @@ export class Server {
     }
   }
 
-  async #create(name: string, { handlers }: ServerConfig): Promise<Handler> {
-    const config = handlers.get(name);
-    let made: Handler | null = null;
-    const context = this.#contextOf(name, config?.options ?? {}, () => made);
+  /** @throws {StartError} */
+  #makeHost(name: string, config: ServerConfig): Host {
+    const section = config.handlers.get(name);
+    if (section === undefined) throw new StartError("handler-failed", `${name}: there is no such section`);
+    const host = new Host(section, this.#services(config));
     try {
-      if (config === undefined) throw new Error("there is no such section");
-      made = config.kind === "named"
-        ? this.#parts.handlers[config.handler](context)
-        : (await loadHandlerModule(config)).create(context);
-      return made;
+      host.create();
+      return host;
     } catch (error) {
-      throw new StartError(`${name}: ${reason(error)}`);
+      throw new StartError("handler-failed", lifeError(host, error));
     }
   }
 
-  #contextOf(
-    name: string,
-    options: Readonly<Record<string, unknown>>,
-    owner: () => Handler | null,
-  ): HandlerContext {
-    const { context } = this.#parts;
-    const own = socketOptions(this.config.options);
+  #services({ options }: ServerConfig): HostServices {
     return {
-      name,
-      options: options as Readonly<Record<string, string>>,
-      log: context.log.child(name),
-      hostname: HOSTNAME,
-      clock: context.clock,
-      toClient: (buf, start = 0, end = buf.length, owned = false) =>
-        this.#router!.send(buf, start, end, owned),
-      forward: (to, message) => this.#forward(to, message),
-      dealer: (endpoint, some, sink, events) => {
-        const dealer = this.#engine.dealer(endpoint, { ...own, ...some }, sink, events);
-        this.#upstreams.push({ handler: name, owner, endpoint, dealer, roundTripSeconds: null });
-        return dealer;
+      environment: this.environment,
+      log: this.log,
+      statistics: this.statistics,
+      post: this.#post,
+      deliverer: this.#deliverer,
+      handlerTimeoutMs: options["handler-timeout"] * 1000,
+      upstreams: {
+        engine: this.#engine!,
+        socketOptions: this.#socketOptions,
+        lingerMs: options.zmq_linger,
+        seal: this.#seal,
+        router: this.#router!,
       },
-      roundTrip: (endpoint, seconds) => {
-        for (const upstream of this.#upstreams) {
-          if (upstream.owner() === owner() && upstream.endpoint === endpoint) {
-            upstream.roundTripSeconds = seconds;
-          }
-        }
-      },
-      count: (counter, by = 1) => this.statistics.count(counter, by),
+      publish: (draft) => this.#publish(draft),
+      replan: () => this.#replan(),
     };
   }
 
-  #forward(to: string, message: CCMessage): void {
-    const named = this.#handlers.get(to);
-    if (named === undefined) throw new Error(`no handler ${to}`);
-    if (!this.#dispatcher.call(named, message)) this.statistics.count(`${to.slice(2)}.crashed`, 1);
+  #publish(draft: Draft): Outcome | Promise<Outcome> {
+    const verdict = this.#post.encode(draft, (bytes) => this.#dispatcher.publish(draft.type, bytes));
+    return isPromise(verdict) ? Promise.resolve(verdict).then(toOutcome) : toOutcome(verdict);
   }
 
-  #resolve(type: string): NamedHandler[] {
-    return this.#routes.match(type).map(({ handler }) => this.#handlers.get(handler)!);
+  #replan(): void {
+    for (const host of this.#generation.hosts.values()) host.forgetPlans();
+    this.#dispatcher.invalidate();
   }
 
-  #state(): ServerState {
-    return {
-      endpoint: this.#endpoint,
-      stopping: this.#stopping !== null,
-      engine: this.#engine?.description ?? "",
-      peers: this.#router?.peers ?? 0,
-      drops: this.#router?.drops ?? null,
-      upstreams: this.#upstreams,
-      pastDrops: this.#pastDrops,
-    };
+  #resolve(type: string): Host[] {
+    const { routes, hosts } = this.#generation;
+    return routes.match(type).map(({ handler }) => hosts.get(handler)!);
   }
 }
 
-/** Handlers that routes name, and those that they forward to. */
-function needed(routes: RouteTable, { handlers }: ServerConfig): Set<string> {
-  const names = routes.handlers;
-  for (const name of names) {
-    // A set that grows is walked to its end.
-    const next = handlers.get(name)?.options["forward-to"];
-    if (typeof next === "string") names.add(next);
-  }
-  return names;
+/** A message that was refused or lost by a handler of ours is not published again. */
+function toOutcome(verdict: Verdict): Outcome {
+  return isOutcome(verdict) ? verdict : "dropped";
 }
 
-/** How many handlers stand behind this one, by `forward-to`; the config has no circles. */
-function depthOf(name: string, config: ServerConfig): number {
-  const next = config.handlers.get(name)?.options["forward-to"];
-  return typeof next === "string" ? 1 + depthOf(next, config) : 0;
-}
-
-async function startAll(handlers: Iterable<NamedHandler>): Promise<void> {
-  for (const { name, handler } of handlers) {
-    try {
-      await handler.start?.();
-    } catch (error) {
-      throw new StartError(`${name}: ${reason(error)}`);
-    }
-  }
-}
-
-/** This host's name, as it stands in messages. */
-export const HOSTNAME: string = hostname();
-
-/**
- * Loads a module with a handler of one's own.
- *
- * @throws {Error} It cannot be loaded, or is no handler; the message names the file.
- */
-export async function loadHandlerModule(config: HandlerConfig): Promise<HandlerModule> {
-  let loaded: { default?: Partial<HandlerModule> };
+/** @throws {StartError} */
+async function startHost(host: Host, signal: AbortSignal): Promise<void> {
   try {
-    loaded = await import(pathToFileURL(config.handler).href);
+    await host.start(signal);
   } catch (error) {
-    throw new Error(`cannot load ${config.handler}: ${reason(error)}`);
+    throw new StartError("handler-failed", lifeError(host, error));
   }
-  const create = loaded.default?.create;
-  if (typeof create !== "function") {
-    throw new Error(`${config.handler} is no handler: its default export has no function "create"`);
-  }
-  return { create };
 }

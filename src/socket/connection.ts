@@ -1,6 +1,19 @@
 /**
  * One link that speaks ZMTP: handshake, then messages both ways. ROUTER and DEALER each make their own kind of it.
+ *
+ * ```
+ *   handshake ──────────▶ ready ◀──────────▶ paused          finishing ──────────▶ closed
+ *             READY came        pause, resume         finish            the peer's FIN
+ *       │                     │                │                               ▲
+ *       └─────────────────────┴────────────────┴───────────────────────────────┘
+ *         a protocol error, the link's end, close
+ * ```
+ *
+ * While paused, what the link still brings waits in `unread`. A peer that ends its side while paused is `draining`: what had
+ * come is still taken, unless the socket has stopped receiving.
  */
+import type { Link, LinkEvents } from "../contracts/links.ts";
+import { errorStack, errorText } from "../errors.ts";
 import {
   ANNOUNCED_MAX_BYTES,
   COMMAND_MAX_BYTES,
@@ -9,11 +22,10 @@ import {
   MESSAGE_MAX_FRAMES,
   METADATA_MAX_BYTES,
 } from "../limits.ts";
-import { printable, reason } from "../log.ts";
-import type { Arena } from "../runtime/arena.ts";
-import type { Link, LinkEvents } from "../runtime/types.ts";
+import type { Arena } from "../memory/arena.ts";
+import { printable } from "../text.ts";
 import { type CommandSink, Decoder } from "../zmtp/decoder.ts";
-import { countMessages, ProtocolError } from "../zmtp/frame.ts";
+import { ProtocolError } from "../zmtp/frame.ts";
 import {
   commandName,
   encodePong,
@@ -23,46 +35,45 @@ import {
   Handshake,
   type PeerProperties,
 } from "../zmtp/handshake.ts";
-import { POOL } from "../zmtp/pool.ts";
-import type { Context } from "./context.ts";
+import type { SocketContext } from "./context.ts";
 import { BORROW_MIN_BYTES, type Egress } from "./egress.ts";
 import type { MessageSink, Source } from "./types.ts";
+import { Unread } from "./unread.ts";
 
 /** A ROUTER sends READY so long after connecting at the latest. */
 const READY_LATEST_MS = 50;
 
 /** From here on bytes that are not in the arena are brought there. */
-const STAGE_MIN_BYTES = 1024;
-/** So much at a time: it is still in the cache when it is worked on, and little is lost when somebody holds us. */
-const STAGE_BYTES = 128 * 1024;
+const SCRATCH_MIN_BYTES = 1024;
+/** So much at a time: it is still in the cache when it is worked on, and little is lost when somebody pauses us. */
+const SCRATCH_BYTES = 128 * 1024;
 
-const NO_PREFIX = new Uint8Array(0);
+const NO_IDENTITY = new Uint8Array(0);
 
 export abstract class Connection implements LinkEvents, CommandSink, Source {
   /** Until the handshake is done, nobody sends here. */
-  prefix: Uint8Array = NO_PREFIX;
+  identityFrame: Uint8Array = NO_IDENTITY;
   readonly link: Link;
   readonly egress: Egress;
-  protected readonly context: Context;
+  protected readonly context: SocketContext;
   readonly #sink: MessageSink;
   readonly #messageMaxBytes: number;
   #handshake: Handshake | null;
   #decoder: Decoder<Source & CommandSink> | null = null;
   #ready = false;
-  #gone = false;
-  #holds = 0;
-  /** What came of a chunk behind the message that made someone hold us. */
-  #pending: Uint8Array | null = null;
-  #pendingAt = 0;
-  #pendingEnd = 0;
+  #closed = false;
+  #pauses = 0;
+  readonly #unread = new Unread();
+  /** Called when the peer has closed its side too; set while finishing. */
   #finished: (() => void) | null = null;
-  #leaving = false;
+  #draining = false;
+  #stopped = false;
   #cancelTimer: () => void;
   #cancelReady: () => void = () => {};
   #readyCommand: Uint8Array | null;
 
   constructor(
-    context: Context,
+    context: SocketContext,
     link: Link,
     egress: Egress,
     sink: MessageSink,
@@ -97,85 +108,68 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
 
   /** Is the handshake done and the link there? */
   get ready(): boolean {
-    return this.#ready && !this.#gone;
+    return this.#ready && !this.#closed;
   }
 
-  get gone(): boolean {
-    return this.#gone;
+  /** Is the connection over? */
+  get over(): boolean {
+    return this.#closed;
   }
 
   /** The peer is known; returns the frame to put in front of its messages. May throw {@link ProtocolError}. */
-  protected abstract admitted(peer: PeerProperties): Uint8Array;
+  protected abstract handshaken(peer: PeerProperties): Uint8Array;
   /** So many messages came and were not looked at. */
   protected abstract discarded(messages: number): void;
   /** The connection is over; called once, unless by {@link close}. */
-  protected abstract lost(why: string, error: Error | undefined): void;
+  protected abstract disconnected(why: string, error: Error | undefined): void;
 
   data(chunk: Uint8Array, start: number, end: number): void {
     if (this.#finished !== null) return;
-    if (this.#pending !== null) {
-      this.#keepPending(chunk, start, end);
+    if (!this.#unread.empty) {
+      this.#unread.add(chunk, start, end);
       return;
     }
     const at = this.#take(chunk, start, end);
-    if (at < end && !this.#gone) this.#keepPending(chunk, at, end);
+    if (at < end && !this.#closed) this.#unread.add(chunk, at, end);
   }
 
-  /** Puts bytes behind those that wait already. */
-  #keepPending(chunk: Uint8Array, start: number, end: number): void {
-    const before = this.#pending;
-    const waiting = before === null ? 0 : this.#pendingEnd - this.#pendingAt;
-    const pending = POOL.take(waiting + end - start);
-    if (before !== null) pending.set(before.subarray(this.#pendingAt, this.#pendingEnd), 0);
-    pending.set(chunk.subarray(start, end), waiting);
-    this.#dropPending();
-    this.#pending = pending;
-    this.#pendingAt = 0;
-    this.#pendingEnd = waiting + end - start;
-  }
-
-  #dropPending(): void {
-    if (this.#pending !== null) POOL.release(this.#pending);
-    this.#pending = null;
-  }
-
-  /** Returns how far the chunk was taken: to its end, unless someone holds us or the connection is over. */
-  #take(chunk: Uint8Array, start: number, end: number): number {
+  /** Returns how far the chunk was taken: to its end, unless someone pauses us or the connection is over. */
+  readonly #take = (chunk: Uint8Array, start: number, end: number): number => {
     let at = end;
-    this.context.enter(chunk, start, end);
+    this.context.flusher.beginChunk(chunk, start, end);
     try {
       at = this.#handshake !== null
-        ? this.#shake(this.#handshake, chunk, start, end)
+        ? this.#continueHandshake(this.#handshake, chunk, start, end)
         : this.#push(this.#decoder!, chunk, start, end);
     } catch (error) {
       this.fail(error);
     } finally {
-      this.#chunkEnd();
+      this.#endChunk();
     }
     return at;
-  }
+  };
 
-  #chunkEnd(): void {
+  #endChunk(): void {
     try {
       if (this.#ready) this.#sink.chunkEnd();
     } finally {
-      this.context.leave();
+      this.context.flusher.endChunk();
     }
   }
 
-  space(minBytes: number): Uint8Array | null {
-    return this.#decoder === null || this.#finished !== null ? null : this.#decoder.space(minBytes);
+  readTarget(minBytes: number): Uint8Array | null {
+    return this.#decoder === null || this.#finished !== null ? null : this.#decoder.readTarget(minBytes);
   }
 
-  filled(bytes: number): void {
-    if (this.#finished !== null || this.#gone) return;
-    this.context.enter();
+  commitRead(bytes: number): void {
+    if (this.#finished !== null || this.#closed) return;
+    this.context.flusher.beginChunk();
     try {
-      this.#decoder!.filled(bytes);
+      this.#decoder!.commitRead(bytes);
     } catch (error) {
       this.fail(error);
     } finally {
-      this.#chunkEnd();
+      this.#endChunk();
     }
   }
 
@@ -184,18 +178,20 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
   }
 
   ended(): void {
-    this.#takePending();
+    this.#drainUnread();
     const cut = this.#handshake !== null
       ? " before the handshake was done"
       : this.#decoder?.idle === false
       ? " in the middle of a message"
       : "";
-    this.#over(`closed by the peer${cut}`);
+    this.#end(`closed by the peer${cut}`);
   }
 
   closed(error?: Error): void {
-    this.#takePending();
-    if (error) this.#over(error.message, error);
+    // What is still taken may be answered: that must not count as written.
+    this.egress.shut();
+    this.#drainUnread();
+    if (error) this.#end(error.message, error);
     else this.ended();
   }
 
@@ -210,46 +206,49 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
     // PONG answers a PING we do not send; other commands belong to other sockets and later versions.
   }
 
-  hold(): void {
-    if (this.#holds++ > 0 || this.#gone || this.#leaving) return;
+  pause(): void {
+    if (this.#pauses++ > 0 || this.#closed || this.#draining) return;
     this.#decoder?.pause();
     this.link.pause();
   }
 
-  release(): void {
-    // Not at once: whoever releases is in the middle of a flush.
-    if (--this.#holds === 0 && !this.#gone) queueMicrotask(this.#resume);
+  resume(): void {
+    // Not at once: whoever resumes us is in the middle of a flush.
+    if (--this.#pauses === 0 && !this.#closed) this.context.clock.soon(this.#resume);
   }
 
   readonly #resume = (): void => {
-    if (this.#gone || this.#holds > 0) return;
+    if (this.#closed || this.#pauses > 0) return;
     this.#decoder?.resume();
-    this.#workPending();
-    if (this.#holds === 0 && !this.#gone) this.link.resume();
+    this.#workUnread();
+    if (this.#pauses === 0 && !this.#closed) this.link.resume();
   };
 
-  /** The peer has gone while it was held: what had come from it is still taken. */
-  #takePending(): void {
-    if (this.#pending === null || this.#gone || this.#finished !== null) return;
-    this.#leaving = true;
-    this.#decoder?.resume();
-    this.#workPending();
+  /** Nothing is taken from it any more, not even what had come before. */
+  stopReceiving(): void {
+    this.#stopped = true;
+    this.pause();
   }
 
-  #workPending(): void {
-    const pending = this.#pending;
-    if (pending === null) return;
-    this.#pending = null;
-    this.#pendingAt = this.#take(pending, this.#pendingAt, this.#pendingEnd);
-    if (this.#gone || this.#pendingAt >= this.#pendingEnd) POOL.release(pending);
-    else this.#pending = pending;
+  /** The peer has gone while we were paused: what had come from it is still taken. */
+  #drainUnread(): void {
+    if (this.#unread.empty || this.#closed || this.#stopped || this.#finished !== null) return;
+    this.#draining = true;
+    this.#decoder?.resume();
+    this.#workUnread();
   }
+
+  #workUnread(): void {
+    this.#unread.work(this.#take, this.#isClosed);
+  }
+
+  readonly #isClosed = (): boolean => this.#closed;
 
   /** Sends FIN and throws away what still comes, until the peer closes its side. */
   finish(done: () => void): void {
-    if (this.#gone) return done();
+    if (this.#closed) return done();
     this.#finished = done;
-    this.#discardPending();
+    this.#discardUnread();
     this.#decoder?.clear();
     this.link.end();
     this.link.resume();
@@ -257,39 +256,40 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
 
   /** Ends the connection because of what the peer sent, or an error of our own. */
   fail(error: unknown): void {
-    if (this.#gone) return;
+    if (this.#closed) return;
     if (error instanceof ProtocolError) {
-      this.#over(`${error.message} (${error.code})`, error);
+      this.#end(`${error.message} (${error.code})`, error);
     } else {
-      this.context.log.error("connection", `closing ${this.name} after an internal error: ${stack(error)}`);
-      this.#over(`internal error: ${reason(error)}`, error as Error);
+      this.context.log.error(
+        "connection",
+        `closing ${this.name} after an internal error: ${errorStack(error)}`,
+      );
+      this.#end(`internal error: ${errorText(error)}`, error as Error);
     }
   }
 
   /** Ends the connection without a word to its owner. */
   close(): void {
-    if (this.#gone) return;
-    this.#gone = true;
+    if (this.#closed) return;
+    this.#closed = true;
     this.#cancelTimer();
     this.#cancelReady();
-    this.#discardPending();
+    this.#discardUnread();
     this.#decoder?.pause();
     this.#decoder?.clear();
     this.link.destroy();
   }
 
-  #discardPending(): void {
-    if (this.#pending !== null) {
-      this.discarded(countMessages(this.#pending, this.#pendingAt, this.#pendingEnd));
-    }
-    this.#dropPending();
+  #discardUnread(): void {
+    const messages = this.#unread.discard();
+    if (messages > 0) this.discarded(messages);
   }
 
-  #shake(handshake: Handshake, chunk: Uint8Array, start: number, end: number): number {
+  #continueHandshake(handshake: Handshake, chunk: Uint8Array, start: number, end: number): number {
     if (!handshake.push(chunk, start, end)) return end;
     this.#handshake = null;
     this.#cancelTimer();
-    this.prefix = this.admitted(handshake.peer!);
+    this.identityFrame = this.handshaken(handshake.peer!);
     this.#cancelReady();
     this.#sendReady();
     this.#decoder = new Decoder<Source & CommandSink>(this, this.#sink, {
@@ -297,8 +297,8 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
       messageMaxFrames: MESSAGE_MAX_FRAMES,
       commandMaxBytes: COMMAND_MAX_BYTES,
       announcedMaxBytes: ANNOUNCED_MAX_BYTES,
-    }, this.prefix);
-    if (this.#holds > 0) this.#decoder.pause();
+    }, this.identityFrame);
+    if (this.#pauses > 0) this.#decoder.pause();
     this.#ready = true;
     this.egress.open();
     // What came behind the handshake lies at the end of this chunk.
@@ -306,7 +306,7 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
   }
 
   #sendReady(): void {
-    if (this.#readyCommand !== null && !this.#gone) this.egress.control(this.#readyCommand);
+    if (this.#readyCommand !== null && !this.#closed) this.egress.control(this.#readyCommand);
     this.#readyCommand = null;
   }
 
@@ -314,44 +314,40 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
     const { arena, vectors } = this.context;
     // Large ones may be written from where they lie.
     const borrows = vectors !== null && decoder.lastBytes >= BORROW_MIN_BYTES;
-    return arena !== null && chunk !== arena.buf && end - start >= STAGE_MIN_BYTES && !borrows
-      ? this.#pushStaged(decoder, arena, chunk, start, end)
+    return arena !== null && chunk !== arena.buf && end - start >= SCRATCH_MIN_BYTES && !borrows
+      ? this.#pushByScratch(decoder, arena, chunk, start, end)
       : decoder.push(chunk, start, end);
   }
 
   /** By way of the arena, where runs of messages are taken at once. */
-  #pushStaged(
+  #pushByScratch(
     decoder: Decoder<Source & CommandSink>,
     arena: Arena,
     chunk: Uint8Array,
     at: number,
     end: number,
   ): number {
-    const { stage } = arena;
-    if (stage === null) return decoder.push(chunk, at, end);
-    arena.stage = null;
+    const { scratch } = arena;
+    if (scratch === null) return decoder.push(chunk, at, end);
+    arena.scratch = null;
     try {
       while (at < end) {
-        const size = Math.min(STAGE_BYTES, end - at);
-        this.context.copy(chunk, at, at + size, stage.buf, stage.start);
-        const taken = decoder.push(stage.buf, stage.start, stage.start + size) - stage.start;
+        const size = Math.min(SCRATCH_BYTES, end - at);
+        this.context.copy(chunk, at, at + size, scratch.buf, scratch.start);
+        const taken = decoder.push(scratch.buf, scratch.start, scratch.start + size) - scratch.start;
         at += taken;
         if (taken < size) break;
       }
     } finally {
-      arena.stage = stage;
+      arena.scratch = scratch;
     }
     return at;
   }
 
-  #over(why: string, error?: Error): void {
-    if (this.#gone) return;
+  #end(why: string, error?: Error): void {
+    if (this.#closed) return;
     this.close();
     if (this.#finished !== null) this.#finished();
-    else this.lost(why, error);
+    else this.disconnected(why, error);
   }
-}
-
-function stack(error: unknown): string {
-  return error instanceof Error ? error.stack ?? error.message : String(error);
 }

@@ -2,6 +2,8 @@
  * A DEALER (RFC 28) that is connected to one endpoint: what is sent waits while the peer is away, up to the high water
  * mark, and goes out in order when it is there.
  */
+import type { Address, Link } from "../contracts/links.ts";
+import { errorText } from "../errors.ts";
 import {
   EGRESS_FULL_BYTES,
   EGRESS_MAX_BYTES,
@@ -10,32 +12,33 @@ import {
   UPSTREAM_EGRESS_FLOOR_BYTES,
   UPSTREAM_STALL_MS,
 } from "../limits.ts";
-import { type Logger, reason } from "../log.ts";
-import type { Piece } from "../runtime/arena.ts";
-import type { Address, Link } from "../runtime/types.ts";
+import type { Logger } from "../log.ts";
+import type { Block } from "../memory/block.ts";
+import type { RunQueue } from "../relay/group.ts";
 import type { PeerProperties } from "../zmtp/handshake.ts";
 import { Connection } from "./connection.ts";
-import type { Context } from "./context.ts";
+import type { SocketContext } from "./context.ts";
 import { DropCounter } from "./drops.ts";
 import { Egress } from "./egress.ts";
-import { parseEndpoint } from "./endpoint.ts";
-import type { DealerEvents, DealerOptions, DealerSocket, MessageSink, RunQueue, Source } from "./types.ts";
-import { finish, waitEmpty, watchStall } from "./wait.ts";
+import { parseEndpoint } from "../endpoint.ts";
+import { finish, waitEmpty, watchStall } from "./linger.ts";
+import { PausedSources } from "./paused.ts";
+import type { DealerEvents, DealerOptions, DealerSocket, MessageSink, SendResult, Source } from "./types.ts";
 
-const NO_PREFIX = new Uint8Array(0);
+const NO_IDENTITY = new Uint8Array(0);
 
-export class Dealer implements DealerSocket, RunQueue {
+export class Dealer implements DealerSocket {
   readonly endpoint: string;
   readonly drops: DropCounter;
-  readonly #context: Context;
+  readonly #context: SocketContext;
   readonly #log: Logger;
   readonly #options: DealerOptions;
   readonly #sink: MessageSink;
   readonly #events: DealerEvents;
   readonly #address: Address;
   readonly #egress: Egress;
-  readonly #held = new Set<Source>();
-  #upstream: Upstream | null = null;
+  readonly #paused: PausedSources;
+  #link: UpstreamLink | null = null;
   #up = false;
   #closed = false;
   #receiving = true;
@@ -46,7 +49,7 @@ export class Dealer implements DealerSocket, RunQueue {
 
   /** @throws {EndpointError} */
   constructor(
-    context: Context,
+    context: SocketContext,
     endpoint: string,
     options: DealerOptions,
     sink: MessageSink,
@@ -66,6 +69,7 @@ export class Dealer implements DealerSocket, RunQueue {
       fullBytes: EGRESS_FULL_BYTES,
       maxBytes: EGRESS_MAX_BYTES,
     });
+    this.#paused = new PausedSources(() => this.#mayResume(), context.clock.soon);
     this.#egress.ondrained = () => this.#drained();
     this.#connect();
   }
@@ -78,63 +82,46 @@ export class Dealer implements DealerSocket, RunQueue {
     return this.#egress.unwritten;
   }
 
-  send(prefix: Uint8Array, buf: Uint8Array, start: number, end: number, owned: boolean): boolean {
+  send(
+    identityFrame: Uint8Array,
+    buf: Uint8Array,
+    start: number,
+    end: number,
+    block: Block | null,
+  ): SendResult {
     const egress = this.#egress;
+    if (this.#closed) {
+      this.drops.add("linger", this.endpoint);
+      return "dropped";
+    }
     if (this.#up) {
       if (egress.bytes >= EGRESS_MAX_BYTES) {
         this.drops.add("upstream-full", this.endpoint);
-        return false;
+        return "dropped";
       }
-      egress.append(prefix, buf, start, end, owned);
-      if (!egress.full || !this.#up) return true;
+      egress.append(identityFrame, buf, start, end, block);
+      if (!egress.full || !this.#up) return "queued";
       this.#watchFull();
-      return false;
+      return "full";
     }
-    if (this.#closed || egress.messages >= this.#options.hwm || egress.bytes >= EGRESS_MAX_BYTES) {
+    if (egress.messages >= this.#options.hwm || egress.bytes >= EGRESS_MAX_BYTES) {
       this.drops.add("upstream-down", this.endpoint);
-    } else {
-      egress.append(prefix, buf, start, end, owned);
+      return "dropped";
     }
-    return true;
+    egress.append(identityFrame, buf, start, end, block);
+    return "queued";
   }
 
   get runs(): RunQueue {
-    return this;
+    return this.#egress;
   }
 
-  runRoom(): number {
-    return this.#up ? this.#egress.runRoom() : 0;
-  }
-  runLimit(): number {
-    return this.#up ? this.#egress.runLimit() : 0;
-  }
-  get runBlock(): Piece | null {
-    return this.#egress.runBlock;
-  }
-  get runAt(): number {
-    return this.#egress.runAt;
-  }
-  ran(messages: number, bytes: number): void {
-    this.#egress.ran(messages, bytes);
-  }
-  ranAs(block: Piece, at: number, messages: number, bytes: number): void {
-    this.#egress.ranAs(block, at, messages, bytes);
-  }
-
-  get writesNow(): boolean {
-    return this.#up && this.#egress.writesNow;
-  }
-  ranListed(prefix: Uint8Array, messages: number, bytes: number): void {
-    this.#egress.ranListed(prefix, messages, bytes);
-  }
-
-  hold(source: Source): void {
+  pause(source: Source): void {
     const egress = this.#egress;
-    if (!this.#up || this.#held.has(source)) return;
-    egress.press();
+    if (!this.#up || this.#paused.has(source)) return;
+    egress.flushAndRetry();
     if (!egress.full || !this.#up) return;
-    this.#held.add(source);
-    source.hold();
+    this.#paused.add(source);
     this.#watchFull();
   }
 
@@ -144,16 +131,16 @@ export class Dealer implements DealerSocket, RunQueue {
     const stallMs = this.#options.stallMs ?? UPSTREAM_STALL_MS;
     this.#cancelStall = watchStall(this.#context.clock, this.#egress, stallMs, () => {
       const why = `it took nothing for ${stallMs / 1000} s while its queue was full`;
-      this.#upstream?.close();
-      this.lost(why);
+      this.#link?.close();
+      this.disconnected(why);
     });
     this.#egress.watch();
   }
 
   stopReceiving(): void {
     this.#receiving = false;
-    // One whose handshake is under way is held once that is done.
-    if (this.#up) this.#upstream?.hold();
+    // One whose handshake is under way is paused once that is done.
+    if (this.#up) this.#link?.stopReceiving();
   }
 
   async close(lingerMs: number): Promise<void> {
@@ -163,58 +150,53 @@ export class Dealer implements DealerSocket, RunQueue {
     await waitEmpty(clock, [this.#egress], lingerMs);
     this.#closed = true;
     this.#cancel();
-    if (this.#upstream !== null && this.#up) await finish(clock, [this.#upstream], until - clock.now());
-    this.#upstream?.close();
-    this.#releaseHeld();
+    if (this.#link !== null && this.#up) await finish(clock, [this.#link], until - clock.now());
+    this.#link?.close();
+    this.#resumeAll();
     this.#up = false;
     this.drops.add("linger", this.endpoint, this.#egress.clear());
   }
 
   /** The handshake is done; called by the connection. */
-  admitted(): void {
+  handshaken(): void {
     this.#up = true;
     this.#attempts = 0;
     this.#log.debug("connect", `${this.endpoint} is up`);
-    if (!this.#receiving) this.#upstream?.hold();
+    if (!this.#receiving) this.#link?.stopReceiving();
     this.#events.up?.();
   }
 
   /** The connection is over; called by it. */
-  lost(why: string): void {
+  disconnected(why: string): void {
     const wasUp = this.#up;
     this.#up = false;
-    this.#upstream = null;
+    this.#link = null;
     this.drops.add("link-lost", this.endpoint, this.#egress.detach());
-    this.#releaseHeld();
+    this.#resumeAll();
     if (wasUp) this.#events.down?.(why);
     this.#retry(why);
   }
 
-  /** There is room again: those that wait have their turn one after the other, until it is used up. */
   #drained(): void {
-    this.#cancelStall?.();
-    this.#cancelStall = null;
-    queueMicrotask(this.#releaseNext);
+    this.#endWatch();
+    this.#paused.resume();
   }
 
-  readonly #releaseNext = (): void => {
-    for (const source of this.#held) {
-      if (this.#egress.full) {
-        this.#watchFull();
-        return;
-      }
-      this.#held.delete(source);
-      source.release();
-      queueMicrotask(this.#releaseNext);
-      return;
-    }
-  };
+  /** Is there room for another source's messages? */
+  #mayResume(): boolean {
+    if (!this.#egress.full) return true;
+    this.#watchFull();
+    return false;
+  }
 
-  #releaseHeld(): void {
+  #resumeAll(): void {
+    this.#endWatch();
+    this.#paused.resumeAll();
+  }
+
+  #endWatch(): void {
     this.#cancelStall?.();
     this.#cancelStall = null;
-    for (const source of this.#held) source.release();
-    this.#held.clear();
   }
 
   #retry(why: string): void {
@@ -224,7 +206,7 @@ export class Dealer implements DealerSocket, RunQueue {
     const cap = Math.min(RECONNECT_MAX_MS, RECONNECT_MIN_MS * 2 ** Math.min(this.#attempts, 20));
     const wait = cap / 2 + environment.random() * cap / 2;
     this.#attempts++;
-    this.#log.limited(
+    this.#log.warnRarely(
       "connect",
       this.endpoint,
       `${this.endpoint} is down: ${why}; trying again in ${
@@ -246,7 +228,7 @@ export class Dealer implements DealerSocket, RunQueue {
       if (cancelled) return;
       this.#tryEach(ips.map((host) => ({ ...address, host })), (cancel) => this.#cancel = cancel);
     }, (error) => {
-      if (!cancelled) this.#retry(reason(error));
+      if (!cancelled) this.#retry(errorText(error));
     });
   }
 
@@ -257,13 +239,13 @@ export class Dealer implements DealerSocket, RunQueue {
       this.#retry("its name has no address");
       return;
     }
-    cancellable(this.#context.environment.transport.connect(
+    cancellable(this.#context.environment.links.connect(
       first,
       this.#options,
       (link) => {
         cancellable(() => {});
-        this.#upstream = new Upstream(this, this.#context, link, this.#egress, this.#sink, this.#options);
-        return this.#upstream;
+        this.#link = new UpstreamLink(this, this.#context, link, this.#egress, this.#sink, this.#options);
+        return this.#link;
       },
       (error) => {
         if (this.#closed) return;
@@ -275,31 +257,31 @@ export class Dealer implements DealerSocket, RunQueue {
 }
 
 /** The link of a DEALER to its peer. */
-class Upstream extends Connection {
+class UpstreamLink extends Connection {
   readonly #dealer: Dealer;
 
   constructor(
     dealer: Dealer,
-    context: Context,
+    context: SocketContext,
     link: Link,
     egress: Egress,
     sink: MessageSink,
     options: DealerOptions,
   ) {
-    super(context, link, egress, sink, "DEALER", options.identity ?? NO_PREFIX, options.messageMaxBytes);
+    super(context, link, egress, sink, "DEALER", options.identity ?? NO_IDENTITY, options.messageMaxBytes);
     this.#dealer = dealer;
   }
 
-  protected override admitted(_peer: PeerProperties): Uint8Array {
-    this.#dealer.admitted();
-    return NO_PREFIX;
+  protected override handshaken(_peer: PeerProperties): Uint8Array {
+    this.#dealer.handshaken();
+    return NO_IDENTITY;
   }
 
   protected override discarded(messages: number): void {
     this.#dealer.drops.add("unread", this.name, messages);
   }
 
-  protected override lost(why: string): void {
-    this.#dealer.lost(why);
+  protected override disconnected(why: string): void {
+    this.#dealer.disconnected(why);
   }
 }

@@ -1,6 +1,7 @@
 /** Counts what a socket drops, by reason and peer, and says so once in a while. */
 import { PEERS_COUNTED } from "../limits.ts";
-import { type Logger, printable } from "../log.ts";
+import type { Logger } from "../log.ts";
+import { counted, printable } from "../text.ts";
 import type { DropReason, Drops } from "./types.ts";
 
 const TEXTS: Record<DropReason, string> = {
@@ -32,12 +33,10 @@ export class DropCounter implements Drops {
     const count = (this.byReason.get(reason) ?? 0) + messages;
     this.byReason.set(reason, count);
     const ofPeer = this.#countPeer(reason, peer, messages);
-    this.#log.limited(
+    this.#log.warnRarely(
       "drop",
       `${reason} ${peer}`,
-      `dropped ${messages} ${messages === 1 ? "message" : "messages"} for ${printable(peer)}: ${
-        TEXTS[reason]
-      } ` +
+      `dropped ${counted(messages, "message")} for ${printable(peer)}: ${TEXTS[reason]} ` +
         `(${reason}, ${count} in all, ${ofPeer} of them for it)`,
     );
   }

@@ -13,26 +13,37 @@
  * borrowed from it, where the link can write many pieces at once: by the chunk's end it is written, or copied. A segment
  * always starts and ends at a message's bound, so that control frames may go between two, and a broken link can be taken
  * up at one.
+ *
+ * ```
+ *               attach               open            shut, detach, clear
+ *   no link ──────────▶ handshake ──────────▶ open ──────────────────────▶ no link
+ *   messages wait       control frames go     messages go too              what was not written whole waits
+ * ```
  */
-import type { Piece } from "../runtime/arena.ts";
-import type { Link } from "../runtime/types.ts";
-import { POOL } from "../zmtp/pool.ts";
+import type { Link } from "../contracts/links.ts";
+import type { Block } from "../memory/block.ts";
+import { BLOCK_BYTES } from "../memory/blocks.ts";
+import { POOL } from "../memory/pool.ts";
+import { AHEAD, ENTRIES } from "../memory/vectors.ts";
+import type { RunQueue, RunSpace } from "../relay/group.ts";
 import { lastBoundary } from "../zmtp/frame.ts";
-import { AHEAD, ENTRIES } from "../runtime/vectors.ts";
-import { BLOCK_BYTES, type Borrower, type Context, type Flushable } from "./context.ts";
+import { BlockWriter } from "./block_writer.ts";
+import type { SocketContext } from "./context.ts";
+import type { Borrower, Flushable, Flusher } from "./flusher.ts";
+import { Gather } from "./gather.ts";
 import { Segment, SegmentQueue } from "./segment.ts";
 
 /** From here on a message that owns its buffer is not copied. */
 const REFERENCE_MIN_BYTES = 64 * 1024;
 /** From here on a message that lies in the chunk being taken in is written from there, where the link can. */
 export const BORROW_MIN_BYTES: number = 8 * 1024;
-const LARGEST = BLOCK_BYTES.length - 1;
 /** From here on a run for several queues is not copied for each. */
 const SHARE_MIN_BYTES = 64 * 1024;
 /** A block with less room takes no run of messages. */
 const RUN_MIN_BYTES = 2 * 1024;
 /** Control frames that may wait; a peer that asks for more without reading gets none. */
 const CONTROL_MAX = 8;
+const LARGEST_BLOCK_BYTES = BLOCK_BYTES[BLOCK_BYTES.length - 1];
 
 /** The bounds of an egress queue. */
 export interface EgressOptions {
@@ -46,17 +57,20 @@ export interface EgressOptions {
   maxBytes: number;
 }
 
-export class Egress implements Flushable, Borrower {
+export class Egress implements Flushable, Borrower, RunQueue {
   /** Called when a queue that was full (see {@link watch}) has drained to half. */
   ondrained: (() => void) | null = null;
   /** Called when nothing waits and nothing is in flight. */
   onempty: (() => void) | null = null;
 
-  readonly #context: Context;
-  readonly #options: EgressOptions;
+  readonly #context: SocketContext;
+  readonly #flusher: Flusher;
+  readonly #hwm: number;
   readonly #floorBytes: number;
   readonly #fullBytes: number;
-  readonly #copy: Context["copy"];
+  readonly #maxBytes: number;
+  readonly #gather: Gather | null;
+  readonly #writer: BlockWriter;
   #link: Link | null = null;
   #open = false;
   #dirty = false;
@@ -64,51 +78,44 @@ export class Egress implements Flushable, Borrower {
   /** Bytes of it that had gone before it was given to the link. */
   #skipped = 0;
   /** What waits is being put in order: nothing is sent meanwhile. */
-  #settling = false;
-  /** Bytes that the last {@link #list} listed. */
-  #listedBytes = 0;
+  #copying = false;
   #control: Uint8Array[] = [];
   #queue = new SegmentQueue();
-  /** The block being filled, not yet in the queue. */
-  #block: Piece | null = null;
-  /** Size class of the next one. */
-  #blockSize = 0;
-  /** Where it starts, and where its next message goes. */
-  #blockStart = 0;
-  #fill = 0;
-  #blockMessages = 0;
   #watched = false;
   #written = 0;
 
-  constructor(context: Context, options: EgressOptions) {
+  constructor(context: SocketContext, options: EgressOptions) {
     this.#context = context;
-    this.#options = options;
+    this.#flusher = context.flusher;
+    this.#hwm = options.hwm;
     this.#floorBytes = options.floorBytes;
     this.#fullBytes = options.fullBytes ?? options.maxBytes;
-    this.#copy = context.copy;
+    this.#maxBytes = options.maxBytes;
+    this.#gather = context.vectors === null ? null : new Gather(context.vectors);
+    this.#writer = new BlockWriter(context.blocks, context.copy);
   }
 
   /** Messages that wait, without those in flight. */
   get messages(): number {
-    return this.#queue.messages + this.#blockMessages;
+    return this.#queue.messages + this.#writer.messages;
   }
 
   /** Their bytes. */
   get bytes(): number {
-    return this.#queue.bytes + this.#fill - this.#blockStart;
+    return this.#queue.bytes + this.#writer.bytes;
   }
 
   /** Does more wait than should? */
   get full(): boolean {
     const { bytes } = this;
     if (bytes < this.#floorBytes) return false;
-    return this.messages >= this.#options.hwm || bytes >= this.#fullBytes;
+    return this.messages >= this.#hwm || bytes >= this.#fullBytes;
   }
 
   /** Twice over the bounds: nothing more should be put here. */
   get overfull(): boolean {
-    const { hwm, floorBytes, maxBytes } = this.#options;
-    return (this.messages >= 2 * hwm && this.bytes >= 2 * floorBytes) || this.bytes >= maxBytes;
+    return (this.messages >= 2 * this.#hwm && this.bytes >= 2 * this.#floorBytes) ||
+      this.bytes >= this.#maxBytes;
   }
 
   get empty(): boolean {
@@ -122,8 +129,8 @@ export class Egress implements Flushable, Borrower {
 
   /** Bytes the link took since the start; does it move? */
   get progress(): number {
-    const taken = this.#inFlight !== null && this.#link !== null ? this.#link.taken() : 0;
-    return this.#written + this.#skipped + Math.max(0, taken);
+    const inFlight = this.#inFlight !== null && this.#link !== null ? this.#link.writtenBytes() : 0;
+    return this.#written + this.#skipped + Math.max(0, inFlight);
   }
 
   /** Writes go here from now on: control frames at once, messages after {@link open}. */
@@ -135,7 +142,12 @@ export class Egress implements Flushable, Borrower {
   /** The handshake is done: messages may go. */
   open(): void {
     this.#open = true;
-    this.#mark();
+    this.#scheduleFlush();
+  }
+
+  /** The link is gone: no message is written to it any more. */
+  shut(): void {
+    this.#open = false;
   }
 
   /**
@@ -153,13 +165,13 @@ export class Egress implements Flushable, Borrower {
     const skipped = this.#skipped;
     this.#skipped = 0;
     if (link === null || segment === null || segment.messages === 0) return 0;
-    const taken = link.taken();
-    const { at, messages } = taken < 0
+    const written = link.writtenBytes();
+    const { at, messages } = written < 0
       ? { at: segment.end, messages: 0 }
-      : lastBoundary(segment.buf, segment.start, segment.end, segment.start + skipped + taken);
+      : lastBoundary(segment.buf, segment.start, segment.end, segment.start + skipped + written);
     if (messages === 0) {
-      this.#release(segment);
-      return taken < 0 ? segment.messages : 0;
+      release(segment);
+      return written < 0 ? segment.messages : 0;
     }
     segment.start = at;
     segment.messages = messages;
@@ -169,16 +181,10 @@ export class Egress implements Flushable, Borrower {
 
   /** Drops everything that waits, its link being destroyed; returns how many messages that were. */
   clear(): number {
-    const dropped = this.unwritten;
-    for (let s = this.#queue.head; s !== null; s = s.next) this.#release(s);
+    const dropped = this.detach() + this.messages;
+    for (let s = this.#queue.head; s !== null; s = s.next) release(s);
     this.#queue = new SegmentQueue();
-    if (this.#block !== null) this.#context.returnBlock(this.#block);
-    this.#block = null;
-    this.#fill = this.#blockStart = this.#blockMessages = 0;
-    if (this.#inFlight !== null) this.#release(this.#inFlight);
-    this.#inFlight = null;
-    this.#skipped = 0;
-    this.#link = null;
+    this.#writer.clear();
     this.onempty?.();
     return dropped;
   }
@@ -187,26 +193,38 @@ export class Egress implements Flushable, Borrower {
   control(frame: Uint8Array): void {
     if (this.#control.length >= CONTROL_MAX) return;
     this.#control.push(frame);
-    this.#mark();
+    this.#scheduleFlush();
   }
 
-  /** Puts a message at the end: `prefix`, then `buf[start, end)`. */
-  append(prefix: Uint8Array, buf: Uint8Array, start: number, end: number, owned: boolean): void {
-    const size = prefix.length + end - start;
-    if (!this.#dirty) this.#mark();
-    if (owned && size >= REFERENCE_MIN_BYTES && standsBefore(prefix, buf, start)) {
-      this.#seal();
-      POOL.hold(buf);
-      this.#queue.push(new Segment(buf, null, start - prefix.length, end, 1));
-      return;
+  /**
+   * Puts a message at the end: `identityFrame`, then `buf[start, end)`.
+   *
+   * @param block The block that the message alone lies in; null: the bytes are borrowed until this returns.
+   */
+  append(identityFrame: Uint8Array, buf: Uint8Array, start: number, end: number, block: Block | null): void {
+    const size = identityFrame.length + end - start;
+    if (!this.#dirty) this.#scheduleFlush();
+    if (block !== null && size >= REFERENCE_MIN_BYTES && standsBefore(identityFrame, buf, start)) {
+      this.#reference(block, start - identityFrame.length, end, 1);
+    } else if (size >= BORROW_MIN_BYTES && this.#canGather && this.#flusher.isInChunk(buf, start, end)) {
+      this.#borrow(identityFrame, buf, start, end);
+    } else {
+      this.#copyIn(identityFrame, buf, start, end);
     }
-    if (size >= BORROW_MIN_BYTES && this.#canGather && this.#context.lends(buf, start, end)) {
-      this.#seal();
-      if (this.#queue.borrowed === 0) this.#context.borrow(this);
-      this.#queue.push(new Segment(buf, null, start, end, 1, prefix));
-      return;
-    }
-    this.#copyIn(prefix, buf, start, end);
+  }
+
+  /** Puts bytes at the end that stay where they lie, in a block that is retained until they are written. */
+  #reference(block: Block, start: number, end: number, messages: number): void {
+    this.#closeBlock();
+    block.retain();
+    this.#queue.push(new Segment(block.buf, block, start, end, messages));
+  }
+
+  /** Puts a message at the end that lies in the chunk being taken in. */
+  #borrow(identityFrame: Uint8Array, buf: Uint8Array, start: number, end: number): void {
+    this.#closeBlock();
+    if (this.#queue.borrowed === 0) this.#flusher.borrow(this);
+    this.#queue.push(new Segment(buf, null, start, end, 1, identityFrame));
   }
 
   /** Can several pieces be written at once, now? */
@@ -214,107 +232,86 @@ export class Egress implements Flushable, Borrower {
     return this.#open && this.#inFlight === null && this.#link?.writev !== undefined;
   }
 
-  #copyIn(prefix: Uint8Array, buf: Uint8Array, start: number, end: number): void {
-    const size = prefix.length + end - start;
-    let block = this.#block;
-    if (block === null || block.end - this.#fill < size) {
-      block = this.#room(size);
-      if (block === null) {
-        const copy = POOL.take(size);
-        copy.set(prefix, 0);
-        copy.set(buf.subarray(start, end), prefix.length);
-        this.#queue.push(new Segment(copy, null, 0, size, 1));
-        return;
-      }
-    }
-    const to = block.buf;
-    let at = this.#fill;
-    for (let i = 0; i < prefix.length; i++) to[at++] = prefix[i];
-    if (to === buf) to.copyWithin(at, start, end);
-    else this.#copy(buf, start, end, to, at);
-    this.#fill = at + end - start;
-    this.#blockMessages++;
+  #copyIn(identityFrame: Uint8Array, buf: Uint8Array, start: number, end: number): void {
+    const size = identityFrame.length + end - start;
+    if (this.#writer.room < size && !this.#startBlock(size)) this.#copyLarge(identityFrame, buf, start, end);
+    else this.#writer.append(identityFrame, buf, start, end);
   }
 
-  /**
-   * Makes room for a run of messages, at {@link runAt}.
-   *
-   * @returns How many bytes may be put there before the queue could be full; 0 when none.
-   */
-  runRoom(): number {
-    let block = this.#block;
-    if (block === null || block.end - this.#fill < RUN_MIN_BYTES) {
-      block = this.#room(RUN_MIN_BYTES);
-      if (block === null) return 0;
-    }
-    return Math.min(block.end - this.#fill, this.runLimit());
+  /** No block is large enough: a buffer of its own. */
+  #copyLarge(identityFrame: Uint8Array, buf: Uint8Array, start: number, end: number): void {
+    const size = identityFrame.length + end - start;
+    const copy = POOL.take(size);
+    copy.buf.set(identityFrame, 0);
+    copy.buf.set(buf.subarray(start, end), identityFrame.length);
+    this.#queue.push(new Segment(copy.buf, copy, 0, size, 1));
   }
-  /** Bytes that may come before the queue could be full. */
+
+  reserveRun(): RunSpace {
+    const limit = this.runLimit();
+    if (limit > 0 && this.#writer.room < RUN_MIN_BYTES) {
+      this.#startBlock(RUN_MIN_BYTES);
+      return this.#writer.space(this.runLimit());
+    }
+    return this.#writer.space(limit);
+  }
+
   runLimit(): number {
-    return Math.max(0, this.#floorBytes - this.bytes);
-  }
-  /** The block for the run, and where in its memory. */
-  get runBlock(): Piece | null {
-    return this.#block;
-  }
-  get runAt(): number {
-    return this.#fill;
-  }
-  /** So many messages and bytes were put there. */
-  ran(messages: number, bytes: number): void {
-    if (!this.#dirty) this.#mark();
-    this.#fill += bytes;
-    this.#blockMessages += messages;
+    return this.#open ? Math.max(0, this.#floorBytes - this.bytes) : 0;
   }
 
-  /** A run that another queue has in its block: a long one is written from there, a short one copied. */
-  ranAs(block: Piece, at: number, messages: number, bytes: number): void {
-    if (bytes < SHARE_MIN_BYTES && this.runRoom() >= bytes && this.#block!.buf === block.buf) {
-      block.buf.copyWithin(this.#fill, at, at + bytes);
-      this.ran(messages, bytes);
-      return;
-    }
-    if (!this.#dirty) this.#mark();
-    this.#seal();
-    block.shares = (block.shares ?? 0) + 1;
-    this.#queue.push(new Segment(block.buf, block, at, at + bytes, messages));
+  commitRun(messages: number, bytes: number): void {
+    if (!this.#dirty) this.#scheduleFlush();
+    this.#writer.commit(messages, bytes);
   }
 
-  /** Would a run be written at once, from where it lies? Then {@link ranListed} takes it. */
+  /** A long run is written from the other queue's block, a short one copied. */
+  shareRun(block: Block, at: number, messages: number, bytes: number): void {
+    const copies = bytes < SHARE_MIN_BYTES && this.reserveRun().bytes >= bytes &&
+      this.#writer.isIn(block.buf);
+    if (!this.#dirty) this.#scheduleFlush();
+    if (copies) this.#writer.appendRun(at, messages, bytes);
+    else this.#reference(block, at, at + bytes, messages);
+  }
+
   get writesNow(): boolean {
     return this.#canGather && this.#control.length === 0 && 2 * this.#queue.length + 2 <= AHEAD;
   }
 
-  /** A run is listed behind {@link AHEAD}: it is written, behind what waits. What the link does not take is copied. */
-  ranListed(prefix: Uint8Array, messages: number, bytes: number): void {
-    const context = this.#context;
-    const vectors = context.vectors!;
-    this.#seal();
-    const ahead = this.#list(0, AHEAD);
-    vectors.move(0, ahead, AHEAD - ahead);
-    let taken = this.#link!.writev!(AHEAD - ahead, ahead + 2 * messages);
-    const waiting = this.#listedBytes;
-    this.#took(Math.min(taken, waiting));
-    taken -= waiting;
-    if (taken === bytes) {
+  /** The run is listed behind {@link AHEAD}: it is written, behind what waits. What the link does not take is copied. */
+  writeRun(identityFrame: Uint8Array, messages: number, bytes: number): void {
+    const gather = this.#gather!;
+    this.#closeBlock();
+    const ahead = gather.listAhead(this.#queue, AHEAD);
+    let written = this.#link!.writev!(AHEAD - ahead, ahead + 2 * messages);
+    const waited = gather.bytes;
+    this.#advance(Math.min(written, waited));
+    written -= waited;
+    if (written === bytes) {
       this.#written += bytes;
       return;
     }
-    this.settle();
-    const { buf } = context.arena!;
+    this.copyBorrowed();
+    this.#copyRest(identityFrame, messages, written);
+    if (this.#inFlight === null) this.#send();
+  }
+
+  /** Of a run that is listed, copies what the link did not take. */
+  #copyRest(identityFrame: Uint8Array, messages: number, written: number): void {
+    const vectors = this.#context.vectors!;
+    const { buf } = this.#context.arena!;
     for (let i = AHEAD + 1, left = messages; left > 0; i += 2, left--) {
       const size = vectors.bytes(i);
-      if (taken >= prefix.length + size) {
-        taken -= prefix.length + size;
-        this.#written += prefix.length + size;
+      if (written >= identityFrame.length + size) {
+        written -= identityFrame.length + size;
+        this.#written += identityFrame.length + size;
         continue;
       }
-      if (taken > 0) this.#skipped = taken;
-      taken = 0;
+      if (written > 0) this.#skipped = written;
+      written = 0;
       const start = vectors.address(i) - vectors.base;
-      this.#copyIn(prefix, buf, start, start + size);
+      this.#copyIn(identityFrame, buf, start, start + size);
     }
-    if (this.#inFlight === null) this.#send();
   }
 
   /** Asks for {@link ondrained} once the queue, full now, has room again. */
@@ -327,8 +324,8 @@ export class Egress implements Flushable, Borrower {
     if (this.#inFlight === null) this.#send();
   }
 
-  /** The same, and what is in flight is tried again first: somebody would have to be held back otherwise. */
-  press(): void {
+  /** The same, and what is in flight is tried again first: somebody would have to be paused otherwise. */
+  flushAndRetry(): void {
     this.flush();
     if (this.full) this.#link?.retry?.();
   }
@@ -340,7 +337,7 @@ export class Egress implements Flushable, Borrower {
     this.#inFlight = null;
     this.#written += segment.bytes;
     this.#skipped = 0;
-    this.#release(segment);
+    release(segment);
     this.#send();
   }
 
@@ -357,7 +354,7 @@ export class Egress implements Flushable, Borrower {
       this.#inFlight = null;
       this.#skipped = 0;
       this.#written += segment.bytes;
-      this.#release(segment);
+      release(segment);
     }
     if (this.#watched && this.#drained()) {
       this.#watched = false;
@@ -368,62 +365,49 @@ export class Egress implements Flushable, Borrower {
 
   /** All that waits, at once. Of what is borrowed, that which the link does not take is copied: there is time then. */
   #sendBorrowed(link: Link): void {
-    this.#seal();
+    const gather = this.#gather!;
+    this.#closeBlock();
     while (this.#queue.borrowed > 0 && this.#control.length === 0) {
-      const entries = this.#list(0, ENTRIES);
-      const bytes = this.#listedBytes;
-      const taken = link.writev!(0, entries);
-      this.#took(taken);
-      if (taken < bytes) break;
+      const entries = gather.list(this.#queue, 0, ENTRIES);
+      const written = link.writev!(0, entries);
+      this.#advance(written);
+      if (written < gather.bytes) break;
     }
-    this.settle();
-  }
-
-  /** Lists what waits in entries of {@link Context.vectors} from `i` on, as far as they go; returns how many. */
-  #list(i: number, end: number): number {
-    const vectors = this.#context.vectors!;
-    const from = i;
-    this.#listedBytes = 0;
-    for (let s = this.#queue.head; s !== null && i + 2 <= end; s = s.next) {
-      if (s.prefix !== null && s.prefix.length > 0) vectors.set(i++, s.prefix, 0, s.prefix.length);
-      vectors.set(i++, s.buf, s.start, s.end);
-      this.#listedBytes += s.bytes;
-    }
-    return i - from;
+    this.copyBorrowed();
   }
 
   /** So many bytes of the queue have gone; of the segment at its head perhaps only a part. */
-  #took(bytes: number): void {
+  #advance(bytes: number): void {
     const queue = this.#queue;
     for (let s = queue.head; s !== null && bytes >= s.bytes; s = queue.head) {
       bytes -= s.bytes;
       this.#written += s.bytes;
       queue.shift();
-      this.#release(s);
+      release(s);
     }
     this.#skipped = bytes;
   }
 
-  settle(): void {
+  copyBorrowed(): void {
     if (this.#queue.borrowed === 0) return;
-    this.#settling = true;
-    this.#seal();
+    this.#copying = true;
+    this.#closeBlock();
     const before = this.#queue;
     this.#queue = new SegmentQueue();
     for (let s = before.shift(); s !== null; s = before.shift()) {
-      if (s.prefix === null) {
-        this.#seal();
+      if (s.identityFrame === null) {
+        this.#closeBlock();
         this.#queue.push(s);
       } else {
-        this.#copyIn(s.prefix, s.buf, s.start, s.end);
+        this.#copyIn(s.identityFrame, s.buf, s.start, s.end);
       }
     }
-    this.#settling = false;
+    this.#copying = false;
   }
 
   #drained(): boolean {
-    const { hwm, floorBytes } = this.#options;
-    return (this.messages * 2 <= hwm || this.bytes * 2 <= floorBytes) && this.bytes * 2 <= this.#fullBytes;
+    const { messages, bytes } = this;
+    return (messages * 2 <= this.#hwm || bytes * 2 <= this.#floorBytes) && bytes * 2 <= this.#fullBytes;
   }
 
   /** What is written next: control frames, then the queue, then the block as far as it is filled. */
@@ -434,68 +418,48 @@ export class Egress implements Flushable, Borrower {
       return new Segment(frame, null, 0, frame.length, 0);
     }
     if (!this.#open) return null;
-    if (this.#queue.head === null) this.#seal();
+    if (this.#queue.head === null) this.#closeBlock();
     return this.#queue.shift();
   }
 
-  /** A block with room for `size` bytes at its end; null when no block is large enough. */
-  #room(size: number): Piece | null {
+  /** Begins a block with room for `size` bytes; false when no block is large enough. */
+  #startBlock(size: number): boolean {
     // One that is full asks for a larger one next time; one that a smaller would have done for, for that.
-    const wasFull = this.#block !== null && this.#fill > this.#blockStart;
-    this.#seal();
+    const wasFull = this.#writer.bytes > 0;
+    this.#closeBlock();
     if (wasFull) {
       // The link may take the full one at once: then the same memory, still in the cache, is filled again.
-      if (this.#open && this.#inFlight === null && !this.#settling) {
+      if (this.#open && this.#inFlight === null && !this.#copying) {
         this.#send();
         // What was borrowed and did not go has been copied to a block.
-        this.#seal();
+        this.#closeBlock();
       }
-      if (this.#blockSize < LARGEST) this.#blockSize++;
+      this.#writer.grow();
     }
-    while (BLOCK_BYTES[this.#blockSize] < size) {
-      if (this.#blockSize === LARGEST) return null;
-      this.#blockSize++;
-    }
-    this.#block = this.#context.takeBlock(this.#blockSize);
-    this.#fill = this.#blockStart = this.#block.start;
-    return this.#block;
+    return size <= LARGEST_BLOCK_BYTES && this.#writer.start(size);
   }
 
   /** Puts the block, as far as it is filled, into the queue. */
-  #seal(): void {
-    const block = this.#block;
-    if (block === null) return;
-    if (this.#fill === block.start) {
-      // Room was made for a run that did not come about.
-      this.#context.returnBlock(block);
-      this.#block = null;
-      this.#fill = this.#blockStart = 0;
-      return;
-    }
-    this.#queue.push(new Segment(block.buf, block, block.start, this.#fill, this.#blockMessages));
-    if (this.#blockSize > 0 && this.#fill - block.start <= BLOCK_BYTES[this.#blockSize - 1]) {
-      this.#blockSize--;
-    }
-    this.#block = null;
-    this.#fill = this.#blockStart = this.#blockMessages = 0;
+  #closeBlock(): void {
+    const segment = this.#writer.close();
+    if (segment !== null) this.#queue.push(segment);
   }
 
-  #release(segment: Segment): void {
-    if (segment.block !== null) this.#context.returnBlock(segment.block);
-    else if (segment.prefix === null) POOL.release(segment.buf);
-  }
-
-  #mark(): void {
+  #scheduleFlush(): void {
     if (this.#dirty) return;
     this.#dirty = true;
-    this.#context.mark(this);
+    this.#flusher.scheduleFlush(this);
   }
 }
 
-/** Do the bytes of `prefix` stand right in front of `start`? */
-function standsBefore(prefix: Uint8Array, buf: Uint8Array, start: number): boolean {
-  const from = start - prefix.length;
+function release({ block }: Segment): void {
+  block?.release();
+}
+
+/** Do the bytes of `identityFrame` stand right in front of `start`? */
+function standsBefore(identityFrame: Uint8Array, buf: Uint8Array, start: number): boolean {
+  const from = start - identityFrame.length;
   if (from < 0) return false;
-  for (let i = 0; i < prefix.length; i++) if (buf[from + i] !== prefix[i]) return false;
+  for (let i = 0; i < identityFrame.length; i++) if (buf[from + i] !== identityFrame[i]) return false;
   return true;
 }

@@ -3,14 +3,16 @@
  * our own is compared with, so it is kept plain; every message is put together from frames and taken apart again.
  */
 import type { Buffer } from "node:buffer";
+import type { LoadedLibzmq } from "../contracts/links.ts";
+import { CCError, codeOf, errnoText, errorText } from "../errors.ts";
 import { RECONNECT_MAX_MS, RECONNECT_MIN_MS } from "../limits.ts";
-import { reason } from "../log.ts";
+import { Block } from "../memory/block.ts";
+import { hex, latin1 } from "../text.ts";
 import { copyOf, decodeFrames, encodeFrame, encodeFrames, MORE } from "../zmtp/frame.ts";
-import type { Context } from "./context.ts";
-import type { LoadedLibzmq } from "../runtime/types.ts";
+import type { SocketContext } from "./context.ts";
 import { DropCounter } from "./drops.ts";
-import { parseEndpoint } from "./endpoint.ts";
-import { prepareSocketFile, removeSocketFile } from "./ipc.ts";
+import { parseEndpoint } from "../endpoint.ts";
+import { PausedSources } from "./paused.ts";
 import type {
   DealerEvents,
   DealerOptions,
@@ -18,17 +20,23 @@ import type {
   Engine,
   MessageSink,
   RouterSocket,
+  SendResult,
   SocketOptions,
   Source,
 } from "./types.ts";
 
-type Libzmq = LoadedLibzmq["zmq"];
+type Libzmq = typeof import("zeromq");
+/** The package, loaded. */
+interface Loaded {
+  zmq: Libzmq;
+  pollMs: number | null;
+}
 type Socket = InstanceType<Libzmq["Router"]> | InstanceType<Libzmq["Dealer"]>;
 
-const NO_PREFIX = new Uint8Array(0);
+const NO_IDENTITY = new Uint8Array(0);
 
-/** @param loaded The package: `await runtime.loadLibzmq()`. */
-export function libzmqEngine(context: Context, loaded: LoadedLibzmq): Engine {
+export function libzmqEngine(context: SocketContext, library: LoadedLibzmq): Engine {
+  const loaded: Loaded = { zmq: library.zmq as Libzmq, pollMs: library.pollMs };
   return {
     name: "libzmq",
     description: `libzmq ${loaded.zmq.version}`,
@@ -58,18 +66,24 @@ function configure(socket: Socket, options: SocketOptions): void {
 abstract class LibzmqSocket<S extends Socket> {
   readonly drops: DropCounter;
   protected readonly socket: S;
-  protected readonly context: Context;
+  protected readonly context: SocketContext;
   readonly #sink: MessageSink;
   readonly #pollMs: number | null;
   #queue: Uint8Array[][] = [];
   #sending = false;
   #receiving = true;
-  #held = 0;
+  #pauses = 0;
   #resume: (() => void) | null = null;
   protected onroom: (() => void) | null = null;
   #onempty: (() => void) | null = null;
 
-  constructor(context: Context, socket: S, pollMs: number | null, options: SocketOptions, sink: MessageSink) {
+  constructor(
+    context: SocketContext,
+    socket: S,
+    pollMs: number | null,
+    options: SocketOptions,
+    sink: MessageSink,
+  ) {
     this.context = context;
     this.socket = socket;
     this.#pollMs = pollMs;
@@ -115,18 +129,18 @@ abstract class LibzmqSocket<S extends Socket> {
     try {
       for (;;) {
         const received: Uint8Array[] = await this.#ready(() => this.socket.receive());
-        while (this.#held > 0) await new Promise<void>((resolve) => this.#resume = resolve);
+        while (this.#pauses > 0) await new Promise<void>((resolve) => this.#resume = resolve);
         if (!this.#receiving) continue;
         const { source, frames } = this.sourceOf(received);
         if (frames.length === 0) continue;
         const message = encodeFrames(frames);
-        const buf = new Uint8Array(source.prefix.length + message.length);
-        buf.set(source.prefix, 0);
-        buf.set(message, source.prefix.length);
+        const buf = new Uint8Array(source.identityFrame.length + message.length);
+        buf.set(source.identityFrame, 0);
+        buf.set(message, source.identityFrame.length);
         const empty = frames.findIndex((frame) => frame.length === 0);
         const delimiter = empty < 0 ? -1 : empty === 0 ? 0 : encodeFrames(frames.slice(0, empty)).length;
-        const start = source.prefix.length;
-        this.context.enter();
+        const start = source.identityFrame.length;
+        this.context.flusher.beginChunk();
         this.#sink.message(
           source,
           buf,
@@ -134,23 +148,23 @@ abstract class LibzmqSocket<S extends Socket> {
           buf.length,
           empty < 0 ? -1 : start + delimiter,
           frames.length - empty - 1,
-          true,
+          new Block(buf, 0, buf.length, null),
         );
         this.#sink.chunkEnd();
-        this.context.leave();
+        this.context.flusher.endChunk();
       }
     } catch (error) {
       if (!this.socket.closed) this.failed(error);
     }
   }
 
-  /** Nothing more is received until {@link releaseReceiving}; counted. */
-  protected holdReceiving(): void {
-    this.#held++;
+  /** Nothing more is received until {@link resumeReceiving}; counted. */
+  protected pauseReceiving(): void {
+    this.#pauses++;
   }
 
-  protected releaseReceiving(): void {
-    if (--this.#held > 0) return;
+  protected resumeReceiving(): void {
+    if (--this.#pauses > 0) return;
     this.#resume?.();
     this.#resume = null;
   }
@@ -184,7 +198,7 @@ abstract class LibzmqSocket<S extends Socket> {
       try {
         return await act();
       } catch (error) {
-        if ((error as { code?: string }).code !== "EAGAIN") throw error;
+        if (codeOf(error) !== "EAGAIN") throw error;
         await new Promise<void>((resolve) => void this.context.clock.after(pollMs, resolve));
       }
     }
@@ -202,7 +216,7 @@ class LibzmqRouter extends LibzmqSocket<InstanceType<Libzmq["Router"]>> implemen
   #peers = 0;
   readonly #hwm: number;
 
-  constructor(context: Context, { zmq, pollMs }: LoadedLibzmq, options: SocketOptions, sink: MessageSink) {
+  constructor(context: SocketContext, { zmq, pollMs }: Loaded, options: SocketOptions, sink: MessageSink) {
     super(context, new zmq.Router(), pollMs, options, sink);
     this.#hwm = options.hwm;
     this.socket.mandatory = true;
@@ -218,15 +232,17 @@ class LibzmqRouter extends LibzmqSocket<InstanceType<Libzmq["Router"]>> implemen
   async bind(endpoint: string): Promise<string> {
     const address = parseEndpoint(endpoint, "bind");
     if (address.transport === "ipc") {
-      await prepareSocketFile(address.path, this.context.environment.transport);
+      await this.context.environment.links.prepareSocketFile(address.path);
       this.#path = address.path;
     }
     try {
       await this.socket.bind(endpoint.replace(/:0$/, ":*"));
     } catch (error) {
-      const { code } = error as { code?: string };
-      const why = code === "EADDRINUSE" ? "the address is in use" : reason(error);
-      throw Object.assign(new Error(`cannot listen on ${endpoint}: ${why}`), { code });
+      const code = codeOf(error);
+      throw new CCError(
+        code ?? "cannot-listen",
+        `cannot listen on ${endpoint}: ${errnoText(code) ?? errorText(error)}`,
+      );
     }
     this.receive();
     return this.socket.lastEndpoint ?? endpoint;
@@ -243,20 +259,20 @@ class LibzmqRouter extends LibzmqSocket<InstanceType<Libzmq["Router"]>> implemen
 
   override async close(lingerMs: number): Promise<void> {
     await super.close(lingerMs);
-    if (this.#path !== null) removeSocketFile(this.#path);
+    if (this.#path !== null) this.context.environment.links.removeSocketFile(this.#path);
   }
 
   protected override sourceOf(received: Uint8Array[]): { source: Source; frames: Uint8Array[] } {
     const [identity, ...frames] = received;
-    const key = String.fromCharCode(...identity);
+    const key = latin1(identity);
     let source = this.#sources.get(key);
     if (source === undefined) {
       if (this.#sources.size >= 10_000) this.#sources.clear();
       source = {
-        prefix: encodeFrame(identity, MORE),
-        name: `client ${Array.from(identity, (b) => b.toString(16).padStart(2, "0")).join("")}`,
-        hold: () => this.holdReceiving(),
-        release: () => this.releaseReceiving(),
+        identityFrame: encodeFrame(identity, MORE),
+        name: `client ${hex(identity)}`,
+        pause: () => this.pauseReceiving(),
+        resume: () => this.resumeReceiving(),
       };
       this.#sources.set(key, source);
     }
@@ -264,12 +280,12 @@ class LibzmqRouter extends LibzmqSocket<InstanceType<Libzmq["Router"]>> implemen
   }
 
   protected override unsendable(_frames: Uint8Array[], error: unknown): void {
-    const unreachable = (error as { code?: string }).code === "EHOSTUNREACH";
+    const unreachable = codeOf(error) === "EHOSTUNREACH";
     this.drops.add(unreachable ? "no-such-peer" : "client-full", "a client");
   }
 
   protected override failed(error: unknown): void {
-    this.context.log.error("libzmq", `the ROUTER failed: ${reason(error)}`);
+    this.context.log.error("libzmq", `the ROUTER failed: ${errorText(error)}`);
   }
 }
 
@@ -277,13 +293,13 @@ class LibzmqDealer extends LibzmqSocket<InstanceType<Libzmq["Dealer"]>> implemen
   readonly runs = null;
   protected override readonly peerName: string;
   readonly #hwm: number;
-  readonly #held = new Set<Source>();
+  readonly #paused: PausedSources;
   readonly #source: Source;
   #up = false;
 
   constructor(
-    context: Context,
-    { zmq, pollMs }: LoadedLibzmq,
+    context: SocketContext,
+    { zmq, pollMs }: Loaded,
     endpoint: string,
     options: DealerOptions,
     sink: MessageSink,
@@ -292,15 +308,16 @@ class LibzmqDealer extends LibzmqSocket<InstanceType<Libzmq["Dealer"]>> implemen
     parseEndpoint(endpoint, "connect");
     const identity = options.identity === undefined || options.identity.length === 0
       ? {}
-      : { routingId: String.fromCharCode(...options.identity) };
+      : { routingId: latin1(options.identity) };
     super(context, new zmq.Dealer(identity), pollMs, options, sink);
     this.peerName = endpoint;
     this.#hwm = options.hwm;
+    this.#paused = new PausedSources(() => this.queued < this.#hwm, context.clock.soon);
     this.#source = {
-      prefix: NO_PREFIX,
+      identityFrame: NO_IDENTITY,
       name: endpoint,
-      hold: () => this.holdReceiving(),
-      release: () => this.releaseReceiving(),
+      pause: () => this.pauseReceiving(),
+      resume: () => this.resumeReceiving(),
     };
     const { socket } = this;
     socket.reconnectInterval = RECONNECT_MIN_MS;
@@ -312,12 +329,12 @@ class LibzmqDealer extends LibzmqSocket<InstanceType<Libzmq["Dealer"]>> implemen
     socket.events.on("disconnect", () => {
       if (!this.#up) return;
       this.#up = false;
-      this.#releaseHeld();
+      this.#paused.resumeAll();
       events.down?.("closed by the peer");
     });
     this.onroom = () => {
       // The one that was just taken is still counted.
-      if ((this.queued - 1) * 2 <= this.#hwm) this.#releaseHeld();
+      if ((this.queued - 1) * 2 <= this.#hwm) this.#paused.resume();
     };
     socket.connect(endpoint);
     this.receive();
@@ -327,23 +344,21 @@ class LibzmqDealer extends LibzmqSocket<InstanceType<Libzmq["Dealer"]>> implemen
     return this.#up;
   }
 
-  send(prefix: Uint8Array, buf: Uint8Array, start: number, end: number): boolean {
+  send(identityFrame: Uint8Array, buf: Uint8Array, start: number, end: number): SendResult {
     if (!this.#up && this.queued >= this.#hwm) {
       this.drops.add("upstream-down", this.peerName);
-      return true;
+      return "dropped";
     }
-    this.push([...decodeFrames(prefix, 0, prefix.length), ...decodeFrames(buf, start, end)]);
-    return this.queued < this.#hwm;
+    this.push([...decodeFrames(identityFrame, 0, identityFrame.length), ...decodeFrames(buf, start, end)]);
+    return this.queued < this.#hwm ? "queued" : "full";
   }
 
-  hold(source: Source): void {
-    if (!this.#up || this.#held.has(source)) return;
-    this.#held.add(source);
-    source.hold();
+  pause(source: Source): void {
+    if (this.#up && this.queued >= this.#hwm) this.#paused.add(source);
   }
 
   override async close(lingerMs: number): Promise<void> {
-    this.#releaseHeld();
+    this.#paused.resumeAll();
     await super.close(lingerMs);
   }
 
@@ -352,11 +367,6 @@ class LibzmqDealer extends LibzmqSocket<InstanceType<Libzmq["Dealer"]>> implemen
   }
 
   protected override failed(error: unknown): void {
-    this.context.log.error("libzmq", `the DEALER to ${this.peerName} failed: ${reason(error)}`);
-  }
-
-  #releaseHeld(): void {
-    for (const source of this.#held) source.release();
-    this.#held.clear();
+    this.context.log.error("libzmq", `the DEALER to ${this.peerName} failed: ${errorText(error)}`);
   }
 }

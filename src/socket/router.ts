@@ -2,6 +2,8 @@
  * A ROUTER (RFC 28): every peer has an identity; what comes from it carries the identity in front, and a message goes
  * to the peer whose identity is its first frame.
  */
+import type { Link, LinkEvents, Listener } from "../contracts/links.ts";
+import { errorText } from "../errors.ts";
 import {
   CLIENT_EGRESS_FLOOR_BYTES,
   CLIENT_STALL_MAX_MS,
@@ -9,27 +11,26 @@ import {
   EGRESS_MAX_BYTES,
   PEERS_MAX,
 } from "../limits.ts";
-import { type Logger, printableBytes, reason } from "../log.ts";
-import { formatAddress } from "../runtime/common.ts";
-import type { Link, LinkEvents, Listener } from "../runtime/types.ts";
+import type { Logger } from "../log.ts";
+import type { Block } from "../memory/block.ts";
+import { hex, latin1, printableBytes } from "../text.ts";
 import { bodyStart, encodeFrame, frameEnd, MORE, ProtocolError } from "../zmtp/frame.ts";
 import type { PeerProperties } from "../zmtp/handshake.ts";
 import { Connection } from "./connection.ts";
-import type { Context } from "./context.ts";
+import type { SocketContext } from "./context.ts";
 import { DropCounter } from "./drops.ts";
 import { Egress } from "./egress.ts";
-import { parseEndpoint } from "./endpoint.ts";
-import { prepareSocketFile, removeSocketFile } from "./ipc.ts";
+import { endpointText, parseEndpoint } from "../endpoint.ts";
+import { finish, waitEmpty, watchStall } from "./linger.ts";
 import type { MessageSink, RouterSocket, SocketOptions } from "./types.ts";
-import { finish, waitEmpty, watchStall } from "./wait.ts";
 
-const NO_PREFIX = new Uint8Array(0);
+const NO_IDENTITY = new Uint8Array(0);
 /** Bytes of an identity frame that we made: flags, size, a zero byte, four of a counter; as libzmq makes them. */
 const OWN_FRAME_BYTES = 7;
 
 export class Router implements RouterSocket {
   readonly drops: DropCounter;
-  readonly #context: Context;
+  readonly #context: SocketContext;
   readonly #log: Logger;
   readonly #options: SocketOptions;
   readonly #sink: MessageSink;
@@ -38,15 +39,15 @@ export class Router implements RouterSocket {
   /** Every connection, those in their handshake too. */
   readonly #connections = new Set<Peer>();
   /** Peers by the counter in the identity that we gave them. */
-  readonly #numbered = new Map<number, Peer>();
+  readonly #byNumber = new Map<number, Peer>();
   /** Peers by an identity of their own, as Latin-1. */
-  readonly #named = new Map<string, Peer>();
+  readonly #byName = new Map<string, Peer>();
   #counter: number;
   /** Whom the last message went to: runs of replies go to one peer. */
   #last: Peer | null = null;
   #closed = false;
 
-  constructor(context: Context, options: SocketOptions, sink: MessageSink) {
+  constructor(context: SocketContext, options: SocketOptions, sink: MessageSink) {
     this.#context = context;
     this.#log = context.log;
     this.#options = options;
@@ -56,7 +57,7 @@ export class Router implements RouterSocket {
   }
 
   get peers(): number {
-    return this.#numbered.size + this.#named.size;
+    return this.#byNumber.size + this.#byName.size;
   }
 
   async bind(endpoint: string): Promise<string> {
@@ -65,47 +66,52 @@ export class Router implements RouterSocket {
       const { host } = address;
       const isIp = host.includes(":") || /^[\d.]+$/.test(host);
       const [ip] = isIp ? [host] : await this.#context.environment.resolve(host).catch((error) => {
-        throw new Error(`cannot listen on ${endpoint}: ${reason(error)}`);
+        throw new Error(`cannot listen on ${endpoint}: ${errorText(error)}`);
       });
       address = { ...address, host: ip };
     } else {
-      await prepareSocketFile(address.path, this.#context.environment.transport);
+      await this.#context.environment.links.prepareSocketFile(address.path);
     }
-    const listener = await this.#context.environment.transport.listen(
+    const listener = await this.#context.environment.links.listen(
       address,
       this.#options,
       (link) => this.#accept(link),
     );
     this.#listeners.push(listener);
-    return formatAddress(listener.address);
+    return endpointText(listener.address);
   }
 
-  send(buf: Uint8Array, start: number, end: number, owned: boolean): boolean {
+  send(buf: Uint8Array, start: number, end: number, block: Block | null): boolean {
     const next = frameEnd(buf, start);
-    if (next >= end) {
-      this.drops.add("no-route", "nobody");
-      return false;
-    }
+    if (next >= end) return this.#noRoute();
     const last = this.#last;
-    const peer = last !== null && startsWith(last.prefix, buf, start, next)
+    const peer = last !== null && startsWith(last.identityFrame, buf, start, next)
       ? last
       : this.#find(buf, start, next);
-    if (peer === null) {
-      this.drops.add("no-such-peer", identityName(buf.subarray(bodyStart(buf, start), next)));
-      return false;
-    }
+    if (peer === null) return this.#noPeer(buf, start, next);
     this.#last = peer;
-    return peer.send(buf, next, end, owned);
+    return peer.send(buf, next, end, block);
+  }
+
+  #noRoute(): false {
+    this.drops.add("no-route", "nobody");
+    return false;
+  }
+
+  #noPeer(buf: Uint8Array, start: number, next: number): false {
+    this.drops.add("no-such-peer", identityName(buf.subarray(bodyStart(buf, start), next)));
+    return false;
   }
 
   stopReceiving(): void {
+    const { links } = this.#context.environment;
     for (const listener of this.#listeners) {
       this.#unbinding.push(listener.close());
-      if (listener.address.transport === "ipc") removeSocketFile(listener.address.path);
+      if (listener.address.transport === "ipc") links.removeSocketFile(listener.address.path);
     }
     this.#listeners.length = 0;
     for (const peer of this.#connections) {
-      if (peer.ready) peer.hold();
+      if (peer.ready) peer.stopReceiving();
       else peer.close();
     }
     this.#closed = true;
@@ -124,8 +130,8 @@ export class Router implements RouterSocket {
       this.drops.add("linger", peer.name, peer.egress.clear());
     }
     this.#connections.clear();
-    this.#numbered.clear();
-    this.#named.clear();
+    this.#byNumber.clear();
+    this.#byName.clear();
   }
 
   /** What peers call. */
@@ -133,7 +139,7 @@ export class Router implements RouterSocket {
     drops: () => this.drops,
     sink: () => this.#sink,
     admit: (peer, identity) => this.#admit(peer, identity),
-    lost: (peer, why, error) => this.#lost(peer, why, error),
+    disconnected: (peer, why, error) => this.#disconnected(peer, why, error),
   };
 
   #accept(link: Link): LinkEvents {
@@ -147,7 +153,7 @@ export class Router implements RouterSocket {
     if (this.#closed) {
       peer.close();
     } else if (this.#connections.size >= PEERS_MAX) {
-      this.#log.limited(
+      this.#log.warnRarely(
         "accept",
         "peers",
         `refused ${link.remote}: ${PEERS_MAX} connections are open already`,
@@ -162,7 +168,7 @@ export class Router implements RouterSocket {
   #admit(peer: Peer, identity: Uint8Array): Uint8Array {
     if (identity.length > 0) {
       const key = latin1(identity, 0, identity.length);
-      const before = this.#named.get(key);
+      const before = this.#byName.get(key);
       if (before !== undefined) {
         this.#log.info(
           "peer",
@@ -171,24 +177,24 @@ export class Router implements RouterSocket {
         before.close();
         this.#forget(before);
       }
-      this.#named.set(key, peer);
+      this.#byName.set(key, peer);
       peer.key = key;
     } else {
       identity = new Uint8Array(5);
       do {
         this.#counter = (this.#counter + 1) >>> 0;
-      } while (this.#numbered.has(this.#counter));
+      } while (this.#byNumber.has(this.#counter));
       new DataView(identity.buffer).setUint32(1, this.#counter);
-      this.#numbered.set(this.#counter, peer);
+      this.#byNumber.set(this.#counter, peer);
       peer.number = this.#counter;
     }
     this.#log.debug("peer", `${peer.name} connected as ${identityName(identity)}`);
     return encodeFrame(identity, MORE);
   }
 
-  #lost(peer: Peer, why: string, error: Error | undefined): void {
+  #disconnected(peer: Peer, why: string, error: Error | undefined): void {
     if (error instanceof ProtocolError) {
-      this.#log.limited("peer", `${error.code} ${hostOf(peer.name)}`, `closed ${peer.name}: ${why}`);
+      this.#log.warnRarely("peer", `${error.code} ${hostOf(peer.name)}`, `closed ${peer.name}: ${why}`);
     } else {
       this.#log.debug("peer", `${peer.name} is gone: ${why}`);
     }
@@ -197,8 +203,8 @@ export class Router implements RouterSocket {
 
   #forget(peer: Peer): void {
     this.#connections.delete(peer);
-    if (peer.number >= 0) this.#numbered.delete(peer.number);
-    if (peer.key !== null && this.#named.get(peer.key) === peer) this.#named.delete(peer.key);
+    if (peer.number >= 0) this.#byNumber.delete(peer.number);
+    if (peer.key !== null && this.#byName.get(peer.key) === peer) this.#byName.delete(peer.key);
     if (this.#last === peer) this.#last = null;
     this.drops.add("client-gone", peer.name, peer.egress.clear());
   }
@@ -207,9 +213,9 @@ export class Router implements RouterSocket {
     const at = bodyStart(buf, start);
     if (next - start === OWN_FRAME_BYTES && buf[at] === 0) {
       const number = ((buf[at + 1] << 24) | (buf[at + 2] << 16) | (buf[at + 3] << 8) | buf[at + 4]) >>> 0;
-      return this.#numbered.get(number) ?? null;
+      return this.#byNumber.get(number) ?? null;
     }
-    return this.#named.get(latin1(buf, at, next)) ?? null;
+    return this.#byName.get(latin1(buf, at, next)) ?? null;
   }
 }
 
@@ -217,7 +223,7 @@ interface PeerOwner {
   drops(): DropCounter;
   sink(): MessageSink;
   admit(peer: Peer, identity: Uint8Array): Uint8Array;
-  lost(peer: Peer, why: string, error: Error | undefined): void;
+  disconnected(peer: Peer, why: string, error: Error | undefined): void;
 }
 
 /** One client of a ROUTER. */
@@ -226,80 +232,84 @@ class Peer extends Connection {
   number = -1;
   key: string | null = null;
   readonly #owner: PeerOwner;
-  #heldBySelf = false;
+  #pausedBySelf = false;
+  #cancelStall: () => void = () => {};
 
-  constructor(owner: PeerOwner, context: Context, link: Link, egress: Egress, messageMaxBytes: number) {
-    super(context, link, egress, owner.sink(), "ROUTER", NO_PREFIX, messageMaxBytes);
+  constructor(owner: PeerOwner, context: SocketContext, link: Link, egress: Egress, messageMaxBytes: number) {
+    super(context, link, egress, owner.sink(), "ROUTER", NO_IDENTITY, messageMaxBytes);
     this.#owner = owner;
   }
 
-  protected override admitted(peer: PeerProperties): Uint8Array {
+  protected override handshaken(peer: PeerProperties): Uint8Array {
     return this.#owner.admit(this, peer.identity);
+  }
+
+  override close(): void {
+    this.#cancelStall();
+    super.close();
   }
 
   protected override discarded(messages: number): void {
     this.#owner.drops().add("unread", this.name, messages);
   }
 
-  protected override lost(why: string, error: Error | undefined): void {
-    this.#owner.lost(this, why, error);
+  protected override disconnected(why: string, error: Error | undefined): void {
+    this.#owner.disconnected(this, why, error);
   }
 
   /**
    * Queues a message for this peer. A peer whose queue is full is not read from any more: one that asks but does not
-   * read the answers is held back by TCP. What others send it then, up to twice the mark, waits; beyond, it is
+   * read the answers is paused by TCP. What others send it then, up to twice the mark, waits; beyond, it is
    * dropped, and a peer that takes nothing at all is disconnected.
    */
-  send(buf: Uint8Array, start: number, end: number, owned: boolean): boolean {
+  send(buf: Uint8Array, start: number, end: number, block: Block | null): boolean {
     const { egress } = this;
-    if (this.#heldBySelf && egress.overfull) {
+    if (this.#pausedBySelf && egress.overfull) {
       this.#owner.drops().add("client-full", this.name);
       return false;
     }
-    egress.append(NO_PREFIX, buf, start, end, owned);
-    if (!this.#heldBySelf && egress.full) this.#holdSelf();
+    egress.append(NO_IDENTITY, buf, start, end, block);
+    if (!this.#pausedBySelf && egress.full) this.#pauseSelf();
     return true;
   }
 
-  #holdSelf(): void {
+  #pauseSelf(): void {
     const { egress } = this;
     egress.flush();
-    if (!egress.full || this.gone) return;
-    this.#heldBySelf = true;
-    this.hold();
-    const cancel = watchStall(this.context.clock, egress, CLIENT_STALL_MAX_MS, () => {
-      if (this.gone) return;
+    if (!egress.full || this.over) return;
+    this.#pausedBySelf = true;
+    this.pause();
+    this.#cancelStall = watchStall(this.context.clock, egress, CLIENT_STALL_MAX_MS, () => {
+      if (this.over) return;
       const why = `it took nothing for ${CLIENT_STALL_MAX_MS / 1000} s while its queue was full`;
-      this.context.log.limited("peer", `stalled ${hostOf(this.name)}`, `disconnecting ${this.name}: ${why}`);
+      this.context.log.warnRarely(
+        "peer",
+        `stalled ${hostOf(this.name)}`,
+        `disconnecting ${this.name}: ${why}`,
+      );
       this.close();
-      this.#owner.lost(this, why, undefined);
+      this.#owner.disconnected(this, why, undefined);
     });
     egress.ondrained = () => {
-      cancel();
-      this.#heldBySelf = false;
-      this.release();
+      this.#cancelStall();
+      this.#pausedBySelf = false;
+      this.resume();
     };
     egress.watch();
   }
 }
 
-/** Is `prefix` the bytes `buf[start, next)`? */
-function startsWith(prefix: Uint8Array, buf: Uint8Array, start: number, next: number): boolean {
-  if (prefix.length !== next - start) return false;
-  for (let i = 1; i < prefix.length; i++) if (prefix[i] !== buf[start + i]) return false;
+/** Is `frame` the bytes `buf[start, next)`? */
+function startsWith(frame: Uint8Array, buf: Uint8Array, start: number, next: number): boolean {
+  if (frame.length !== next - start) return false;
+  for (let i = 1; i < frame.length; i++) if (frame[i] !== buf[start + i]) return false;
   return true;
-}
-
-function latin1(buf: Uint8Array, start: number, end: number): string {
-  let text = "";
-  for (let i = start; i < end; i++) text += String.fromCharCode(buf[i]);
-  return text;
 }
 
 /** An identity for people: text where it is printable, else hexadecimal. */
 export function identityName(identity: Uint8Array): string {
   if (identity.every((b) => b > 0x20 && b < 0x7f)) return `"${printableBytes(identity, 255)}"`;
-  return Array.from(identity.subarray(0, 32), (b) => b.toString(16).padStart(2, "0")).join("");
+  return hex(identity.subarray(0, 32));
 }
 
 /** The address without its port: all connections of one host are one subject of the rate limiter. */

@@ -1,35 +1,39 @@
 /** The parts that an egress queue is made of, and their order. */
-import type { Piece } from "../runtime/arena.ts";
+import type { Block } from "../memory/block.ts";
 
 export class Segment {
   next: Segment | null = null;
   readonly buf: Uint8Array;
-  /** The block that `buf` is of, to be given back; null: none. */
-  readonly block: Piece | null;
+  /** The block that `buf` is of, released when the segment is written; null: none. */
+  readonly block: Block | null;
   /** Goes before `buf[start, end)`, which is borrowed from the chunk being taken in; null: `buf` is ours. */
-  readonly prefix: Uint8Array | null;
+  readonly identityFrame: Uint8Array | null;
   start: number;
   end: number;
   messages: number;
 
   constructor(
     buf: Uint8Array,
-    block: Piece | null,
+    block: Block | null,
     start: number,
     end: number,
     messages: number,
-    prefix: Uint8Array | null = null,
+    identityFrame: Uint8Array | null = null,
   ) {
     this.buf = buf;
     this.block = block;
     this.start = start;
     this.end = end;
     this.messages = messages;
-    this.prefix = prefix;
+    this.identityFrame = identityFrame;
   }
 
   get bytes(): number {
-    return this.end - this.start + (this.prefix === null ? 0 : this.prefix.length);
+    return this.end - this.start + (this.identityFrame === null ? 0 : this.identityFrame.length);
+  }
+
+  get borrowed(): boolean {
+    return this.identityFrame !== null;
   }
 }
 
@@ -71,6 +75,6 @@ export class SegmentQueue {
     this.length += sign;
     this.messages += sign * segment.messages;
     this.bytes += sign * segment.bytes;
-    if (segment.prefix !== null) this.borrowed += sign;
+    if (segment.borrowed) this.borrowed += sign;
   }
 }

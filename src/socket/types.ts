@@ -4,29 +4,31 @@
  *
  * A message is the bytes of its frames, headers included: `buf[start, end)`.
  */
-import type { Piece } from "../runtime/arena.ts";
+import type { Block } from "../memory/block.ts";
+import type { RunQueue } from "../relay/group.ts";
 
 /** Where a message came from. */
 export interface Source {
   /** The frame that a ROUTER puts in front of this peer's messages: its identity, header included. */
-  readonly prefix: Uint8Array;
+  readonly identityFrame: Uint8Array;
   /** For people and logs. */
   readonly name: string;
-  /** Nothing more is read from it until {@link release}; counted, so that several may hold it. */
-  hold(): void;
-  release(): void;
+  /** Nothing more is read from it until {@link resume}; counted, so that several may pause it. */
+  pause(): void;
+  /** Reading goes on, when all who paused it have said so. */
+  resume(): void;
 }
 
-/** Takes the messages of a socket. The bytes are borrowed until the call returns, unless `owned`. */
+/** Takes the messages of a socket. */
 export interface MessageSink {
   /**
-   * One message.
+   * One message: `buf[start, end)`, borrowed until this returns.
    *
-   * @param source The peer it came from; for a ROUTER its prefix belongs in front of the message.
+   * @param source The peer it came from; for a ROUTER its identity frame belongs in front of the message.
    * @param delimiter Where the first empty frame's header stands; -1 where there is none.
-   * @param tail Frames behind that one.
-   * @param owned `buf` is this message's alone, the source's prefix right in front of `start`, and may be held without
-   *   copying: see `Pool`.
+   * @param framesAfterDelimiter How many there are.
+   * @param block The block that this message alone lies in, the source's identity frame right in front of `start`: who
+   *   retains it needs no copy. Null where the bytes are borrowed.
    */
   message(
     source: Source,
@@ -34,8 +36,8 @@ export interface MessageSink {
     start: number,
     end: number,
     delimiter: number,
-    tail: number,
-    owned: boolean,
+    framesAfterDelimiter: number,
+    block: Block | null,
   ): void;
   /**
    * Messages follow in the chunk, right behind the one just taken: a sink that does with many what it did with that one
@@ -46,28 +48,6 @@ export interface MessageSink {
   run?(source: Source, buf: Uint8Array, at: number, end: number): number;
   /** The chunk that held the last messages is done. */
   chunkEnd(): void;
-}
-
-/** Where runs of messages are put at once, for the same to be done as by sending each. */
-export interface RunQueue {
-  /**
-   * Makes room for a run.
-   *
-   * @returns How many bytes of `runBlock` from `runAt` on may be filled before the queue could be full; 0 when none.
-   */
-  runRoom(): number;
-  /** Bytes that may come before the queue could be full; 0 when none. */
-  runLimit(): number;
-  readonly runBlock: Piece | null;
-  readonly runAt: number;
-  /** So many messages and bytes, prefixes included, were put there. */
-  ran(messages: number, bytes: number): void;
-  /** Would a run be written at once, from where it lies? Then {@link ranListed} takes it, instead of the two above. */
-  readonly writesNow: boolean;
-  /** A run of so many messages and bytes is listed in the transport's vectors, each behind `prefix`. */
-  ranListed(prefix: Uint8Array, messages: number, bytes: number): void;
-  /** The same run as another queue has it in its block, at `at`. */
-  ranAs(block: Piece, at: number, messages: number, bytes: number): void;
 }
 
 /** Why a socket dropped a message. */
@@ -93,7 +73,9 @@ export type DropReason =
 
 /** Messages dropped by a socket since it was made. */
 export interface Drops {
+  /** All of them. */
   readonly total: number;
+  /** By the reason. */
   readonly byReason: ReadonlyMap<DropReason, number>;
   /** By the peer they were for: an endpoint or an identity. The latest thousand peers. */
   readonly byPeer: ReadonlyMap<string, ReadonlyMap<DropReason, number>>;
@@ -112,7 +94,7 @@ export interface RouterSocket {
    *
    * @returns False when it was dropped; it is counted then.
    */
-  send(buf: Uint8Array, start: number, end: number, owned: boolean): boolean;
+  send(buf: Uint8Array, start: number, end: number, block: Block | null): boolean;
   /** No more messages come in; what is queued still goes out. */
   stopReceiving(): void;
   /** Waits up to `lingerMs` for what is queued, then ends everything. */
@@ -122,18 +104,29 @@ export interface RouterSocket {
   readonly drops: Drops;
 }
 
+/**
+ * What became of a message that was given to a DEALER: it is queued; it is queued, and its source should be paused, as
+ * there is no room for another; or it was dropped, and counted.
+ */
+export type SendResult = "queued" | "full" | "dropped";
+
 /** A DEALER that is connected to one endpoint. */
 export interface DealerSocket {
   /**
-   * Sends `prefix`, then the message. Bytes of the chunk that is being taken in, and a prefix in front of them, must stay
-   * as they are until it has been: they may be written from where they lie.
+   * Sends `identityFrame`, then the message. Bytes of the chunk that is being taken in, and an identity frame in front of
+   * them, must stay as they are until it has been: they may be written from where they lie.
    *
-   * @returns False when the queue is full: the message is queued, but its source should be held back with
-   *   {@link hold}.
+   * @param block See {@link MessageSink.message}.
    */
-  send(prefix: Uint8Array, buf: Uint8Array, start: number, end: number, owned: boolean): boolean;
-  /** Holds the source until the queue has drained or the upstream is down. */
-  hold(source: Source): void;
+  send(
+    identityFrame: Uint8Array,
+    buf: Uint8Array,
+    start: number,
+    end: number,
+    block: Block | null,
+  ): SendResult;
+  /** Pauses the source until the queue has drained or the upstream is down. */
+  pause(source: Source): void;
   /** The queue that takes runs of messages; null where the engine has none. */
   readonly runs: RunQueue | null;
   stopReceiving(): void;
@@ -147,7 +140,9 @@ export interface DealerSocket {
 
 /** What a DEALER tells besides messages. */
 export interface DealerEvents {
+  /** The handshake is done. */
   up?(): void;
+  /** The link is gone; why. */
   down?(reason: string): void;
 }
 
@@ -155,8 +150,11 @@ export interface DealerEvents {
 export interface SocketOptions {
   /** High water mark: messages that may wait for one peer. */
   hwm: number;
+  /** Kernel buffer; 0: the system's size. */
   receiveBufferBytes: number;
+  /** Kernel buffer; 0: the system's size. */
   sendBufferBytes: number;
+  /** Probes of idle connections; null: none. */
   keepAlive: { idleSeconds: number; intervalSeconds: number; count: number } | null;
   /** Bytes of one message, all frames with their headers. */
   messageMaxBytes: number;

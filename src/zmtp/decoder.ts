@@ -6,25 +6,26 @@
  *
  * ```
  *   chunk   ...m1][m2 .....][m3 ..|            m1, m2: views of the chunk
- *   next                          |....][m4    m3: copied into the carry, then m4 again a view
+ *   next                          |....][m4    m3: copied into the partial buffer, then m4 again a view
  * ```
  *
- * The carry keeps room in front of the message for one frame (`prefix`): the identity of the peer, so that a
- * large message can be forwarded as one piece, without another copy.
+ * The partial buffer keeps room in front of the message for one frame, the identity of the peer, so that a large message
+ * can be forwarded as one piece, without another copy.
  */
-import { POOL } from "./pool.ts";
+import type { Block } from "../memory/block.ts";
+import { POOL } from "../memory/pool.ts";
 import { COMMAND, LONG, MORE, ProtocolError, RESERVED } from "./frame.ts";
 
-/** Takes the messages that a decoder finds. The bytes are borrowed until the call returns, unless `owned`. */
+/** Takes the messages that a decoder finds. */
 export interface FrameSink<S> {
   /**
-   * A whole message.
+   * A whole message: `buf[start, end)`, borrowed until this returns.
    *
    * @param source What the decoder was made with: whose messages these are.
    * @param delimiter Where the first empty frame's header stands; -1 where there is none.
-   * @param tail Frames behind that one.
-   * @param owned The buffer is this message's alone, and the decoder's prefix stands right in front of `start`. It may be
-   *   held without copying, by {@link Pool.hold} until it is released, or for good by {@link Pool.forget}.
+   * @param framesAfterDelimiter How many there are.
+   * @param block The block that this message alone lies in, the decoder's identity frame right in front of `start`: who
+   *   retains it needs no copy. Null where the bytes are borrowed.
    */
   message(
     source: S,
@@ -32,8 +33,8 @@ export interface FrameSink<S> {
     start: number,
     end: number,
     delimiter: number,
-    tail: number,
-    owned: boolean,
+    framesAfterDelimiter: number,
+    block: Block | null,
   ): void;
   /**
    * Messages that follow in `buf[at, end)`, right behind the one just handed on: a sink that does with many what it did
@@ -63,12 +64,12 @@ const RUN_MIN_BYTES = 512;
 /** After so many runs in a row that did not come about, one of `2 ** RUN_MISSES_MAX` messages tries again. */
 const RUN_MISSES_MAX = 5;
 
-/** A carry up to this size is kept for the next message; an idle peer holds no more. A larger one is the pool's. */
+/** A partial buffer up to this size is kept for the next message; an idle peer holds no more. A larger one is the pool's. */
 const KEPT_MAX_BYTES = 4 * 1024;
 
 export class Decoder<S extends CommandSink> {
-  /** The bytes in front of every owned message; see {@link FrameSink.message}. */
-  readonly prefix: Uint8Array;
+  /** Stands in front of every message that has a block of its own; see {@link FrameSink.message}. */
+  readonly identityFrame: Uint8Array;
   readonly #source: S;
   readonly #sink: FrameSink<S>;
   readonly #limits: DecoderLimits;
@@ -76,14 +77,16 @@ export class Decoder<S extends CommandSink> {
   readonly #maxFrames: number;
   /** Found by the last scan that reached a message's end. */
   #delimiter = -1;
-  #tail = 0;
+  #framesAfterDelimiter = 0;
   #command = false;
   /** Bytes from the message's start that the next scan needs at least. */
   #need = 0;
-  /** The message whose chunk ended in its middle: prefix, then `#have` bytes. */
-  #carry: Uint8Array | null = null;
+  /** The message whose chunk ended in its middle: the identity frame, then `#have` bytes. */
+  #partial: Uint8Array | null = null;
+  /** Where it lies, when that is the pool's. */
+  #block: Block | null = null;
   #have = 0;
-  /** Bytes asked for when the carry was made; the pool may have given one that is larger. */
+  /** Bytes asked for when the partial buffer was made; the pool may have given one that is larger. */
   #room = 0;
   #paused = false;
   #lastBytes = 0;
@@ -93,15 +96,20 @@ export class Decoder<S extends CommandSink> {
 
   /**
    * @param source Takes commands, and goes with each message to the sink.
-   * @param prefix Stands in front of every message that owns its buffer.
+   * @param identityFrame Stands in front of every message that has a block of its own.
    */
-  constructor(source: S, sink: FrameSink<S>, limits: DecoderLimits, prefix: Uint8Array = new Uint8Array(0)) {
+  constructor(
+    source: S,
+    sink: FrameSink<S>,
+    limits: DecoderLimits,
+    identityFrame: Uint8Array = new Uint8Array(0),
+  ) {
     this.#source = source;
     this.#sink = sink;
     this.#limits = limits;
     this.#maxBytes = limits.messageMaxBytes;
     this.#maxFrames = limits.messageMaxFrames;
-    this.prefix = prefix;
+    this.identityFrame = identityFrame;
   }
 
   /** Is the stream between two messages? */
@@ -116,7 +124,7 @@ export class Decoder<S extends CommandSink> {
 
   /** Bytes reserved for a message that has not come whole. */
   get reserved(): number {
-    return this.#carry === null ? 0 : this.#room;
+    return this.#partial === null ? 0 : this.#room;
   }
 
   /** Hands on nothing more until {@link resume}; a sink may say so in the middle of a chunk. */
@@ -130,9 +138,9 @@ export class Decoder<S extends CommandSink> {
 
   /** Forgets the message that has not come whole. */
   clear(): void {
-    // Not back to the pool: a driver may still be reading into what space() gave it.
-    if (this.#carry !== null) POOL.forget(this.#carry);
-    this.#carry = null;
+    // Not back to the pool: a driver may still be reading into what readTarget() gave it.
+    this.#block?.disown();
+    this.#partial = this.#block = null;
     this.#have = this.#need = 0;
   }
 
@@ -151,14 +159,14 @@ export class Decoder<S extends CommandSink> {
       if (this.#paused) return at;
       const next = this.#scan(chunk, at, end);
       if (next < 0) {
-        this.#hold(chunk, at, end);
+        this.#keepPartial(chunk, at, end);
         return end;
       }
       if (this.#command) {
         this.#emitCommand(chunk, at, next);
       } else {
         this.#lastBytes = next - at;
-        sink.message(source, chunk, at, next, this.#delimiter, this.#tail, false);
+        sink.message(source, chunk, at, next, this.#delimiter, this.#framesAfterDelimiter, null);
         if (this.#runWait > 0) this.#runWait--;
         else if (end - next >= RUN_MIN_BYTES && !this.#paused) {
           at = this.#run(chunk, next, end);
@@ -188,28 +196,28 @@ export class Decoder<S extends CommandSink> {
 
   /**
    * Where the next bytes of a large message belong, for a runtime that reads into a buffer of ours: they need
-   * no second copy then. Null when there is no such message. Tell {@link filled} how many were put there.
+   * no second copy then. Null when there is no such message. Tell {@link commitRead} how many were put there.
    */
-  space(minBytes: number): Uint8Array | null {
-    const carry = this.#carry;
-    if (carry === null || this.#need - this.#have < minBytes) return null;
-    const from = this.prefix.length + this.#have;
-    const to = Math.min(carry.length, this.prefix.length + this.#need);
-    return to - from >= minBytes ? carry.subarray(from, to) : null;
+  readTarget(minBytes: number): Uint8Array | null {
+    const partial = this.#partial;
+    if (partial === null || this.#need - this.#have < minBytes) return null;
+    const from = this.identityFrame.length + this.#have;
+    const to = Math.min(partial.length, this.identityFrame.length + this.#need);
+    return to - from >= minBytes ? partial.subarray(from, to) : null;
   }
 
-  /** `n` bytes were put where {@link space} said. */
-  filled(n: number): void {
+  /** `n` bytes were put where {@link readTarget} said. */
+  commitRead(n: number): void {
     this.#have += n;
     if (this.#have >= this.#need) this.#rescan();
   }
 
-  /** Takes what the carried message still needs from the chunk; returns where the next one starts. */
+  /** Takes what the partial message still needs from the chunk; returns where the next one starts. */
   #complete(chunk: Uint8Array, at: number, end: number): number {
     while (at < end && this.#have > 0 && !this.#paused) {
       const take = Math.min(this.#need - this.#have, end - at);
       this.#reserve(this.#have + take);
-      copy(chunk, at, at + take, this.#carry!, this.prefix.length + this.#have);
+      copy(chunk, at, at + take, this.#partial!, this.identityFrame.length + this.#have);
       this.#have += take;
       at += take;
       if (this.#have >= this.#need) this.#rescan();
@@ -218,10 +226,10 @@ export class Decoder<S extends CommandSink> {
   }
 
   #rescan(): void {
-    const base = this.prefix.length;
-    const carry = this.#carry!;
+    const base = this.identityFrame.length;
+    const partial = this.#partial!;
     const end = base + this.#have;
-    const next = this.#scan(carry, base, end);
+    const next = this.#scan(partial, base, end);
     if (next < 0) {
       this.#reserve(this.#have);
       return;
@@ -230,36 +238,47 @@ export class Decoder<S extends CommandSink> {
     this.#have = 0;
     this.#need = 0;
     if (this.#command) {
-      this.#emitCommand(carry, base, next);
-    } else {
-      const owned = carry.length > KEPT_MAX_BYTES;
-      if (owned) this.#carry = null;
-      this.#lastBytes = next - base;
-      this.#sink.message(this.#source, carry, base, next, this.#delimiter, this.#tail, owned);
-      if (owned) POOL.release(carry);
+      this.#emitCommand(partial, base, next);
+      return;
+    }
+    const block = this.#block;
+    if (block !== null) this.#partial = this.#block = null;
+    this.#lastBytes = next - base;
+    try {
+      this.#sink.message(
+        this.#source,
+        partial,
+        base,
+        next,
+        this.#delimiter,
+        this.#framesAfterDelimiter,
+        block,
+      );
+    } finally {
+      block?.release();
     }
   }
 
-  #hold(chunk: Uint8Array, at: number, end: number): void {
+  #keepPartial(chunk: Uint8Array, at: number, end: number): void {
     this.#reserve(end - at);
-    copy(chunk, at, end, this.#carry!, this.prefix.length);
+    copy(chunk, at, end, this.#partial!, this.identityFrame.length);
     this.#have = end - at;
   }
 
-  /** Makes the carry large enough for `bytes`, and for all that is announced, within bounds. */
+  /** Makes the partial buffer large enough for `bytes`, and for all that is announced, within bounds. */
   #reserve(bytes: number): void {
+    const base = this.identityFrame.length;
     const announced = Math.min(this.#need, Math.max(this.#limits.announcedMaxBytes, 2 * this.#have));
-    const room = this.prefix.length + Math.max(bytes, announced);
-    if (this.#carry !== null && this.#carry.length >= room) return;
-    const larger = room > KEPT_MAX_BYTES ? POOL.take(room) : new Uint8Array(room < 1024 ? 1024 : room);
-    larger.set(this.prefix, 0);
-    if (this.#carry !== null) {
-      if (this.#have > 0) {
-        copy(this.#carry, this.prefix.length, this.prefix.length + this.#have, larger, this.prefix.length);
-      }
-      POOL.release(this.#carry);
-    }
-    this.#carry = larger;
+    const room = base + Math.max(bytes, announced);
+    const before = this.#partial;
+    if (before !== null && before.length >= room) return;
+    const block = room > KEPT_MAX_BYTES ? POOL.take(room) : null;
+    const larger = block?.buf ?? new Uint8Array(room < 1024 ? 1024 : room);
+    larger.set(this.identityFrame, 0);
+    if (before !== null && this.#have > 0) copy(before, base, base + this.#have, larger, base);
+    this.#block?.release();
+    this.#partial = larger;
+    this.#block = block;
     this.#room = room;
   }
 
@@ -323,7 +342,7 @@ export class Decoder<S extends CommandSink> {
       if ((flags & MORE) === 0) {
         this.#command = false;
         this.#delimiter = delimiter;
-        this.#tail = frames - delimiterFrame - 1;
+        this.#framesAfterDelimiter = frames - delimiterFrame - 1;
         return at;
       }
     }

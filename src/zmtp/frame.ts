@@ -8,6 +8,7 @@
  *
  * Everywhere in this program a message *is* the bytes of its frames, headers included: `buf[start, end)`.
  */
+import { CCError } from "../errors.ts";
 
 export const MORE = 1;
 export const LONG = 2;
@@ -15,12 +16,11 @@ export const COMMAND = 4;
 export const RESERVED = 0xf8;
 
 /** What a peer sent is not ZMTP, or passes a bound. The connection ends; `code` names what it was. */
-export class ProtocolError extends Error {
+export class ProtocolError extends CCError {
   override name = "ProtocolError";
-  readonly code: ProtocolErrorCode;
+  declare readonly code: ProtocolErrorCode;
   constructor(code: ProtocolErrorCode, message: string) {
-    super(message);
-    this.code = code;
+    super(code, message);
   }
 }
 

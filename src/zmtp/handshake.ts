@@ -2,6 +2,7 @@
  * Greeting and READY of ZMTP 3.0 and 3.1 with the NULL mechanism (RFC 23, RFC 37), and the commands of a running
  * connection. Bytes in, a result out; no clock, no socket.
  */
+import { latin1, latin1Bytes } from "../text.ts";
 import { COMMAND, copyOf, encodeFrame, LONG, MORE, ProtocolError } from "./frame.ts";
 import { longSize } from "./decoder.ts";
 
@@ -45,14 +46,14 @@ function makeGreeting(): Uint8Array {
   greeting[9] = 0x7f;
   greeting[10] = 3;
   greeting[11] = 1;
-  greeting.set(latin1("NULL"), 12);
+  greeting.set(latin1Bytes("NULL"), 12);
   return greeting;
 }
 
 /** The READY command of a socket, as a frame. */
 export function encodeReady(socketType: SocketType, identity: Uint8Array): Uint8Array {
   return encodeCommand("READY", [
-    ...property("Socket-Type", latin1(socketType)),
+    ...property("Socket-Type", latin1Bytes(socketType)),
     ...property("Identity", identity),
   ]);
 }
@@ -69,13 +70,9 @@ export function encodePong(buf: Uint8Array, start: number, end: number): Uint8Ar
 export function commandName(buf: Uint8Array, start: number, end: number): string {
   const size = start < end ? buf[start] : 0;
   if (size === 0 || start + 1 + size > end) throw new ProtocolError("bad-command", "command without a name");
-  let name = "";
-  for (let i = 1; i <= size; i++) {
-    const c = buf[start + i];
-    if (c < 0x20 || c > 0x7e) {
-      throw new ProtocolError("bad-command", "command name with unprintable characters");
-    }
-    name += String.fromCharCode(c);
+  const name = latin1(buf, start + 1, start + 1 + size);
+  if (!/^[\x20-\x7e]*$/.test(name)) {
+    throw new ProtocolError("bad-command", "command name with unprintable characters");
   }
   return name;
 }
@@ -83,7 +80,7 @@ export function commandName(buf: Uint8Array, start: number, end: number): string
 function encodeCommand(name: string, data: ArrayLike<number>): Uint8Array {
   const body = new Uint8Array(1 + name.length + data.length);
   body[0] = name.length;
-  body.set(latin1(name), 1);
+  body.set(latin1Bytes(name), 1);
   body.set(data, 1 + name.length);
   return encodeFrame(body, COMMAND);
 }
@@ -92,19 +89,13 @@ function property(name: string, value: Uint8Array): number[] {
   const size = value.length;
   return [
     name.length,
-    ...latin1(name),
+    ...latin1Bytes(name),
     size >>> 24,
     (size >>> 16) & 0xff,
     (size >>> 8) & 0xff,
     size & 0xff,
     ...value,
   ];
-}
-
-function latin1(text: string): Uint8Array {
-  const bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-  return bytes;
 }
 
 /** The bounds a handshake keeps. */
@@ -161,13 +152,13 @@ export class Handshake {
       if (maybeOld && held.length < 2) return false;
       throw maybeOld && held[1] === 0
         ? new ProtocolError("old-version", "peer speaks ZMTP 1.0, 3.0 or later is needed")
-        : new ProtocolError("not-zmtp", `peer does not speak ZMTP, its first byte is ${hex(held[0])}`);
+        : new ProtocolError("not-zmtp", `peer does not speak ZMTP, its first byte is ${hexByte(held[0])}`);
     }
     if (held.length > 9 && (held[9] & 1) === 0) {
       throw new ProtocolError("old-version", "peer speaks ZMTP 1.0, 3.0 or later is needed");
     }
     if (held.length > 9 && held[9] !== 0x7f) {
-      throw new ProtocolError("bad-greeting", `signature ends with ${hex(held[9])} instead of 0x7f`);
+      throw new ProtocolError("bad-greeting", `signature ends with ${hexByte(held[9])} instead of 0x7f`);
     }
     if (held.length > 10 && held[10] < 3) {
       throw new ProtocolError(
@@ -178,7 +169,7 @@ export class Handshake {
     if (held.length < GREETING_BYTES) return false;
     const mechanism = held.subarray(12, 32);
     const size = mechanism.indexOf(0) < 0 ? 20 : mechanism.indexOf(0);
-    const name = String.fromCharCode(...mechanism.subarray(0, size));
+    const name = latin1(mechanism, 0, size);
     if (name !== "NULL" || mechanism.subarray(size).some((b) => b !== 0)) {
       throw new ProtocolError("unknown-mechanism", `peer wants the mechanism "${name}", only NULL is known`);
     }
@@ -197,7 +188,7 @@ export class Handshake {
     if ((held[0] & ~LONG) !== COMMAND) {
       throw new ProtocolError(
         "bad-handshake",
-        held[0] & MORE || held[0] === 0 ? "message before READY" : `flags ${hex(held[0])} before READY`,
+        held[0] & MORE || held[0] === 0 ? "message before READY" : `flags ${hexByte(held[0])} before READY`,
       );
     }
     const long = (held[0] & LONG) !== 0;
@@ -230,12 +221,12 @@ export class Handshake {
       if (buf[at] === 0 || nameEnd + 4 > end) {
         throw new ProtocolError("bad-metadata", "metadata is cut short");
       }
-      const name = String.fromCharCode(...buf.subarray(at + 1, nameEnd)).toLowerCase();
+      const name = latin1(buf, at + 1, nameEnd).toLowerCase();
       const size = new DataView(buf.buffer, buf.byteOffset + nameEnd, 4).getUint32(0);
       const valueEnd = nameEnd + 4 + size;
       if (valueEnd > end) throw new ProtocolError("bad-metadata", "metadata is cut short");
       const value = copyOf(buf, nameEnd + 4, valueEnd);
-      if (name === "socket-type") peer.socketType = String.fromCharCode(...value.subarray(0, 16));
+      if (name === "socket-type") peer.socketType = latin1(value.subarray(0, 16));
       if (name === "identity") peer.identity = value;
       at = valueEnd;
     }
@@ -260,9 +251,9 @@ export class Handshake {
 export function errorReason(buf: Uint8Array, start: number, end: number): string {
   const at = start + 6;
   if (at >= end) return "no reason given";
-  return String.fromCharCode(...buf.subarray(at + 1, Math.min(end, at + 1 + buf[at])));
+  return latin1(buf, at + 1, Math.min(end, at + 1 + buf[at]));
 }
 
-function hex(byte: number): string {
+function hexByte(byte: number): string {
   return `0x${byte.toString(16).padStart(2, "0")}`;
 }

@@ -19,7 +19,7 @@ export interface Target {
 const ALL: Record<string, Target> = {
   bun: { name: "bun", command: [join(BIN, "bun"), "src/main.ts"] },
   deno: { name: "deno", command: [join(BIN, "deno"), "run", "-A", "--quiet", "src/main.ts"] },
-  node: { name: "node", command: ["node", "dist/node/main.js"] },
+  node: { name: "node", command: ["node", "dist/npm/main.js"] },
   binary: { name: "binary", command: [join(ROOT, "dist", "ccserver")] },
 };
 
@@ -55,6 +55,21 @@ export async function until<T>(
   }
 }
 
+/** The seed of a suite: `npm test -- --seed=17` sets it, otherwise each run has another. Whoever uses it prints it. */
+export const SEED: number | null = process.env.CC_TEST_SEED === undefined
+  ? null
+  : Number(process.env.CC_TEST_SEED);
+
+/** Another one at each run. */
+export function freshSeed(): number {
+  return SEED ?? Math.floor(Math.random() * 1_000_000_000);
+}
+
+/** How long a long suite goes on: its share, or what `npm test -- --seconds=600` says. */
+export function secondsFor(share: number): number {
+  return Number(process.env.CC_TEST_SECONDS ?? share);
+}
+
 /** Random numbers under a seed (mulberry32). */
 export function seeded(seed: number): () => number {
   return () => {
@@ -63,6 +78,12 @@ export function seeded(seed: number): () => number {
     t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
     return ((t ^ (t >>> 14)) >>> 0) / 0x1_0000_0000;
   };
+}
+
+/** For `skip` of a test: no runner but Node's prints the reason. */
+export function skipFor(reason: string | false): string | false {
+  if (reason !== false) console.log(`skipped: ${reason}`);
+  return reason;
 }
 
 export function utf8(text: string): Uint8Array {

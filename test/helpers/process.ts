@@ -15,9 +15,9 @@ export class ServerProcess {
   readonly exited: Promise<{ code: number | null; signal: string | null }>;
   #done = false;
 
-  constructor(target: Target, args: string[], env: Record<string, string> = {}) {
+  constructor(target: Target, args: string[], env: Record<string, string> = {}, cwd = ROOT) {
     this.child = spawn(target.command[0], [...target.command.slice(1), ...args], {
-      cwd: ROOT,
+      cwd,
       stdio: ["ignore", "pipe", "pipe"],
       env: { ...process.env, ...env },
     });
@@ -105,6 +105,10 @@ export class Libzmq {
 
   constructor() {
     this.#child = spawn("node", ["dist/peers/libzmq.js"], { cwd: ROOT, stdio: ["pipe", "pipe", "inherit"] });
+    this.#child.on("close", () => {
+      for (const { reject } of this.#waiting.values()) reject(new Error("the libzmq process has ended"));
+      this.#waiting.clear();
+    });
     createInterface({ input: this.#child.stdout! }).on("line", (line) => {
       const { id, result, error } = JSON.parse(line);
       const waiting = this.#waiting.get(id);

@@ -72,6 +72,16 @@ export class RawPeer {
     return peer;
   }
 
+  /** The same over a Unix socket. */
+  static async overFile(path: string): Promise<RawPeer> {
+    const socket = net.connect(path);
+    await new Promise((resolve, reject) => socket.once("connect", resolve).once("error", reject));
+    const peer = new RawPeer(socket);
+    peer.write(GREETING, ready("DEALER"));
+    await peer.handshake();
+    return peer;
+  }
+
   /** Waits for the other side's greeting and READY, and takes them off. */
   async handshake(): Promise<void> {
     await until(
@@ -87,7 +97,11 @@ export class RawPeer {
 
   /** The next message's frames. */
   async receive(timeoutMs = 10_000): Promise<Buffer[]> {
-    return await until("a message", () => this.take(), timeoutMs);
+    return await until("a message", () => {
+      const frames = this.take();
+      if (frames === null && this.closed) throw new Error("the connection has ended");
+      return frames;
+    }, timeoutMs);
   }
 
   /** A message's frames, if one has come whole. */

@@ -1,0 +1,21 @@
+/** `ccserver --check`: what is wrong with a config, without running it. */
+import { formatDiagnostic } from "../config/diagnostics.ts";
+import { printable } from "../text.ts";
+import type { Configs } from "./config.ts";
+import { configOperand, defineCommand } from "./define.ts";
+import { EXIT } from "./exit.ts";
+
+export const check = (configs: () => Configs) =>
+  defineCommand({
+    names: ["--check"],
+    summary: "check a config and say all that is wrong with it",
+    operands: "CONFIG.ini",
+    examples: ["--check local.ini"],
+    flags: {},
+    async run(_flags, operands, { print }) {
+      const config = await configs().readOrExit(configOperand(operands), true);
+      for (const warning of config.warnings) print(`${printable(formatDiagnostic(warning), Infinity)}\n`);
+      print(`${config.file}: ok, ${config.routes.length} routes, ${config.handlers.size} handlers\n`);
+      return EXIT.ok;
+    },
+  });

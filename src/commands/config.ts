@@ -1,0 +1,80 @@
+/** Configs for commands: what is wrong with one ends the command, with every finding. */
+import { ConfigError, formatDiagnostic } from "../config/diagnostics.ts";
+import { loadConfig } from "../config/load.ts";
+import { HandlerModules } from "../config/modules.ts";
+import { readConfig, type ReadOptions, type ServerConfig } from "../config/reader.ts";
+import type { Program } from "../contracts/command.ts";
+import { unwritableFiles } from "../process/writable.ts";
+import { EXAMPLE_CONFIG } from "./example_config.ts";
+import { EXIT, Exit } from "./exit.ts";
+
+/** What the program knows of handlers. */
+export type Known = Pick<ReadOptions, "definitions" | "unbuilt"> & { readonly toolkit: unknown };
+
+/** Reads configs with one set of handlers; modules that were loaded stay loaded. */
+export class Configs {
+  readonly #known: Known;
+  readonly #program: Program;
+  readonly modules: HandlerModules;
+
+  constructor(known: Known, program: Program) {
+    this.#known = known;
+    this.#program = program;
+    this.modules = new HandlerModules(program.environment, known.toolkit);
+  }
+
+  /**
+   * Reads a config file.
+   *
+   * @param files Also finds which files cannot be written.
+   * @throws {ConfigError}
+   */
+  read(file: string, files = false): Promise<ServerConfig> {
+    const { definitions, unbuilt } = this.#known;
+    return loadConfig(file, {
+      environment: this.#program.environment,
+      modules: this.modules,
+      definitions,
+      unbuilt,
+      findings: files ? unwritableFiles : undefined,
+    });
+  }
+
+  /** The same; @throws {Exit} With every finding, one a line. */
+  async readOrExit(file: string, files = false): Promise<ServerConfig> {
+    try {
+      return await this.read(file, files);
+    } catch (error) {
+      throw exitOf(error);
+    }
+  }
+
+  /**
+   * The example that is part of the program.
+   *
+   * @param endpoint Where it listens, instead of what it says.
+   * @throws {Exit} It cannot listen there.
+   */
+  example(endpoint?: string): ServerConfig {
+    const { definitions, unbuilt } = this.#known;
+    const { host } = this.#program.environment;
+    const text = endpoint === undefined
+      ? EXAMPLE_CONFIG
+      : EXAMPLE_CONFIG.replace(/^cc-socket = .*$/m, () => `cc-socket = ${endpoint}`);
+    try {
+      return readConfig(text, "example.ini", { host, definitions, unbuilt });
+    } catch (error) {
+      throw exitOf(error);
+    }
+  }
+}
+
+/** What is wrong with a config ends the program; other errors stay as they are. */
+function exitOf(error: unknown): unknown {
+  if (!(error instanceof ConfigError)) return error;
+  const errors = error.diagnostics.filter(({ severity }) => severity === undefined);
+  return new Exit(
+    errors.every(({ environmental }) => environmental) ? EXIT.unavailable : EXIT.config,
+    error.diagnostics.map(formatDiagnostic).join("\n"),
+  );
+}

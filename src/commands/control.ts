@@ -1,0 +1,101 @@
+/** `ccserver -r`, `-s`, `-k`: signals to the server that a config's pidfile names. */
+import process from "node:process";
+import { placeOf, type ServerConfig } from "../config/reader.ts";
+import type { Program } from "../contracts/command.ts";
+import { errorText } from "../errors.ts";
+import { holderOf, isAlive } from "../process/pidfile.ts";
+import type { Configs } from "./config.ts";
+import { configOperand, defineCommand } from "./define.ts";
+import { EXIT, Exit } from "./exit.ts";
+
+/** Sending what is queued may take `zmq_linger`; what comes on top of it is little. */
+const STOP_EXTRA_MS = 30_000;
+const POLL_MS = 20;
+
+export const reload = (configs: () => Configs) =>
+  defineCommand({
+    names: ["-r", "--reload"],
+    summary: "make the server that runs read its config again, and open its log again (SIGHUP)",
+    operands: "CONFIG.ini",
+    examples: ["-r local.ini"],
+    flags: {},
+    async run(_flags, operands) {
+      signal("SIGHUP", await configs().readOrExit(configOperand(operands)), "-r");
+      return EXIT.ok;
+    },
+  });
+
+export const stop = (configs: () => Configs) =>
+  defineCommand({
+    names: ["-s", "--stop"],
+    summary: "stop it, and wait until it has gone (SIGINT)",
+    operands: "CONFIG.ini",
+    examples: ["-s local.ini"],
+    flags: {},
+    async run(_flags, operands, program) {
+      return await end("SIGINT", await configs().readOrExit(configOperand(operands)), "-s", program);
+    },
+  });
+
+export const kill = (configs: () => Configs) =>
+  defineCommand({
+    names: ["-k", "--kill"],
+    summary: "the same by SIGTERM",
+    operands: "CONFIG.ini",
+    examples: ["-k local.ini"],
+    flags: {},
+    async run(_flags, operands, program) {
+      return await end("SIGTERM", await configs().readOrExit(configOperand(operands)), "-k", program);
+    },
+  });
+
+/**
+ * Signals the server; returns its process id.
+ *
+ * @throws {Exit} There is none, or it is not ours.
+ */
+function signal(name: "SIGHUP" | "SIGINT" | "SIGTERM", config: ServerConfig, flag: string): number {
+  const path = pidfileOf(config, `${flag} finds the server by it`);
+  const found = holderOf(path);
+  if (found.pid === null) {
+    throw new Exit(
+      EXIT.unavailable,
+      `ccserver: ${config.file}: no server runs: pidfile ${path}: ${found.why}`,
+    );
+  }
+  try {
+    process.kill(found.pid, name);
+  } catch (error) {
+    throw new Exit(EXIT.unavailable, `ccserver: cannot signal process ${found.pid}: ${errorText(error)}`);
+  }
+  return found.pid;
+}
+
+/** @throws {Exit} It does not end. */
+async function end(
+  name: "SIGINT" | "SIGTERM",
+  config: ServerConfig,
+  flag: string,
+  { environment: { clock } }: Program,
+): Promise<number> {
+  const pid = signal(name, config, flag);
+  const waitMs = config.options.zmq_linger + STOP_EXTRA_MS;
+  const until = clock.now() + waitMs;
+  while (isAlive(pid)) {
+    if (clock.now() > until) {
+      throw new Exit(
+        EXIT.failed,
+        `ccserver: process ${pid} got ${name} and still runs after ${waitMs / 1000} s`,
+      );
+    }
+    await new Promise<void>((resolve) => void clock.after(POLL_MS, resolve));
+  }
+  return EXIT.ok;
+}
+
+/** @throws {Exit} The config has none. */
+export function pidfileOf(config: ServerConfig, why: string): string {
+  const { pidfile } = config.options;
+  if (pidfile !== null) return pidfile;
+  throw new Exit(EXIT.config, `${placeOf(config, "pidfile")}: [ccserver] needs the option "pidfile": ${why}`);
+}

@@ -1,0 +1,39 @@
+/** The commands, a line each. */
+import { HANDLER_TOOLKIT } from "../handlers/toolkit.ts";
+import { HANDLERS_BY_NAME, UNBUILT_HANDLERS } from "../handlers/index.ts";
+import type { Program } from "../contracts/command.ts";
+import { check } from "./check.ts";
+import { Configs } from "./config.ts";
+import { kill, reload, stop } from "./control.ts";
+import { daemon } from "./daemon.ts";
+import type { AnyCommand } from "./define.ts";
+import { ini } from "./ini.ts";
+import { ping } from "./ping.ts";
+import { routes } from "./routes.ts";
+import { send } from "./send.ts";
+import { example, serve } from "./serve.ts";
+import { unit } from "./unit.ts";
+
+/** The commands of a program; the first is the one that runs when none is named. */
+export function commandsOf(program: Program): readonly [AnyCommand, ...AnyCommand[]] {
+  let configs: Configs | null = null;
+  const make = () =>
+    configs ??= new Configs(
+      { definitions: HANDLERS_BY_NAME, unbuilt: UNBUILT_HANDLERS, toolkit: HANDLER_TOOLKIT },
+      program,
+    );
+  return [
+    serve(make),
+    daemon(make),
+    reload(make),
+    stop(make),
+    kill(make),
+    check(make),
+    routes(make),
+    unit(make),
+    ini,
+    example(make),
+    send,
+    ping,
+  ];
+}

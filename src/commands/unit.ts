@@ -1,0 +1,132 @@
+/** `ccserver --unit CONFIG.ini`: a systemd unit that runs the server with no more rights than it needs. */
+import { readFileSync, statSync } from "node:fs";
+import { userInfo } from "node:os";
+import { dirname, resolve } from "node:path";
+import type { ServerConfig } from "../config/reader.ts";
+import type { Host, Processes } from "../contracts/environment.ts";
+import { parseEndpoint } from "../endpoint.ts";
+import { printable } from "../text.ts";
+import type { Configs } from "./config.ts";
+import { configOperand, defineCommand } from "./define.ts";
+import { EXIT } from "./exit.ts";
+
+export const unit = (configs: () => Configs) =>
+  defineCommand({
+    names: ["--unit"],
+    summary: "print a systemd unit for a config",
+    operands: "CONFIG.ini",
+    examples: ["--unit /etc/cc/my.ini > /etc/systemd/system/cc.service"],
+    flags: {},
+    async run(_flags, operands, { environment: { host, processes }, print }) {
+      print(unitText(await configs().readOrExit(configOperand(operands)), host, processes));
+      return EXIT.ok;
+    },
+  });
+
+const HOMES = ["/home", "/root", "/run/user"];
+const TEMPORARY = ["/tmp", "/var/tmp"];
+/** Below, a port is for root, or for who has the capability. */
+const FIRST_FREE_PORT = 1024;
+
+/** The unit file. */
+function unitText(config: ServerConfig, host: Host, { self, serviceManager }: Processes): string {
+  const file = resolve(config.file);
+  const folders = writtenFolders(config);
+  const modules = [...config.handlers.values()].flatMap(({ module }) => module ?? []);
+  const seen = [...folders, file, ...self, ...modules];
+  const start = [...self, file].map((word) => quote(word.replaceAll("$", "$$$$"))).join(" ");
+  const socket = parseEndpoint(config.options["cc-socket"], "bind");
+  const lowPort = socket.transport === "tcp" && socket.port > 0 && socket.port < FIRST_FREE_PORT;
+  const capability = lowPort ? "CAP_NET_BIND_SERVICE" : "";
+  return `# Made by "ccserver --unit ${printable(config.file)}". A new config may need a new unit.
+# Relative paths in the config start at the root folder here.
+[Unit]
+Description=CC message proxy ${printable(config.jobName).replaceAll("%", "%%")}
+Documentation=man:systemd.exec(5)
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+Type=notify
+${
+    serviceManager.hearsUs
+      ? "NotifyAccess=main"
+      : `# On ${
+        host.runtime.split(" ")[0]
+      } a helper process speaks for the server; the binary needs no more than main.\nNotifyAccess=all`
+  }
+ExecStart=${start}
+ExecReload=/bin/kill -HUP $MAINPID
+WatchdogSec=30
+Restart=on-failure
+RestartSec=1
+# A config that is wrong, or a wrong command line, is not mended by starting again.
+RestartPreventExitStatus=64 78
+${userLines(folders)}
+
+NoNewPrivileges=yes
+CapabilityBoundingSet=${capability}
+AmbientCapabilities=${capability}
+ProtectSystem=strict
+${folders.map((folder) => `ReadWritePaths=${quote(folder)}\n`).join("")}ProtectHome=${
+    seen.some((path) => isBelow(path, HOMES)) ? "read-only" : "yes"
+  }
+PrivateTmp=${seen.some((path) => isBelow(path, TEMPORARY)) ? "no" : "yes"}
+PrivateDevices=yes
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+SystemCallArchitectures=native
+UMask=0027
+# Not MemoryDenyWriteExecute=yes: JavaScript is compiled while it runs, into memory that is written and then executed.
+
+[Install]
+WantedBy=multi-user.target
+`;
+}
+
+/** Folders of the files that the server makes. */
+function writtenFolders({ options }: ServerConfig): string[] {
+  const socket = parseEndpoint(options["cc-socket"], "bind");
+  const files = [options.pidfile, options.logfile, options.infofile];
+  if (socket.transport === "ipc") files.push(resolve(socket.path));
+  return [...new Set(files.filter((file) => file !== null).map((file) => dirname(file)))].sort();
+}
+
+/** Who writes no file may be anyone; else it is who owns the folder. */
+function userLines(folders: string[]): string {
+  if (folders.length === 0) return "DynamicUser=yes";
+  const [folder] = folders;
+  return `# ${folder} must be this user's, and every other folder under ReadWritePaths.\nUser=${
+    ownerOf(folder)
+  }`;
+}
+
+function ownerOf(folder: string): string {
+  let uid: number;
+  try {
+    ({ uid } = statSync(folder));
+  } catch {
+    return userInfo().username;
+  }
+  const names = readFileSync("/etc/passwd", "utf8").matchAll(/^([^:]+):[^:]*:(\d+):/gm);
+  return [...names].find(([, , id]) => Number(id) === uid)?.[1] ?? String(uid);
+}
+
+function isBelow(path: string, folders: readonly string[]): boolean {
+  return folders.some((folder) => path === folder || path.startsWith(`${folder}/`));
+}
+
+/** A word of systemd's syntax: `%` begins a specifier. */
+function quote(word: string): string {
+  const text = word.replaceAll("%", "%%");
+  return /[\s"'\\;]/.test(text) ? `"${text.replace(/["\\]/g, "\\$&")}"` : text;
+}

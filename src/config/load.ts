@@ -1,0 +1,51 @@
+/** Config files: read from disk, with the handlers that they name. */
+import type { Environment } from "../contracts/environment.ts";
+import { CCError, codeOf, errnoText, errorText } from "../errors.ts";
+import { CONFIG_MAX_BYTES } from "../limits.ts";
+import { ConfigError } from "./diagnostics.ts";
+import type { HandlerModules } from "./modules.ts";
+import {
+  type LoadedModule,
+  ParsedConfig,
+  type ReadOptions,
+  readParsed,
+  type ServerConfig,
+} from "./reader.ts";
+
+/** What a config is loaded with. */
+export interface LoadOptions extends Omit<ReadOptions, "host" | "modules"> {
+  readonly environment: Environment;
+  readonly modules: HandlerModules;
+}
+
+/**
+ * Reads and checks a config file.
+ *
+ * @throws {ConfigError} With everything that is wrong, each with file and line.
+ */
+export async function loadConfig(file: string, options: LoadOptions): Promise<ServerConfig> {
+  const { environment, modules: loader, ...reads } = options;
+  const { host } = environment;
+  const parsed = new ParsedConfig(await readText(file, environment), file);
+  const modules = new Map<string, LoadedModule>();
+  for (const path of parsed.modules(host)) modules.set(path, await loader.load(path));
+  return readParsed(parsed, { ...reads, host, modules });
+}
+
+async function readText(file: string, { files }: Environment): Promise<string> {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(await files.read(file, CONFIG_MAX_BYTES));
+  } catch (error) {
+    throw new ConfigError([{ file, line: 1, message: `cannot read the config: ${whyUnreadable(error)}` }]);
+  }
+}
+
+function whyUnreadable(error: unknown): string {
+  const code = codeOf(error);
+  if (code === "ENOENT") return "no such file";
+  if (error instanceof TypeError) return "it is not text in UTF-8";
+  if (error instanceof CCError && code === "too-large") {
+    return `it has more than ${CONFIG_MAX_BYTES} bytes: that is no config`;
+  }
+  return errnoText(code) ?? errorText(error);
+}

@@ -1,0 +1,409 @@
+/**
+ * A server's config: read, checked as a whole, and told wrong as a whole. Which handlers there are, and what their options
+ * may be, it is given as definitions; it knows none itself.
+ */
+import { basename, dirname, isAbsolute, resolve } from "node:path";
+import type { Host } from "../contracts/environment.ts";
+import type { HandlerDefinition, Role, SectionPrefix } from "../contracts/handler.ts";
+import type { Options } from "../contracts/schema.ts";
+import { isType } from "../message/type.ts";
+import { didYouMean } from "../text.ts";
+import { type Diagnostic, Diagnostics } from "./diagnostics.ts";
+import { type Entry, expand, type Ini, parse, type Section } from "./ini.ts";
+import { handlerName, handlerNames, type Reading, readSection } from "./options.ts";
+import { SERVER_OPTIONS, type ServerOptions } from "./server_options.ts";
+
+/** A definition, whatever the types of its options and bodies. */
+// deno-lint-ignore no-explicit-any -- each definition has options and bodies of its own types; the reader checks the values
+export type AnyHandlerDefinition = HandlerDefinition<any, any>;
+
+/** A handler's section. */
+export interface HandlerConfig {
+  /** `h:name` */
+  readonly name: string;
+  /** What the handler is. */
+  readonly definition: AnyHandlerDefinition;
+  /** The file that the definition came from; null for a built-in one, or one of an embedding program. */
+  readonly module: string | null;
+  /** Checked values; the text of each option where the definition has no table. */
+  readonly options: Readonly<Record<string, unknown>>;
+  /** The sections that the definition asks for, by name. */
+  readonly sections: ReadonlyMap<string, Readonly<Record<string, string>>>;
+  /** Handlers that its options name. */
+  readonly edges: readonly string[];
+  /** Where it stands. */
+  readonly line: number;
+}
+
+/** One line of `[routes]`. */
+export interface RouteConfig {
+  /** `*`, or a message type that the route is for, with all below it. */
+  readonly type: string;
+  /** `h:name`, in order. */
+  readonly handlers: readonly string[];
+  /** Where it stands. */
+  readonly line: number;
+}
+
+/** What a config file says, checked. */
+export interface ServerConfig {
+  /** As it was named, for messages. */
+  readonly file: string;
+  /** The name of this server. */
+  readonly jobName: string;
+  /** What kind of program it is: `ccserver`. */
+  readonly serviceName: string;
+  /** The values of `[ccserver]`. */
+  readonly options: ServerOptions;
+  /** The lines of `[routes]`, in order. */
+  readonly routes: readonly RouteConfig[];
+  /** Every `[h:…]` section. */
+  readonly handlers: ReadonlyMap<string, HandlerConfig>;
+  /** Where the options of `[ccserver]` stand; under its own name, the section. */
+  readonly lines: ReadonlyMap<string, number>;
+  /** What is not wrong, but perhaps not meant. */
+  readonly warnings: readonly Diagnostic[];
+}
+
+/** `FILE:LINE` of an option of `[ccserver]`, or of the section that lacks it: for messages. */
+export function placeOf(config: ServerConfig, option: keyof ServerOptions): string {
+  return `${config.file}:${config.lines.get(option.toLowerCase()) ?? config.lines.get("ccserver")}`;
+}
+
+/** A definition that was loaded from a file, or why it was not. */
+export type LoadedModule = { readonly definition: AnyHandlerDefinition } | { readonly error: string };
+
+/** What a config is read with. */
+export interface ReadOptions {
+  readonly host: Pick<Host, "home" | "folder" | "name">;
+  /** Handlers by their names. */
+  readonly definitions: ReadonlyMap<string, AnyHandlerDefinition>;
+  /** Handlers that the original has and this version does not, with the role they are for. */
+  readonly unbuilt?: ReadonlyMap<string, Role>;
+  /** Those of files that the config names, by absolute path. */
+  readonly modules?: ReadonlyMap<string, LoadedModule>;
+  /** Finds what is wrong with the values on this host. */
+  readonly findings?: (options: ServerOptions) => readonly { option: string; message: string }[];
+}
+
+const SERVICE_NAME = "ccserver";
+const HANDLER_SECTION = /^h:\S+$/;
+/** Sections of parts that read them themselves. */
+const OTHER_SECTION = /^[dpt]:/;
+
+/** A config file, parsed but not yet checked: what modules it needs is known. */
+export class ParsedConfig {
+  readonly file: string;
+  readonly ini: Ini;
+  readonly diagnostics: Diagnostics;
+
+  /** @param file Its name: for messages, for the job's name, and for paths of handler modules. */
+  constructor(text: string, file: string) {
+    this.file = file;
+    this.diagnostics = new Diagnostics(file);
+    this.ini = parse(text, file, this.diagnostics);
+  }
+
+  /** Absolute paths of the files that handlers are to be loaded from. */
+  modules(host: ReadOptions["host"]): string[] {
+    // What cannot be expanded is told when the section is read.
+    const silent = new Diagnostics(this.file);
+    const builtins = this.builtins(host);
+    const paths = [...this.ini.sections.values()].flatMap((section) => {
+      const entry = handlerEntry(section);
+      const value = entry && expand(this.ini, section, entry, builtins, silent);
+      const path = value === undefined ? null : modulePath(value, this.file, host);
+      return path === null ? [] : [path];
+    });
+    return [...new Set(paths)];
+  }
+
+  /** Values for `%(name)s` where the file has none. */
+  builtins(host: ReadOptions["host"]): Record<string, string> {
+    const { file } = this;
+    const server = this.ini.sections.get("ccserver");
+    return {
+      service_name: SERVICE_NAME,
+      host_name: host.name,
+      config_dir: dirname(file) === "." && !file.startsWith("./") ? "" : dirname(file),
+      config_file: file,
+      job_name: server?.entries.get("job_name")?.raw ?? basename(file).replace(/\.ini$/, ""),
+    };
+  }
+}
+
+/** The absolute path of a handler that is a file; null for a name. */
+function modulePath(value: string, file: string, host: ReadOptions["host"]): string | null {
+  if (!/^\.{0,2}\//.test(value) && !/\.[mc]?[jt]s$/.test(value)) return null;
+  return isAbsolute(value) ? value : resolve(host.folder, dirname(file), value);
+}
+
+function handlerEntry(section: Section): Entry | undefined {
+  if (!HANDLER_SECTION.test(section.name)) return undefined;
+  return section.entries.get("handler") ?? section.entries.get("plugin");
+}
+
+/**
+ * Checks the text of a config file.
+ *
+ * @param file Its name: for messages, for the job's name, and for paths of handler modules.
+ * @throws {ConfigError} With everything that is wrong, each with file and line.
+ */
+export function readConfig(text: string, file: string, reads: ReadOptions): ServerConfig {
+  return readParsed(new ParsedConfig(text, file), reads);
+}
+
+/**
+ * Checks a parsed config file.
+ *
+ * @throws {ConfigError} With everything that is wrong, each with file and line.
+ */
+export function readParsed(parsed: ParsedConfig, reads: ReadOptions): ServerConfig {
+  return new Reader(parsed, reads).read();
+}
+
+class Reader {
+  readonly #parsed: ParsedConfig;
+  readonly #ini: Ini;
+  readonly #diagnostics: Diagnostics;
+  readonly #reads: ReadOptions;
+  readonly #reading: Reading;
+
+  constructor(parsed: ParsedConfig, reads: ReadOptions) {
+    this.#parsed = parsed;
+    this.#ini = parsed.ini;
+    this.#diagnostics = parsed.diagnostics;
+    this.#reads = reads;
+    this.#reading = {
+      ini: parsed.ini,
+      builtins: parsed.builtins(reads.host),
+      host: reads.host,
+      diagnostics: parsed.diagnostics,
+    };
+  }
+
+  read(): ServerConfig {
+    const ini = this.#ini;
+    const diagnostics = this.#diagnostics;
+    const { file } = this.#parsed;
+    const server = ini.sections.get("ccserver");
+    if (server === undefined) {
+      diagnostics.add(1, "the section [ccserver] is missing");
+      diagnostics.check();
+      throw new Error("unreachable: the check above throws");
+    }
+    const options = readSection(this.#reading, server, SERVER_OPTIONS);
+    this.#checkUnbuiltOptions(server, options);
+    const handlers = new Map<string, HandlerConfig>();
+    for (const section of ini.sections.values()) {
+      if (!HANDLER_SECTION.test(section.name)) continue;
+      const handler = this.#readHandler(section, options["cc-role"]);
+      if (handler !== null) handlers.set(section.name, handler);
+    }
+    this.#checkSections(handlers);
+    const routes = this.#readRoutes(ini.sections.get("routes"), server.line);
+    this.#checkEdges(handlers);
+    for (const { option, message } of this.#reads.findings?.(options) ?? []) {
+      const { line } = server.entries.get(option) ?? ini.defaults.get(option) ?? server;
+      diagnostics.add(line, message, { environmental: true });
+    }
+    diagnostics.check();
+    const lines = new Map([["ccserver", server.line]]);
+    for (const { key, line } of [...ini.defaults.values(), ...server.entries.values()]) lines.set(key, line);
+    return {
+      file,
+      jobName: this.#reading.builtins.job_name,
+      serviceName: SERVICE_NAME,
+      options,
+      routes,
+      handlers,
+      lines,
+      warnings: diagnostics.sorted,
+    };
+  }
+
+  /** Whatever nobody reads is told: a section that seems to work, and does not, is worse than none. */
+  #checkSections(handlers: ReadonlyMap<string, HandlerConfig>): void {
+    const read = new Set([...handlers.values()].flatMap(({ definition }) => definition.sections ?? []));
+    for (const { name, line } of this.#ini.sections.values()) {
+      if (name === "ccserver" || name === "routes" || HANDLER_SECTION.test(name)) continue;
+      if (!OTHER_SECTION.test(name)) {
+        this.#diagnostics.add(line, `unknown section [${name}]${didYouMean(name, ["ccserver", "routes"])}`);
+      } else if (!read.has(name.slice(0, 2) as SectionPrefix)) {
+        this.#diagnostics.add(
+          line,
+          `nobody reads [${name}]: no handler here reads sections ${name.slice(0, 2)}…`,
+        );
+      }
+    }
+  }
+
+  /** What the original knows and this version cannot do yet must not seem to work. */
+  #checkUnbuiltOptions(server: Section, options: ServerOptions): void {
+    for (const key of ["cms-sign", "cms-verify-ca", "cms-encrypt", "cms-decrypt"] as const) {
+      if (options[key] === null) continue;
+      this.#diagnostics.add(
+        server.entries.get(key)?.line ?? server.line,
+        `"${key}": this version neither signs nor checks messages, and will not start as if it did`,
+      );
+    }
+  }
+
+  #readHandler(section: Section, role: Role): HandlerConfig | null {
+    const diagnostics = this.#diagnostics;
+    const entry = handlerEntry(section);
+    if (entry === undefined) {
+      diagnostics.add(section.line, `[${section.name}] needs the option "handler"`);
+      return null;
+    }
+    const value = this.#expand(section, entry);
+    if (value === undefined) return null;
+    const module = modulePath(value, this.#parsed.file, this.#reads.host);
+    const definition = module === null
+      ? this.#named(section, entry, value, role)
+      : this.#loaded(section, entry, module);
+    if (definition === null) return null;
+    this.#checkRole(section, entry, value, role, definition.roles);
+    const { name, line } = section;
+    const options = definition.options === undefined
+      ? this.#rawOptions(section)
+      : readSection(this.#reading, section, definition.options as Options, ["handler", "plugin"]);
+    const edges = this.#edgesOf(section, options as Record<string, unknown>, definition);
+    return { name, definition, module, options, sections: this.#sectionsFor(definition), edges, line };
+  }
+
+  #checkRole(section: Section, entry: Entry, value: string, role: Role, roles: readonly Role[]): void {
+    if (role === "insecure" || roles.includes(role)) return;
+    const allowed = roles.filter((r) => r !== "insecure").join(" or ");
+    this.#diagnostics.add(
+      entry.line,
+      `handler "${value}" in [${section.name}] needs cc-role = ${allowed}, it is ${role}`,
+    );
+  }
+
+  #named(section: Section, entry: Entry, value: string, role: Role): AnyHandlerDefinition | null {
+    const { definitions, unbuilt = new Map<string, Role>() } = this.#reads;
+    const short = value.replace(/^cc\.handler\./, "");
+    const definition = definitions.get(value) ?? definitions.get(short);
+    if (definition !== undefined) return definition;
+    const missing = unbuilt.get(short);
+    if (missing === undefined) {
+      const hint = didYouMean(short, [...definitions.keys(), ...unbuilt.keys()]);
+      this.#diagnostics.add(entry.line, `unknown handler "${value}" in [${section.name}]${hint}`);
+    } else if (role !== "insecure" && role !== missing) {
+      this.#checkRole(section, entry, value, role, [missing]);
+    } else {
+      this.#diagnostics.add(
+        entry.line,
+        `handler "${value}" in [${section.name}] is not part of this version`,
+      );
+    }
+    return null;
+  }
+
+  #loaded(section: Section, entry: Entry, path: string): AnyHandlerDefinition | null {
+    const loaded = this.#reads.modules?.get(path) ?? { error: `${path} was not loaded` };
+    if ("definition" in loaded) return loaded.definition;
+    this.#diagnostics.add(entry.line, `[${section.name}]: ${loaded.error}`);
+    return null;
+  }
+
+  #rawOptions(section: Section): Record<string, string> {
+    const options: Record<string, string> = {};
+    for (const entry of section.entries.values()) {
+      if (entry.key === "handler" || entry.key === "plugin") continue;
+      const value = this.#expand(section, entry);
+      if (value !== undefined) options[entry.key] = value;
+    }
+    return options;
+  }
+
+  #sectionsFor({ sections = [] }: AnyHandlerDefinition): Map<string, Record<string, string>> {
+    const found = new Map<string, Record<string, string>>();
+    for (const section of this.#ini.sections.values()) {
+      if (sections.some((prefix) => section.name.startsWith(prefix))) {
+        found.set(section.name, this.#rawOptions(section));
+      }
+    }
+    return found;
+  }
+
+  /** Handlers that the options name: by their schemas, or, where there are none, by what the text is. */
+  #edgesOf(section: Section, values: Record<string, unknown>, definition: AnyHandlerDefinition): string[] {
+    const edges: string[] = [];
+    for (const [name, value] of Object.entries(values)) {
+      const schema: unknown = definition.options?.[name]?.schema;
+      const named = definition.options === undefined
+        ? typeof value === "string" && this.#ini.sections.has(value) && HANDLER_SECTION.test(value)
+        : schema === handlerName || schema === handlerNames;
+      if (!named || value === null) continue;
+      for (const target of Array.isArray(value) ? value as string[] : [value as string]) {
+        const entry = section.entries.get(name.toLowerCase()) ?? this.#ini.defaults.get(name.toLowerCase());
+        this.#checkHandlerExists(target, entry?.line ?? section.line, `${name} in [${section.name}]`);
+        edges.push(target);
+      }
+    }
+    return edges;
+  }
+
+  #readRoutes(section: Section | undefined, serverLine: number): RouteConfig[] {
+    const diagnostics = this.#diagnostics;
+    if (section === undefined) {
+      diagnostics.add(serverLine, "the section [routes] is missing: no message would reach a handler");
+      return [];
+    }
+    const routes: RouteConfig[] = [];
+    for (const entry of section.entries.values()) {
+      const value = this.#expand(section, entry);
+      if (value === undefined) continue;
+      if (entry.key !== "*" && !isType(entry.key)) {
+        diagnostics.add(entry.line, `"${entry.key}" is not a message type, expected dotted names or *`);
+        continue;
+      }
+      const handlers = value.split(",").map((word) => word.trim()).filter((word) => word !== "");
+      const wrong = handlers.find((name) => !HANDLER_SECTION.test(name));
+      if (wrong !== undefined) {
+        diagnostics.add(entry.line, `route "${entry.key}" = ${value}: expected a handler such as h:name`);
+        continue;
+      }
+      if (handlers.length === 0) diagnostics.add(entry.line, `route "${entry.key}" names no handler`);
+      for (const name of handlers) this.#checkHandlerExists(name, entry.line, `route "${entry.key}"`);
+      routes.push({ type: entry.key, handlers, line: entry.line });
+    }
+    return routes;
+  }
+
+  #checkHandlerExists(name: string, line: number, what: string): void {
+    if (this.#ini.sections.has(name)) return;
+    const known = [...this.#ini.sections.keys()].filter((key) => key.startsWith("h:"));
+    this.#diagnostics.add(
+      line,
+      `${what} names ${name}, but there is no section [${name}]${didYouMean(name, known)}`,
+    );
+  }
+
+  /** What handlers name must not come back to where it started. */
+  #checkEdges(handlers: ReadonlyMap<string, HandlerConfig>): void {
+    const done = new Set<string>();
+    // A set keeps its order: the way from the first to where we are.
+    const way = new Set<string>();
+    const visit = (name: string): void => {
+      if (way.has(name)) {
+        const all = [...way];
+        const circle = [...all.slice(all.indexOf(name)), name].join(" -> ");
+        this.#diagnostics.add(handlers.get(name)!.line, `handlers name each other in a circle: ${circle}`);
+        return;
+      }
+      if (done.has(name)) return;
+      way.add(name);
+      for (const next of handlers.get(name)?.edges ?? []) visit(next);
+      way.delete(name);
+      done.add(name);
+    };
+    for (const name of handlers.keys()) visit(name);
+  }
+
+  #expand(section: Section, entry: Entry): string | undefined {
+    return expand(this.#ini, section, entry, this.#reading.builtins, this.#diagnostics);
+  }
+}

@@ -1,0 +1,168 @@
+/** Every option of `[ccserver]`, with defaults and units. The reference is made from it. */
+import type { Role } from "../contracts/handler.ts";
+import type { Option } from "../contracts/schema.ts";
+import { MESSAGE_MAX_BYTES } from "../limits.ts";
+import {
+  choice,
+  endpoint,
+  type HostPort,
+  hostPort,
+  integer,
+  list,
+  number,
+  option,
+  optional,
+  path,
+  required,
+  size,
+  text,
+} from "./options.ts";
+import { SOCKET_OPTIONS, type ZmqValues } from "./socket_options.ts";
+
+/** The values of `[ccserver]`; the reference has each option's meaning. */
+export interface ServerOptions extends ZmqValues {
+  /** The server's name; null: the file's. */
+  readonly job_name: string | null;
+  /** Where it listens. */
+  readonly "cc-socket": string;
+  /** Which handlers may run. */
+  readonly "cc-role": Role;
+  /** What is counted: 0 nothing, 1 totals, 2 by type too. */
+  readonly "cc-stats": number;
+  /** Seconds between two statistics lines, and between two infofiles. */
+  readonly "stats-period": number;
+  /** An absolute path. */
+  readonly infofile: string | null;
+  /** 0 to 3. */
+  readonly "infofile-level": number;
+  /** Seconds; 0: never. */
+  readonly heartbeat: number;
+  /** Where /metrics is served. */
+  readonly "http-listen": HostPort | null;
+  /** Messages that may wait for one client. */
+  readonly zmq_hwm: number;
+  /** I/O threads that were asked for. */
+  readonly zmq_nthreads: number;
+  /** Bytes of the largest message that is taken. */
+  readonly zmq_maxmsgsize: number;
+  /** Which implementation of ZeroMQ. */
+  readonly "zmq-engine": "native" | "libzmq";
+  /** Seconds that an asynchronous handler has for a message. */
+  readonly "handler-timeout": number;
+  /** An absolute path. */
+  readonly pidfile: string | null;
+  /** An absolute path. */
+  readonly logfile: string | null;
+  /** How log lines are written. */
+  readonly "log-format": "text" | "json";
+  /** An absolute path. */
+  readonly "cms-keystore": string | null;
+  /** The name of a key. */
+  readonly "cms-sign": string | null;
+  /** Names of CAs. */
+  readonly "cms-verify-ca": string[] | null;
+  /** The name of a certificate. */
+  readonly "cms-encrypt": string | null;
+  /** The name of a key. */
+  readonly "cms-decrypt": string | null;
+  /** Seconds; 0: any time will do. */
+  readonly "cms-time-window": number;
+}
+
+/** The options of `[ccserver]`. */
+export const SERVER_OPTIONS = {
+  job_name: optional(text, "name of this server; the file's name without folder and .ini", "collector"),
+  "cc-socket": required(
+    endpoint("bind"),
+    "where to listen: tcp://127.0.0.1:10000, tcp://*:22632, ipc:///run/cc.sock",
+    "tcp://*:22632",
+  ),
+  "cc-role": option(
+    choice("insecure", "local", "remote"),
+    "insecure",
+    "local: for its own host; remote: for others; insecure: all handlers may run",
+    "local",
+  ),
+  "cc-stats": option(integer(0, 2), "1", "statistics: 0 none, 1 totals, 2 also by message type", "2"),
+  "stats-period": option(
+    number(0.1, 86_400),
+    "30",
+    "how often statistics are logged and the infofile is written; also once at exit",
+    "60",
+    "s",
+  ),
+  infofile: optional(
+    path,
+    "file with the server's state; written beside and renamed",
+    "~/log/%(job_name)s.info",
+  ),
+  "infofile-level": option(
+    integer(0, 3),
+    "2",
+    "0 none, 1 head, 2 also [total] and [latest], 3 also the averages [avg:60], [avg:300], [avg:900]",
+    "3",
+  ),
+  heartbeat: option(number(0, 86_400), "60", "how often a heartbeat line is logged; 0 never", "300", "s"),
+  "http-listen": optional(
+    hostPort,
+    "where /metrics, /healthz and /readyz are served, such as 127.0.0.1:9108; port * is a free one",
+    "127.0.0.1:9108",
+  ),
+  zmq_hwm: option(
+    integer(1, 1_000_000),
+    "50",
+    "high water mark: messages that may wait for one client",
+    "200",
+  ),
+  ...SOCKET_OPTIONS,
+  zmq_nthreads: option(
+    integer(1, 64),
+    "1",
+    "I/O threads; one serves everything, and more are not used: a warning at start says so",
+    "1",
+  ),
+  zmq_maxmsgsize: option(
+    size(1024, MESSAGE_MAX_BYTES * 16),
+    "64 MB",
+    "largest message taken from a peer, all frames; a larger one ends its connection",
+    "16 MB",
+    "bytes",
+  ),
+  "zmq-engine": option(
+    choice("native", "libzmq"),
+    "native",
+    "ZeroMQ implementation; libzmq needs Node or Deno",
+    "libzmq",
+  ),
+  "handler-timeout": option(
+    number(0.1, 86_400),
+    "60",
+    "an asynchronous handler that has not answered a message within this time has crashed on it",
+    "300",
+    "s",
+  ),
+  pidfile: optional(path, "file with the server's process id", "~/pid/%(job_name)s.pid"),
+  logfile: optional(
+    path,
+    "log lines are appended here instead of going to the terminal",
+    "~/log/%(job_name)s.log",
+  ),
+  "log-format": option(
+    choice("text", "json"),
+    "text",
+    "log lines for people, or one JSON object a line: time (UTC), pid, level, logger, msg",
+    "json",
+  ),
+  "cms-keystore": optional(path, "folder of certificates NAME.crt and keys private/NAME.key", "/etc/cc/keys"),
+  "cms-sign": optional(text, "key to sign with", "server"),
+  "cms-verify-ca": optional(list(text), "CAs that may have issued a signer's certificate", "ca, old_ca"),
+  "cms-encrypt": optional(text, "certificate to encrypt for", "confdb"),
+  "cms-decrypt": optional(text, "key to decrypt with", "server"),
+  "cms-time-window": option(
+    number(0),
+    "0",
+    "largest difference between a message's time and now; 0 is off",
+    "300",
+    "s",
+  ),
+} satisfies { [K in keyof ServerOptions]: Option<ServerOptions[K]> };

@@ -1,0 +1,197 @@
+/**
+ * What a handler is: one definition, from which config check, registry, reference and roles are made, and an object with a
+ * life of its own. Built-in handlers and those of one's own are the same kind of thing.
+ *
+ * ```
+ *               start ok                 reload keeps it: reconfigure
+ *   created ──────────────▶ running ◀──────────────┐
+ *      │  start fails,         │  └────────────────┘
+ *      │  or never runs        │ the server stops, or a reload ends it
+ *      ▼                       ▼
+ *   stopping: stop() ─────▶ ended: upstreams closed, timers cancelled
+ * ```
+ */
+import type { Logger } from "../log.ts";
+import type { Environment } from "./environment.ts";
+import type { Draft, Message, Outcome, ReturnPath } from "./message.ts";
+import type { Options, Schema, Values } from "./schema.ts";
+
+/** Where a server stands; decides which handlers may run. */
+export type Role = "insecure" | "local" | "remote";
+
+/**
+ * What a handler does with every message of a type. Plans are data: the dispatcher, `--routes` and the relay read them.
+ *
+ * `count` and `bytes` are added by runs, which costs nothing a message.
+ */
+export type Plan<B> =
+  & {
+    /** Counts each message. */
+    readonly count?: readonly Counter[];
+    /** Counts the bytes of each message, all frames. */
+    readonly bytes?: readonly Counter[];
+  }
+  & (
+    /** Bytes go there unchanged; the relay takes types whose plans all do. */
+    | { readonly forward: Upstream }
+    /** Another handler decides, `h:name`. Resolved when planned: filter before proxy is a forward. */
+    | { readonly pass: string }
+    /** `handle` gets it decrypted, verified, its body of this shape. */
+    | OpenPlan<B>
+    /** `handle` gets it as it came, its body unread and undefined. */
+    | { readonly raw: true }
+    /** Nobody gets it; why. `warn`: that is logged, once in a while. */
+    | { readonly drop: string; readonly warn?: boolean }
+  );
+
+/** A plan to open messages of a type. */
+export interface OpenPlan<B> {
+  /** The shape of the bodies. */
+  readonly open: Schema<B>;
+  /** Bodies of more bytes are refused. Default 64 KiB; at most 16 MiB. */
+  readonly maxBytes?: number;
+}
+
+/**
+ * A handler's life:
+ *
+ * 1. `create` of its definition makes it, without side effects.
+ * 2. `start`, before the server listens.
+ * 3. `plan`, once a type, and again after `replan()`.
+ * 4. `handle`, for what its plans open.
+ * 5. `reconfigure`, when a reload changes its options; false or missing: a new one is created, this one stopped.
+ * 6. `stop`: no more messages come, what is under way should end soon; `signal` aborts when linger is over. Also called
+ *    after a start that failed or never ran, and possibly more than once.
+ *
+ * The server bounds start (30 s), handle (`handler-timeout`) and stop (linger and 5 s) in time, logs what they throw, closes
+ * the handler's upstreams and cancels its timers.
+ */
+export interface Handler<O = unknown, B = never> {
+  /**
+   * What is done with every message of this type. What it throws makes messages of the type count as crashed.
+   *
+   * TypeScript takes the type of bodies from here, where the parameter is named: `plan: (_type) => ({ open: AnyBody })`.
+   */
+  plan(type: string): Plan<B>;
+  /**
+   * One message. May be async: at most `inFlight` are under way, beyond that their senders wait; order is kept only while
+   * it answers at once. (An async one is best declared `: Promise<Outcome>`, as TypeScript takes its `"ok"` for any string.)
+   */
+  handle?(message: Message, body: B): Outcome | PromiseLike<Outcome>;
+  /** Before the server listens; aborts when it should stop instead. */
+  start?(signal: AbortSignal): void | Promise<void>;
+  /** Takes over other options while it runs; false: it cannot. */
+  reconfigure?(options: O): boolean | Promise<boolean>;
+  /** Why /readyz should say no; null when it should not. */
+  unready?(): string | null;
+  /** No more messages come; aborts when linger is over. */
+  stop?(signal: AbortSignal): void | Promise<void>;
+}
+
+/** All there is to know of a handler. */
+export interface HandlerDefinition<O extends Options = Options, B = never> {
+  /** `infowriter`; the ini file may say `cc.handler.infowriter` too. */
+  readonly name: string;
+  /** One sentence for the reference. */
+  readonly summary: string;
+  /** Where it may run; `insecure` servers run all. */
+  readonly roles: readonly Role[];
+  /**
+   * One whose schema is `handlerName` is an edge of the graph of handlers, whatever it is called. Missing: every option is
+   * taken, as text.
+   */
+  readonly options?: O;
+  /** Sections of others that it reads. */
+  readonly sections?: readonly SectionPrefix[];
+  /** Messages under way at once; default 100, and never more than 64 MiB of them. */
+  readonly inFlight?: number;
+  /** Messages may be under way for as long as its options say: `handler-timeout` does not apply. */
+  readonly keepsMessages?: boolean;
+  /** Makes one, for a section; without side effects: those are for `start`. */
+  create(context: HandlerContext<Values<O>>): Handler<Values<O>, B>;
+}
+
+/** What names of sections begin with that a handler may read: daemons, tasks, plugins. */
+export type SectionPrefix = "d:" | "t:" | "p:";
+
+/** All that a handler can reach of its server and of the world. */
+export interface HandlerContext<O> {
+  /** `h:name`, as the ini file has it. */
+  readonly name: string;
+  /** As its section gives them. */
+  readonly options: O;
+  /** The sections that its definition asks for, by name, as text. */
+  readonly sections: ReadonlyMap<string, Readonly<Record<string, string>>>;
+  /** Writes lines under its name. */
+  readonly log: Logger;
+  /** For what it counts and measures. */
+  readonly meter: Meter;
+  /** Its timers and events are this handler's: what they throw is logged under its name, and they end with it. */
+  readonly environment: Environment;
+  /**
+   * Connects to another CC server; from `start` on. Replies that have a route go to their clients by themselves.
+   *
+   * @throws {EndpointError}
+   */
+  connect(endpoint: string, options?: UpstreamOptions): Upstream;
+  /** Gives a message of ours to this server's own routes. */
+  publish(draft: Draft): Outcome | Promise<Outcome>;
+  /** Sends along a way that was kept: a draft, sealed here, or a message with its own seal untouched. */
+  send(to: ReturnPath, what: Draft | Message): Outcome | Promise<Outcome>;
+  /** Gives a message to another handler; settles when that is done, or, where it is forwarded, when there is room upstream. */
+  pass(message: Message, handler: string): Outcome | Promise<Outcome>;
+  /** Plans have changed (an upstream went down): they are asked for anew. */
+  replan(): void;
+}
+
+/** A connection to another CC server. */
+export interface Upstream {
+  /** Where it is. */
+  readonly endpoint: string;
+  /** Is the server there? */
+  readonly up: boolean;
+  /** Messages that wait for it. */
+  readonly queued: number;
+  /** Settles when the message is queued and there is room for another; `retry` when it was dropped, and counted. */
+  send(what: Draft | Message): Outcome | Promise<Outcome>;
+}
+
+/** How an upstream is connected to. What is missing is as for the server's own socket. */
+export interface UpstreamOptions {
+  /** Messages that may wait. */
+  readonly highWaterMark?: number;
+  /** An upstream that takes nothing for so long, its queue full, counts as down. */
+  readonly stallMs?: number;
+  /** How long closing waits for what is queued. */
+  readonly lingerMs?: number;
+  /** Kernel buffers; 0 is the system's size. */
+  readonly receiveBufferBytes?: number;
+  /** See {@link receiveBufferBytes}. */
+  readonly sendBufferBytes?: number;
+  /** TCP keep-alive; null is off. */
+  readonly keepAlive?: {
+    readonly idleSeconds: number;
+    readonly intervalSeconds: number;
+    readonly count: number;
+  } | null;
+  /** An `echo.request` every so often; late answers are warned about, the round trip is a gauge. 0: none. */
+  readonly pingMs?: number;
+  /** The server is there, or is not any more; why. */
+  onChange?(up: boolean, why: string): void;
+  /** A message without a route: for us. It is over when this returns. */
+  onMessage?(message: Message): void;
+}
+
+/** Counts something. */
+export interface Counter {
+  /** One more, or `by` more. */
+  add(by?: number): void;
+}
+
+/** What a handler counts and measures, for the statistics line and /metrics. */
+export interface Meter {
+  /** The counter of this name and these labels; the same one each time. */
+  counter(name: string, labels?: Readonly<Record<string, string>>): Counter;
+  /** A figure that is read when somebody asks; null: there is none now. */
+  gauge(name: string, read: () => number | null, labels?: Readonly<Record<string, string>>): void;
+}

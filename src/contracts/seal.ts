@@ -1,0 +1,56 @@
+/** What stands between bytes and bodies: signatures and encryption. */
+import type { Draft, Signer } from "./message.ts";
+
+/** A message as it travels. */
+export interface SealedParts {
+  /** Dotted, such as `pub.infofile`. */
+  readonly type: string;
+  /** JSON, or what encryption made of it. */
+  readonly body: Uint8Array;
+  /** Empty where there is none. */
+  readonly signature: Uint8Array;
+  /** Null where there is no such frame. */
+  readonly blob: Uint8Array | null;
+}
+
+/** A message that may be read. */
+export interface OpenedParts {
+  /** The body: JSON in UTF-8. */
+  readonly json: Uint8Array;
+  /** Null where there is none. */
+  readonly blob: Uint8Array | null;
+  /** Whose signature was verified; null where none was asked for. */
+  readonly signer: Signer | null;
+}
+
+/** What is sealed: a draft, when and where it was made. */
+export interface SealDraft extends Draft {
+  /** Seconds since 1970. */
+  readonly time: number;
+  /** Of the sender. */
+  readonly hostname: string;
+}
+
+/** One a server or client; identity where no `cms-` option is set. */
+export interface Seal {
+  /** May {@link open} return a promise? The parts it is given are then copies; else they are borrowed until it returns. */
+  readonly asynchronous: boolean;
+  /**
+   * Called once a message, before any of its handlers.
+   *
+   * @throws {MessageError} Refused; its code is counted.
+   */
+  open(parts: SealedParts): OpenedParts | Promise<OpenedParts>;
+  /**
+   * Signs and encrypts.
+   *
+   * @throws {MessageError} `bad-draft`: the fields are no JSON.
+   */
+  seal(draft: SealDraft): SealedParts | Promise<SealedParts>;
+  /**
+   * Reads keys, certificates and CRLs again.
+   *
+   * @throws {ConfigError} Then the old ones stay.
+   */
+  reload(): Promise<void>;
+}

@@ -1,0 +1,168 @@
+/** The infofile: the server's state as a file, written beside its place and renamed, so that no reader sees a part. */
+import type { ServerConfig } from "../config/reader.ts";
+import type { Environment } from "../contracts/environment.ts";
+import { systemError } from "../errors.ts";
+import type { Logger } from "../log.ts";
+import type { Statistics } from "../server/counts.ts";
+import { printable, utf8 } from "../text.ts";
+import { VERSION } from "../version.ts";
+import { type Averages, WINDOWS_SECONDS } from "./averages.ts";
+import { formatCounter, values } from "./stats.ts";
+
+/** What an infofile is made from. */
+export interface InfofileParts {
+  /** What the server runs on now. */
+  readonly config: () => ServerConfig;
+  readonly environment: Environment;
+  readonly statistics: Statistics;
+  /** Null below level 3. */
+  readonly averages: Averages | null;
+  readonly log: Logger;
+  /** Milliseconds since 1970. */
+  readonly startedMs: number;
+}
+
+export class Infofile {
+  readonly path: string;
+  readonly #parts: InfofileParts;
+  #engine = "";
+  #last: ReadonlyMap<string, number> = new Map();
+  #writing: Promise<void> | null = null;
+  #opened = false;
+  #failed = false;
+
+  constructor(path: string, parts: InfofileParts) {
+    this.path = path;
+    this.#parts = parts;
+  }
+
+  /**
+   * Writes it for the first time.
+   *
+   * @throws {Error} It cannot be written; the message is one line for the operator.
+   */
+  async open(engine: string): Promise<void> {
+    this.#engine = engine;
+    try {
+      await this.#replace("running");
+      this.#opened = true;
+    } catch (error) {
+      throw systemError(error, `cannot write the infofile ${this.path}`);
+    }
+  }
+
+  /** Writes it again. A disk that fails is told once, and hinders nothing else. */
+  write(): void {
+    // One that is still being written, on a disk that hangs, is not written twice.
+    this.#writing ??= this.#tryReplace("running").finally(() => this.#writing = null);
+  }
+
+  /** Writes it for the last time; one that was never opened may be another server's. */
+  async close(): Promise<void> {
+    if (!this.#opened) return;
+    await this.#writing;
+    await this.#tryReplace("stopped");
+  }
+
+  async #tryReplace(status: string): Promise<void> {
+    const { log } = this.#parts;
+    try {
+      await this.#replace(status);
+      if (this.#failed) log.info("infofile", `${this.path} is written again`);
+      this.#failed = false;
+    } catch (error) {
+      if (!this.#failed) {
+        log.warnRarely("infofile", this.path, systemError(error, `cannot write ${this.path}`).message);
+      }
+      this.#failed = true;
+    }
+  }
+
+  async #replace(status: string): Promise<void> {
+    const { environment, statistics } = this.#parts;
+    const now = values(statistics);
+    const text = infofileText(this.#parts, this.#engine, status, now, this.#last);
+    await environment.files.replace(this.path, utf8(text));
+    this.#last = now;
+  }
+}
+
+/**
+ * The whole file.
+ *
+ * @param values The counters now.
+ * @param last The counters when it was written last.
+ */
+export function infofileText(
+  parts: InfofileParts,
+  engine: string,
+  status: string,
+  values: ReadonlyMap<string, number>,
+  last: ReadonlyMap<string, number>,
+): string {
+  const level = parts.config().options["infofile-level"];
+  const sections = [head(parts, engine, status)];
+  if (level >= 2) {
+    const latest = new Map([...values].map(([name, value]) => [name, value - (last.get(name) ?? 0)]));
+    sections.push(section("total", values, formatCounter));
+    sections.push(section("latest", changed(latest), formatCounter));
+  }
+  if (level >= 3 && parts.averages !== null) {
+    for (const seconds of WINDOWS_SECONDS) {
+      sections.push(section(
+        `avg:${seconds}`,
+        parts.averages.window(seconds),
+        (name, { total, perBucket, perSecond }) =>
+          `${formatCounter(name, total)} ${perBucket.toFixed(4)} ${perSecond.toFixed(4)}`,
+      ));
+    }
+  }
+  return sections.join("\n");
+}
+
+function head({ config, environment, startedMs }: InfofileParts, engine: string, status: string): string {
+  const { jobName, serviceName, options } = config();
+  const { clock, host } = environment;
+  const { userSeconds, systemSeconds, childUserSeconds, childSystemSeconds } = host.usage();
+  const consumed = [userSeconds, systemSeconds, childUserSeconds, childSystemSeconds];
+  const lines: [string, string | number][] = [
+    ["name", jobName],
+    ["version", VERSION],
+    ["service", serviceName],
+    ["pid", host.pid],
+    ["started", timestamp(startedMs)],
+    ["status", status],
+    ["time-consumed", consumed.map((seconds) => seconds.toFixed(2)).join(" ")],
+    ["info-period", options["stats-period"]],
+    ["info-written", timestamp(clock.time())],
+    ["platform", host.platform],
+    ["runtime", host.runtime],
+    ["zeromq", engine],
+  ];
+  return lines.map(([key, value]) => `${key}: ${printable(String(value))}\n`).join("");
+}
+
+function section<T>(
+  title: string,
+  entries: ReadonlyMap<string, T>,
+  format: (name: string, entry: T) => string,
+): string {
+  const names = [...entries.keys()].sort();
+  return `[${title}]\n${names.map((name) => `${name}: ${format(name, entries.get(name)!)}\n`).join("")}`;
+}
+
+/** Who reads these finds them always. */
+const ALWAYS = ["count", "bytes", "seconds"];
+
+/** Counters that stood still are left out. */
+function changed(values: ReadonlyMap<string, number>): Map<string, number> {
+  return new Map([...values].filter(([name, value]) => value !== 0 || ALWAYS.includes(name)));
+}
+
+/** `1795331366.56 (2026-11-22 07:09:26 UTC)` */
+export function timestamp(ms: number): string {
+  // Rounded first, so that both tell the same second.
+  const rounded = Math.round(ms / 10) * 10;
+  const [date, time] = new Date(rounded).toISOString().split(/[T.]/);
+  return `${(rounded / 1000).toFixed(2)} (${date} ${time} UTC)`;
+}

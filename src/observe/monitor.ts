@@ -1,0 +1,183 @@
+/** All that a server tells about itself, and when: statistics line, infofile, heartbeat, metrics and health. */
+import type { ServerConfig } from "../config/reader.ts";
+import type { Cancel, Clock } from "../contracts/environment.ts";
+import { isLoopback } from "../endpoint.ts";
+import type { Logger } from "../log.ts";
+import { type Observer, Server, type ServerParts } from "../server/server.ts";
+import { Averages, BUCKET_SECONDS } from "./averages.ts";
+import { Heartbeat } from "./heartbeat.ts";
+import { type Answer, HttpListener, plain } from "./http.ts";
+import { Infofile } from "./infofile.ts";
+import { LagMeter } from "./lag.ts";
+import { CONTENT_TYPES, formatFor, Metrics } from "./metrics.ts";
+import { statisticsLine, values } from "./stats.ts";
+
+/** A server that tells about itself as its config asks for. */
+export function monitoredServer(config: ServerConfig, parts: Omit<ServerParts, "observe">): MonitoredServer {
+  return new MonitoredServer(config, parts);
+}
+
+export class MonitoredServer extends Server {
+  readonly #monitor: Monitor;
+
+  constructor(config: ServerConfig, parts: Omit<ServerParts, "observe">) {
+    let monitor!: Monitor;
+    super(config, { ...parts, observe: (server) => monitor = new Monitor(server) });
+    this.#monitor = monitor;
+  }
+
+  /** Where metrics and health are served, `http://127.0.0.1:9108`; null where they are not. */
+  get httpUrl(): string | null {
+    return this.#monitor.url;
+  }
+}
+
+export class Monitor implements Observer {
+  readonly #server: Server;
+  readonly #clock: Clock;
+  readonly #log: Logger;
+  readonly #began: number;
+  readonly #averages: Averages | null;
+  readonly #infofile: Infofile | null;
+  readonly #lag: LagMeter;
+  readonly #heartbeat: Heartbeat;
+  readonly #metrics: Metrics;
+  #http: HttpListener | null = null;
+  #cancels: Cancel[] = [];
+  #stopped = false;
+
+  constructor(server: Server) {
+    const { environment, statistics, config: { options }, log } = server;
+    const { clock } = environment;
+    this.#server = server;
+    this.#clock = clock;
+    this.#log = log;
+    this.#began = clock.now();
+    this.#lag = new LagMeter(clock);
+    this.#heartbeat = new Heartbeat(statistics, this.#lag);
+    this.#metrics = new Metrics(statistics, this.#lag, environment);
+    const level = options.infofile === null ? 0 : options["infofile-level"];
+    this.#averages = level >= 3 ? new Averages() : null;
+    this.#infofile = level === 0 ? null : new Infofile(options.infofile!, {
+      config: () => server.config,
+      environment,
+      statistics,
+      averages: this.#averages,
+      log,
+      startedMs: clock.time(),
+    });
+  }
+
+  /** Where HTTP is served; null where it is not. */
+  get url(): string | null {
+    return this.#http?.url ?? null;
+  }
+
+  /** Serves HTTP, where the config asks for it: from before the server listens, so that it can say so. */
+  async starting(): Promise<void> {
+    const address = this.#server.config.options["http-listen"];
+    if (address === null) return;
+    if (!isLoopback({ transport: "tcp", ...address })) {
+      this.#log.warn(
+        "startup",
+        `http-listen is on ${address.host}: other hosts can read message types and endpoints there`,
+      );
+    }
+    this.#http = await HttpListener.listen(
+      address,
+      this.#clock,
+      (path, accept) => this.#answer(path, accept),
+    );
+    this.#log.info("startup", `metrics and health: HTTP on ${this.#http.url}`);
+  }
+
+  /** Writes the first infofile, and begins to tell. */
+  async started(): Promise<void> {
+    await this.#infofile?.open(this.#server.state.engine);
+    if (!this.#stopped) this.#schedule();
+  }
+
+  /** Other periods, perhaps. */
+  reloaded(): void {
+    if (this.#stopped) return;
+    this.#cancelAll();
+    this.#schedule();
+  }
+
+  #schedule(): void {
+    const { options } = this.#server.config;
+    if (options.heartbeat > 0 || this.#http !== null) this.#lag.start();
+    if (this.#averages !== null) this.#every(BUCKET_SECONDS, () => this.#sample());
+    this.#every(options["stats-period"], () => this.#period());
+    this.#every(options.heartbeat, () => this.#beat());
+  }
+
+  #every(seconds: number, f: () => void): void {
+    if (seconds > 0) this.#cancels.push(this.#clock.every(seconds * 1000, f));
+  }
+
+  #cancelAll(): void {
+    for (const cancel of this.#cancels) cancel();
+    this.#cancels = [];
+    this.#lag.stop();
+  }
+
+  /** No more timers; HTTP still answers, until all has been stopped. */
+  stopping(): void {
+    this.#stopped = true;
+    this.#cancelAll();
+  }
+
+  /** Tells for the last time. */
+  async stopped(ran: boolean): Promise<void> {
+    this.stopping();
+    if (ran) {
+      this.#logStatistics();
+      await this.#infofile?.close();
+    }
+    this.#http?.close();
+    this.#http = null;
+  }
+
+  #period(): void {
+    this.#logStatistics();
+    // What a load left behind is not kept while none comes.
+    this.#server.context.trim();
+    this.#infofile?.write();
+  }
+
+  #logStatistics(): void {
+    const { statistics } = this.#server;
+    if (statistics.level > 0) this.#log.info("stats", statisticsLine(statistics));
+  }
+
+  #sample(): void {
+    this.#averages?.sample(values(this.#server.statistics));
+  }
+
+  #beat(): void {
+    const seconds = (this.#clock.now() - this.#began) / 1000;
+    const { residentBytes } = this.#server.environment.host.usage();
+    this.#log.info("heartbeat", this.#heartbeat.line(this.#server.state, seconds, residentBytes));
+  }
+
+  #answer(path: string, accept: string): Answer {
+    switch (path) {
+      case "/metrics": {
+        const format = formatFor(accept);
+        const body = this.#metrics.text(this.#server.state, format);
+        return { status: 200, contentType: CONTENT_TYPES[format], body };
+      }
+      case "/healthz":
+        return plain(200, "ok");
+      case "/readyz": {
+        const reasons = this.#server.state.unready;
+        const ready = reasons.length === 0;
+        const body = `${JSON.stringify({ ready, reasons })}\n`;
+        return { status: ready ? 200 : 503, contentType: "application/json", body };
+      }
+      default:
+        return plain(404, "there is /metrics, /healthz and /readyz");
+    }
+  }
+}

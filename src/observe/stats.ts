@@ -1,0 +1,72 @@
+/** A server's counters by name, and the line they are logged as. */
+import { LOG_TEXT_MAX_CHARS } from "../limits.ts";
+import { type HandlerCounter, RESULTS, type Statistics, type Tally } from "../server/counts.ts";
+
+/** Characters kept free at the end of a line, for how many counters it leaves out. */
+const LINE_REST_CHARS = 40;
+
+/**
+ * Every counter that is not zero, by its name: `count`, `bytes`, `seconds`, `count.ok`, …, `replies`, `refused.CODE`, the
+ * handlers' own, then those of the types. Empty at level 0.
+ */
+export function values(statistics: Statistics): Map<string, number> {
+  const values = new Map<string, number>();
+  if (statistics.level === 0) return values;
+  const { count, bytes, seconds } = statistics.total();
+  values.set("count", count).set("bytes", bytes).set("seconds", seconds);
+  const put = ({ count, bytes, seconds }: Tally, suffix: string) => {
+    if (count === 0) return;
+    values.set(`count.${suffix}`, count).set(`bytes.${suffix}`, bytes).set(`seconds.${suffix}`, seconds);
+  };
+  for (const result of RESULTS) put(statistics.byResult[result], result);
+  for (const [code, count] of statistics.refused) values.set(`refused.${code}`, count);
+  const { replies } = statistics;
+  if (replies.count > 0) values.set("replies", replies.count).set("replies.bytes", replies.bytes);
+  for (const [name, value] of handlerValues(statistics.counters)) values.set(name, value);
+  for (const { name, byResult } of statistics.types) {
+    for (const result of RESULTS) put(byResult[result], `${result}.msg.${name}`);
+  }
+  return values;
+}
+
+/** A counter's name is the original's; where several handlers have one of that name, each has its own beside the sum. */
+function handlerValues(counters: Iterable<HandlerCounter>): Map<string, number> {
+  const byName = new Map<string, Map<string, number>>();
+  for (const { handler, name, labels, value } of counters) {
+    if (value === 0) continue;
+    const labelled = [name, ...Object.values(labels)].join(".");
+    const byHandler = byName.get(labelled) ?? new Map<string, number>();
+    byHandler.set(handler, (byHandler.get(handler) ?? 0) + value);
+    byName.set(labelled, byHandler);
+  }
+  const values = new Map<string, number>();
+  for (const [name, byHandler] of byName) {
+    values.set(name, [...byHandler.values()].reduce((sum, value) => sum + value, 0));
+    if (byHandler.size > 1) {
+      for (const [handler, value] of byHandler) values.set(`${name}.${handler}`, value);
+    }
+  }
+  return values;
+}
+
+/**
+ * `{count: 14, bytes: 883, seconds: 0.0124, count.ok: 6, …}`. What would make it longer than a log line may be is
+ * left out, and says how much that is: `…, 2971 more}`.
+ */
+export function statisticsLine(statistics: Statistics): string {
+  const all = values(statistics);
+  let text = "";
+  let left = all.size;
+  for (const [name, value] of all) {
+    const part = `${text === "" ? "" : ", "}${name}: ${formatCounter(name, value)}`;
+    if (text.length + part.length > LOG_TEXT_MAX_CHARS - LINE_REST_CHARS) break;
+    text += part;
+    left--;
+  }
+  return left > 0 ? `{${text}, ${left} more}` : `{${text}}`;
+}
+
+/** A counter's value as text: seconds with four digits behind the point, all else whole. */
+export function formatCounter(name: string, value: number): string {
+  return /^seconds(?:\.|$)/.test(name) || !Number.isInteger(value) ? value.toFixed(4) : String(value);
+}

@@ -1,0 +1,46 @@
+/** The C library on Bun, by bun:ffi: what its sockets and the `node:` modules do not give. */
+import { dlopen } from "bun:ffi";
+
+/** Functions of the C library. */
+export interface Libc {
+  setsockopt(fd: number, level: number, name: number, value: Int32Array, size: number): number;
+  recv(fd: number, to: number, size: number, flags: number): number;
+  writev(fd: number, vectors: number, count: number): number | bigint;
+  madvise(at: number, bytes: number, advice: number): number;
+  socket(domain: number, type: number, protocol: number): number;
+  sendto(
+    fd: number,
+    from: Uint8Array,
+    size: number,
+    flags: number,
+    to: Uint8Array,
+    toSize: number,
+  ): number | bigint;
+  close(fd: number): number;
+  clock_gettime(clock: number, to: BigInt64Array): number;
+}
+const SIGNATURES = {
+  setsockopt: { args: ["i32", "i32", "i32", "ptr", "u32"], returns: "i32" },
+  recv: { args: ["i32", "ptr", "usize", "i32"], returns: "i32" },
+  madvise: { args: ["ptr", "usize", "i32"], returns: "i32" },
+  writev: { args: ["i32", "ptr", "i32"], returns: "i64" },
+  socket: { args: ["i32", "i32", "i32"], returns: "i32" },
+  sendto: { args: ["i32", "ptr", "usize", "i32", "ptr", "u32"], returns: "i64" },
+  close: { args: ["i32"], returns: "i32" },
+  clock_gettime: { args: ["i32", "ptr"], returns: "i32" },
+} as const;
+let libc: Libc | null | undefined;
+
+/** Null where there is none to be had. */
+export function loadLibc(): Libc | null {
+  if (libc !== undefined) return libc;
+  for (const name of ["libc.so.6", `libc.musl-${MUSL_ARCH}.so.1`, "libSystem.B.dylib"]) {
+    try {
+      return libc = dlopen(name, SIGNATURES).symbols as unknown as Libc;
+    } catch {
+      // the next name
+    }
+  }
+  return libc = null;
+}
+const MUSL_ARCH = process.arch === "arm64" ? "aarch64" : "x86_64";

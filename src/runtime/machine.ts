@@ -1,0 +1,133 @@
+/** The environment of this machine: what the driver gives, and what the `node:` modules give on all runtimes. */
+import { lookup } from "node:dns/promises";
+import { readFileSync } from "node:fs";
+import { isIP } from "node:net";
+import os from "node:os";
+import process from "node:process";
+import { pathToFileURL } from "node:url";
+import runtime from "#runtime";
+import type { Clock, Environment, Host, Processes, Usage } from "../contracts/environment.ts";
+import { CCError, codeOf } from "../errors.ts";
+import { FILES } from "./files.ts";
+
+/** The clock of the machine. */
+export const CLOCK: Clock = {
+  now: () => performance.now(),
+  time: () => Date.now(),
+  after(ms, f) {
+    const timer = setTimeout(f, ms);
+    return () => clearTimeout(timer);
+  },
+  every(ms, f) {
+    const timer = setInterval(f, ms);
+    return () => clearInterval(timer);
+  },
+  soon: (f) => queueMicrotask(f),
+  nextTurn: (f) => void setImmediate(f),
+};
+
+const HOST: Host = {
+  name: os.hostname(),
+  pid: process.pid,
+  home: os.homedir(),
+  folder: startFolder(),
+  platform: `${os.type()} ${os.release()} ${os.arch()}`,
+  runtime: `${runtime.name} ${runtime.version}`,
+  usage,
+};
+
+/** A program may have been started in a folder that is gone. */
+function startFolder(): string {
+  try {
+    return process.cwd();
+  } catch {
+    return "/";
+  }
+}
+
+function usage(): Usage {
+  const { user, system } = process.cpuUsage();
+  const [childUserSeconds, childSystemSeconds] = childSeconds();
+  return {
+    userSeconds: user / 1e6,
+    systemSeconds: system / 1e6,
+    childUserSeconds,
+    childSystemSeconds,
+    residentBytes: process.memoryUsage().rss,
+    startedMs: performance.timeOrigin,
+  };
+}
+
+/** Ticks a second in /proc: the same on all Linux. */
+const TICKS = 100;
+
+/** No runtime tells what children took; Linux does, elsewhere it is 0. */
+function childSeconds(): [number, number] {
+  try {
+    // The program's name, second, may have blanks and brackets in it.
+    const fields = readFileSync("/proc/self/stat", "latin1").replace(/^.*\) /s, "").split(" ");
+    return [Number(fields[13]) / TICKS, Number(fields[14]) / TICKS];
+  } catch {
+    return [0, 0];
+  }
+}
+
+const PROCESSES: Processes = {
+  self: runtime.self,
+  async load(path) {
+    if (!runtime.loadsTypeScript && /\.[mc]?ts$/.test(path)) {
+      throw new CCError(
+        "no-typescript",
+        `it is TypeScript, which ${runtime.name} ${runtime.version} does not run: name a .js file, or run the ` +
+          "server in the binary, on Bun or on Deno",
+      );
+    }
+    return await import(pathToFileURL(path).href);
+  },
+  onSignal(name, f) {
+    process.on(name, f);
+    return () => void process.off(name, f);
+  },
+  onUncaught(f) {
+    process.on("uncaughtException", f);
+    process.on("unhandledRejection", f);
+    return () => {
+      process.off("uncaughtException", f);
+      process.off("unhandledRejection", f);
+    };
+  },
+  serviceManager: {
+    hearsUs: runtime.notifiesItself,
+    notify: (socket, text) => runtime.notify(socket, text),
+    monotonicMicros: () => runtime.monotonicMicros(),
+  },
+};
+
+/** Not to be guessed: a client's identity is what its replies are addressed by. */
+function random(): number {
+  return crypto.getRandomValues(new Uint32Array(1))[0] / 0x1_0000_0000;
+}
+
+async function resolve(host: string): Promise<string[]> {
+  if (isIP(host.split("%")[0])) return [host];
+  try {
+    return (await lookup(host, { all: true })).map(({ address }) => address);
+  } catch (error) {
+    const code = codeOf(error);
+    throw new CCError(
+      code ?? "no-address",
+      `the name "${host}" cannot be resolved${code ? ` (${code})` : ""}`,
+    );
+  }
+}
+
+/** This machine. */
+export const MACHINE: Environment = {
+  clock: CLOCK,
+  random,
+  host: HOST,
+  resolve,
+  links: runtime,
+  files: FILES,
+  processes: PROCESSES,
+};

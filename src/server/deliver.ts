@@ -1,0 +1,169 @@
+/** Gives messages to the handlers that handle them, one after the other, and says what became of each. */
+import type { Seal } from "../contracts/seal.ts";
+import { errorStack } from "../errors.ts";
+import type { Logger } from "../log.ts";
+import { MessageError } from "../message/errors.ts";
+import { type CCMessage, inside } from "../message/message.ts";
+import type { Source } from "../socket/types.ts";
+import type { Statistics } from "./counts.ts";
+import { isPromise } from "./guard.ts";
+import { type Body, openMessage } from "./opener.ts";
+import type { Delivery, Step } from "./plans.ts";
+import { sendOn } from "./post.ts";
+import { type Verdict, worse } from "./verdict.ts";
+
+export class Deliverer {
+  readonly #seal: Seal;
+  readonly #statistics: Statistics;
+  readonly #log: Logger;
+
+  constructor(seal: Seal, statistics: Statistics, log: Logger) {
+    this.#seal = seal;
+    this.#statistics = statistics;
+    this.#log = log;
+  }
+
+  /**
+   * Gives a message that is not on the forwarding path to all: upstreams first, then handlers. Settles when they are done,
+   * or there is room for another.
+   *
+   * @param from Who gives it, for people.
+   */
+  deliver(message: CCMessage, delivery: Delivery, from: string): Verdict | Promise<Verdict> {
+    const { forwards, steps, counts, sizes, result } = delivery;
+    const { size } = message;
+    for (const counter of counts) counter.add();
+    for (const counter of sizes) counter.add(size);
+    let verdict: Verdict = result === "dropped" ? "retry" : result;
+    if (result === "ok" && forwards.length + steps.length === 0) verdict = "dropped";
+    const waits: Promise<Verdict>[] = [];
+    for (const dealer of forwards) {
+      const sent = sendOn(dealer, message);
+      if (isPromise(sent)) waits.push(sent);
+      else verdict = worse(verdict, sent);
+    }
+    const handled = steps.length === 0 ? "ok" : this.handle(message, steps, null, from);
+    if (isPromise(handled)) waits.push(handled);
+    else verdict = worse(verdict, handled);
+    return waits.length === 0 ? verdict : Promise.all(waits).then((all) => all.reduce(worse, verdict));
+  }
+
+  /**
+   * Opens a message, as far as a step asks for it, and gives it to each.
+   *
+   * @param source Is paused while a handler has too many under way; null: who gives it waits.
+   */
+  handle(
+    message: CCMessage,
+    steps: readonly Step[],
+    source: Source | null,
+    from: string,
+  ): Verdict | Promise<Verdict> {
+    inside.enter(message);
+    if (steps.length > 1) inside.share(message);
+    const verdict = this.#open(message, steps, source, from);
+    if (!isPromise(verdict)) {
+      inside.leave(message);
+      return verdict;
+    }
+    return verdict.then((settled) => {
+      inside.leave(message);
+      return settled;
+    });
+  }
+
+  #open(
+    message: CCMessage,
+    steps: readonly Step[],
+    source: Source | null,
+    from: string,
+  ): Verdict | Promise<Verdict> {
+    let body: Body | null = null;
+    try {
+      if (steps.some(({ reader }) => reader !== null)) {
+        const opened = openMessage(message, this.#seal, steps.length > 1);
+        if (isPromise(opened)) return this.#openLater(opened, message, steps, source, from);
+        body = opened;
+      }
+    } catch (error) {
+      return this.#notOpened(message, error, from);
+    }
+    return this.#handleAll(message, body, steps, source, from);
+  }
+
+  /** Nothing more comes from the source until then: its messages keep their order. */
+  async #openLater(
+    opened: Promise<Body>,
+    message: CCMessage,
+    steps: readonly Step[],
+    source: Source | null,
+    from: string,
+  ): Promise<Verdict> {
+    source?.pause();
+    let body: Body;
+    try {
+      body = await opened;
+    } catch (error) {
+      return this.#notOpened(message, error, from);
+    } finally {
+      source?.resume();
+    }
+    return this.#handleAll(message, body, steps, source, from);
+  }
+
+  #handleAll(
+    message: CCMessage,
+    body: Body | null,
+    steps: readonly Step[],
+    source: Source | null,
+    from: string,
+  ): Verdict | Promise<Verdict> {
+    let verdict: Verdict = "ok";
+    let waits: Promise<Verdict>[] | null = null;
+    for (const step of steps) {
+      const found = this.#handleOne(message, body, step, source, from);
+      if (isPromise(found)) (waits ??= []).push(found);
+      else verdict = worse(verdict, found);
+    }
+    return waits === null ? verdict : Promise.all(waits).then((all) => all.reduce(worse, verdict));
+  }
+
+  #handleOne(
+    message: CCMessage,
+    body: Body | null,
+    { host, reader }: Step,
+    source: Source | null,
+    from: string,
+  ): Verdict | Promise<Verdict> {
+    let value: unknown;
+    try {
+      value = reader === null ? undefined : reader.read(body!);
+    } catch (error) {
+      return error instanceof MessageError
+        ? this.#refused(message, error, from)
+        : host.failedOn(message, message.type, error);
+    }
+    return host.handle(message, value, source);
+  }
+
+  #notOpened(message: CCMessage, error: unknown, from: string): Verdict {
+    if (error instanceof MessageError) return this.#refused(message, error, from);
+    this.#log.warnRarely(
+      "open",
+      `failed ${message.type}`,
+      `opening "${message.type}" failed: ${errorStack(error)}`,
+    );
+    return "crashed";
+  }
+
+  #refused(message: CCMessage, error: MessageError, from: string): Verdict {
+    if (!inside.refuse(message)) return "refused";
+    this.#statistics.refuse(error.code);
+    this.#log.warnRarely(
+      "open",
+      `${error.code} ${from}`,
+      `refusing "${message.type}" from ${from}: ${error.message} (${error.code})`,
+    );
+    return "refused";
+  }
+}

@@ -1,0 +1,116 @@
+/** Opens messages: once each, whatever number of handlers read it. What cannot be opened is refused here, by code. */
+import type { Schema, SchemaIssue } from "../contracts/schema.ts";
+import type { OpenedParts, Seal } from "../contracts/seal.ts";
+import { BODY_DEFAULT_MAX_BYTES, BODY_MAX_BYTES } from "../limits.ts";
+import { MessageError } from "../message/errors.ts";
+import { checkJson } from "../message/json.ts";
+import { type CCMessage, inside } from "../message/message.ts";
+import { isPromise } from "./guard.ts";
+
+const DECODER = new TextDecoder("utf-8", { fatal: true });
+
+/** How a handler reads the bodies of a type. */
+export class BodyReader {
+  readonly #validate: (value: unknown) => unknown;
+  readonly #maxBytes: number;
+
+  constructor(schema: Schema<unknown>, maxBytes: number = BODY_DEFAULT_MAX_BYTES) {
+    const { validate } = schema["~standard"];
+    this.#validate = validate;
+    this.#maxBytes = Math.min(maxBytes, BODY_MAX_BYTES);
+  }
+
+  /**
+   * The body in the shape that the schema asks for.
+   *
+   * @throws {MessageError} `too-large`, `too-complex`, `not-json`, `hijacked`, `bad-body`
+   */
+  read(body: Body): unknown {
+    if (body.bytes > this.#maxBytes) {
+      throw new MessageError(
+        "too-large",
+        `its body has ${body.bytes} bytes, at most ${this.#maxBytes} are read`,
+      );
+    }
+    const { value } = body;
+    const result = this.#validate(value) as { value: unknown; issues?: readonly SchemaIssue[] };
+    if (isPromise(result)) throw new TypeError("A body's schema must not be asynchronous");
+    if (result.issues === undefined) return result.value;
+    throw new MessageError("bad-body", issueText(result.issues));
+  }
+}
+
+function issueText([issue]: readonly SchemaIssue[]): string {
+  const path = (issue.path ?? []).map((part) => String(typeof part === "object" ? part.key : part)).join(".");
+  return path === "" ? `its body: ${issue.message}` : `field "${path}": ${issue.message}`;
+}
+
+/** The body of one message, parsed when the first handler reads it. */
+export class Body {
+  readonly #type: string;
+  readonly #json: Uint8Array;
+  /** Several handlers read it: what one does with it the next must not see. */
+  readonly #shared: boolean;
+  #value: unknown;
+  #parsed = false;
+
+  constructor(type: string, json: Uint8Array, shared: boolean) {
+    this.#type = type;
+    this.#json = json;
+    this.#shared = shared;
+  }
+
+  get bytes(): number {
+    return this.#json.length;
+  }
+
+  get value(): unknown {
+    if (!this.#parsed) {
+      this.#value = this.#parse();
+      this.#parsed = true;
+    }
+    return this.#value;
+  }
+
+  #parse(): unknown {
+    checkJson(this.#json);
+    let value: unknown;
+    try {
+      value = JSON.parse(DECODER.decode(this.#json));
+    } catch {
+      throw new MessageError("not-json", "its body is not JSON in UTF-8");
+    }
+    if (typeof value !== "object" || value === null || Array.isArray(value)) {
+      throw new MessageError("bad-body", "its body is not an object");
+    }
+    const { req } = value as { req?: unknown };
+    if (typeof req !== "string") throw new MessageError("bad-body", 'field "req": expected the message type');
+    if (req !== this.#type) {
+      throw new MessageError("hijacked", `hijacked message: its body says "${req}"`);
+    }
+    return this.#shared ? deepFreeze(value) : value;
+  }
+}
+
+/** The depth is bounded: see {@link checkJson}. */
+function deepFreeze(value: object): object {
+  for (const part of Object.values(value)) if (typeof part === "object" && part !== null) deepFreeze(part);
+  return Object.freeze(value);
+}
+
+/**
+ * Decrypts and verifies a message, by the seal. A message whose seal is asynchronous is kept.
+ *
+ * @param shared Do several handlers read it?
+ * @throws {MessageError} Refused.
+ */
+export function openMessage(message: CCMessage, seal: Seal, shared: boolean): Body | Promise<Body> {
+  if (seal.asynchronous) inside.keep(message);
+  const parts = inside.parts(message);
+  const bodyOf = (opened: OpenedParts) => {
+    inside.opened(message, opened);
+    return new Body(parts.type, opened.json, shared);
+  };
+  const opened = seal.open(parts);
+  return isPromise(opened) ? Promise.resolve(opened).then(bodyOf) : bodyOf(opened);
+}

@@ -1,0 +1,61 @@
+/** Asks an upstream for an echo every so often, and warns when none comes. */
+import type { Cancel, Environment } from "../contracts/environment.ts";
+import type { Logger } from "../log.ts";
+import type { EchoResponse } from "../message/schemas.ts";
+
+/** No pong for so long: warn. A pong that took longer is logged with its round trip. */
+const LATE_MS = 5000;
+
+export class Pinger {
+  readonly #environment: Environment;
+  readonly #log: Logger;
+  readonly #endpoint: string;
+  readonly #cancel: Cancel;
+  #lastPong: number;
+  #warned = false;
+  /** The latest one in seconds; null: none yet. */
+  roundTripSeconds: number | null = null;
+
+  /** @param send Sends an `echo.request` to the server at `endpoint`. */
+  constructor(environment: Environment, log: Logger, endpoint: string, periodMs: number, send: () => void) {
+    this.#environment = environment;
+    this.#log = log;
+    this.#endpoint = endpoint;
+    this.#lastPong = environment.clock.now();
+    this.#cancel = environment.clock.every(periodMs, () => {
+      this.#look();
+      send();
+    });
+    send();
+  }
+
+  /** An `echo.response` came from the server. */
+  pong(response: EchoResponse): void {
+    const { clock } = this.#environment;
+    this.#lastPong = clock.now();
+    const roundTripMs = response.orig_time == null ? 0 : clock.time() - response.orig_time * 1000;
+    if (this.#warned || roundTripMs > LATE_MS) {
+      this.#log.info(
+        "pong",
+        `${this.#endpoint} answers again, round trip ${(roundTripMs / 1000).toFixed(3)} s`,
+      );
+    }
+    this.#warned = false;
+    // The time comes back from the other side, which may say anything.
+    if (response.orig_time != null && roundTripMs >= 0 && Number.isFinite(roundTripMs)) {
+      this.roundTripSeconds = roundTripMs / 1000;
+    }
+  }
+
+  close(): void {
+    this.#cancel();
+  }
+
+  #look(): void {
+    const silent = this.#environment.clock.now() - this.#lastPong;
+    if (silent <= LATE_MS) return;
+    const text = `no pong from ${this.#endpoint} for ${Math.round(silent / 1000)} s`;
+    this.#log.warnRarely("ping", this.#endpoint, text);
+    this.#warned = true;
+  }
+}

@@ -1,0 +1,175 @@
+/** A handler's connection to another CC server: what goes there, and what comes back. */
+import type { Environment } from "../contracts/environment.ts";
+import type { Upstream, UpstreamOptions } from "../contracts/handler.ts";
+import type { Draft, Message, Outcome } from "../contracts/message.ts";
+import type { Seal } from "../contracts/seal.ts";
+import type { Logger } from "../log.ts";
+import type { Block } from "../memory/block.ts";
+import { MessageError } from "../message/errors.ts";
+import { CCMessage, inside } from "../message/message.ts";
+import { typeBehind } from "../message/parts.ts";
+import { EchoResponse } from "../message/schemas.ts";
+import type {
+  DealerSocket,
+  Engine,
+  MessageSink,
+  RouterSocket,
+  SocketOptions,
+  Source,
+} from "../socket/types.ts";
+import type { HandlerCounter, Statistics } from "./counts.ts";
+import type { Guard } from "./guard.ts";
+import { BodyReader, openMessage } from "./opener.ts";
+import { Pinger } from "./pinger.ts";
+import type { Post } from "./post.ts";
+
+/** What an upstream needs of its handler and server. */
+export interface UpstreamParts {
+  readonly environment: Environment;
+  /** The handler's. */
+  readonly log: Logger;
+  readonly guard: Guard;
+  readonly engine: Engine;
+  /** What the server's own socket has. */
+  readonly socketOptions: SocketOptions;
+  readonly lingerMs: number;
+  readonly post: Post;
+  readonly seal: Seal;
+  readonly statistics: Statistics;
+  readonly router: RouterSocket;
+  /** Counts what came back without a way to go. */
+  readonly unrouted: Pick<HandlerCounter, "add">;
+}
+
+const PONG = new BodyReader(EchoResponse);
+
+export class HandlerUpstream implements Upstream, MessageSink {
+  readonly endpoint: string;
+  readonly dealer: DealerSocket;
+  readonly #parts: UpstreamParts;
+  readonly #options: UpstreamOptions;
+  readonly #pinger: Pinger | null = null;
+
+  /** @throws {EndpointError} */
+  constructor(endpoint: string, options: UpstreamOptions, parts: UpstreamParts) {
+    this.endpoint = endpoint;
+    this.#parts = parts;
+    this.#options = options;
+    const { guard, socketOptions } = parts;
+    this.dealer = parts.engine.dealer(
+      endpoint,
+      {
+        hwm: options.highWaterMark ?? socketOptions.hwm,
+        receiveBufferBytes: options.receiveBufferBytes ?? socketOptions.receiveBufferBytes,
+        sendBufferBytes: options.sendBufferBytes ?? socketOptions.sendBufferBytes,
+        keepAlive: options.keepAlive === undefined ? socketOptions.keepAlive : options.keepAlive,
+        messageMaxBytes: socketOptions.messageMaxBytes,
+        stallMs: options.stallMs,
+      },
+      this,
+      {
+        up: () => guard.call("onChange", () => options.onChange?.(true, "")),
+        down: (why) => guard.call("onChange", () => options.onChange?.(false, why)),
+      },
+    );
+    const pingMs = options.pingMs ?? 0;
+    if (pingMs > 0) {
+      this.#pinger = new Pinger(parts.environment, parts.log, endpoint, pingMs, () => this.#ping());
+    }
+  }
+
+  get up(): boolean {
+    return this.dealer.up;
+  }
+
+  get queued(): number {
+    return this.dealer.queued;
+  }
+
+  /** The latest ping's; null where nothing was pinged, or nothing answered yet. */
+  get roundTripSeconds(): number | null {
+    return this.#pinger === null ? null : this.#pinger.roundTripSeconds;
+  }
+
+  send(what: Draft | Message): Outcome | Promise<Outcome> {
+    return this.#parts.post.toUpstream(this.dealer, what);
+  }
+
+  /** No more pings; what comes back still goes to its clients. */
+  stopPinging(): void {
+    this.#pinger?.close();
+  }
+
+  /** Waits for what is queued, at most linger, its own or `lingerMs`. */
+  async close(lingerMs: number): Promise<void> {
+    this.stopPinging();
+    await this.dealer.close(Math.min(lingerMs, this.#options.lingerMs ?? this.#parts.lingerMs));
+  }
+
+  /** What came back: a reply's route tells the client; what has none is for the handler. */
+  message(
+    source: Source,
+    buf: Uint8Array,
+    start: number,
+    end: number,
+    delimiter: number,
+    framesAfterDelimiter: number,
+    block: Block | null,
+  ): void {
+    if (delimiter <= start) {
+      this.#unrouted(source, buf, start, end, delimiter, framesAfterDelimiter, block);
+    } else if (this.#parts.router.send(buf, start, end, block)) {
+      this.#parts.statistics.reply(end - start);
+    }
+  }
+
+  chunkEnd(): void {}
+
+  #unrouted(
+    source: Source,
+    buf: Uint8Array,
+    start: number,
+    end: number,
+    delimiter: number,
+    framesAfterDelimiter: number,
+    block: Block | null,
+  ): void {
+    const { guard, post } = this.#parts;
+    const type = typeBehind(buf, delimiter, framesAfterDelimiter);
+    if (type === null) return this.#drop("not a CC message");
+    const pong = type === "echo.response" && this.#pinger !== null;
+    if (!pong && this.#options.onMessage === undefined) return this.#drop(`"${type}" without a route`);
+    const message = new CCMessage(post, type, source.identityFrame, buf, start, end, delimiter, block);
+    inside.enter(message);
+    try {
+      if (pong) this.#takePong(message);
+      else guard.call("onMessage", () => this.#options.onMessage!(message));
+    } finally {
+      inside.leave(message);
+    }
+  }
+
+  #takePong(message: CCMessage): void {
+    try {
+      const body = openMessage(message, this.#parts.seal, false);
+      // A pong that has to be decrypted first is none of a server that answers pings: nothing is lost.
+      if (!(body instanceof Promise)) this.#pinger!.pong(PONG.read(body) as EchoResponse);
+    } catch (error) {
+      if (!(error instanceof MessageError)) throw error;
+      const text = `unreadable pong from ${this.endpoint}: ${error.message}`;
+      this.#parts.log.warnRarely("pong", this.endpoint, text);
+    }
+  }
+
+  #drop(what: string): void {
+    this.#parts.unrouted.add();
+    const text = `dropping a reply from ${this.endpoint}: ${what}`;
+    this.#parts.log.warnRarely("reply", `${this.endpoint} ${what}`, text);
+  }
+
+  #ping(): void {
+    // One that is away is not asked: what it would answer later is no answer.
+    if (!this.dealer.up) return;
+    this.send({ type: "echo.request", fields: { target: this.endpoint } });
+  }
+}
