@@ -265,7 +265,12 @@ export function forwarders(libzmqMissing: string | null): Record<string, Forward
       null,
       10_000_000,
     ),
-    node: server("ccserver on Node", ["node", "dist/node/main.js"], needs("dist/node/main.js"), 8_000_000),
+    node: server(
+      "ccserver on Node",
+      ["node", "dist/npm/main.node.js"],
+      needs("dist/npm/main.node.js"),
+      8_000_000,
+    ),
     zmq_proxy: program("libzmq zmq_proxy, C", [join(OUT, "zmq_proxy"), "{to}"], libzmqMissing, 1_200_000),
     nats: nats(),
     npm_deno: program(

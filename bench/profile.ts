@@ -13,7 +13,7 @@ import { load, SHAPES } from "./load.ts";
 const [runtime = "bun", shape = "small", handlers = "1"] = process.argv.slice(2);
 const COMMANDS: Record<string, string[]> = {
   bun: [join(ROOT, "node_modules", ".bin", "bun"), "--cpu-prof", "src/main.ts"],
-  node: ["node", "--cpu-prof", "dist/node/main.js"],
+  node: ["node", "--cpu-prof", "dist/npm/main.node.js"],
 };
 if (!(runtime in COMMANDS || runtime === "binary") || !(shape in SHAPES)) {
   console.error("usage: npm run profile [bun|node|binary] [small|1k|64k|1m] [HANDLERS]");
