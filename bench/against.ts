@@ -33,12 +33,16 @@ interface Scenario {
 
 const RATE_AND_CPU = ["messagesPerSecond", "cpuMicros"] as const;
 
+/** Until then a server compiles its code, on the other core: more of it shows in the figures as much as slower code would. */
+const WARM_UP_SECONDS = 4;
+
 function loaded(name: string, short: boolean, options: Omit<LoadOptions, "seconds">): Scenario {
   return {
     name,
     short,
     judged: RATE_AND_CPU,
-    measure: (tool, forwarder, seconds) => load(tool, forwarder, { ...options, seconds }),
+    measure: (tool, forwarder, seconds) =>
+      load(tool, forwarder, { ...options, seconds, warmUpSeconds: WARM_UP_SECONDS }),
   };
 }
 
@@ -77,7 +81,7 @@ export interface Judgement {
   worse: boolean;
 }
 
-/** Chance that the median lies between these ranks of the sorted values, for an independent, equally spread sample. */
+/** Chance that the median lies between the smallest and the largest value of this rank (1: the very ones), of independent ones. */
 function coverage(count: number, rank: number): number {
   let probability = 0;
   let choose = 1;
@@ -102,10 +106,10 @@ export function judgePairs(
 ): Judgement {
   const sorted = [...ratios].sort((a, b) => a - b);
   // The narrowest interval of the order statistics that holds the median with 90 %.
-  let rank = 0;
-  while (rank + 1 < sorted.length / 2 && coverage(sorted.length, rank + 1) >= 0.9) rank++;
-  const low = sorted[rank];
-  const high = sorted[sorted.length - 1 - rank];
+  let rank = 1;
+  while (rank + 1 <= sorted.length / 2 && coverage(sorted.length, rank + 1) >= 0.9) rank++;
+  const low = sorted[rank - 1];
+  const high = sorted[sorted.length - rank];
   const middle = median(sorted);
   const short = (value: number, limit: number) => more ? value < limit : value > 1 / limit;
   const [poor, good] = more ? [low, high] : [high, low];

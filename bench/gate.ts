@@ -8,8 +8,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { buildRevision, runAgainst } from "./against.ts";
-import type { Forwarder } from "./forwarders.ts";
-import { ROOT } from "./forwarders.ts";
+import { type Forwarder, ROOT, type Setup } from "./forwarders.ts";
 import { formatTable, progress } from "./report.ts";
 import { idleClients, load, median, restBytes, type Result, roundTrips, SHAPES } from "./load.ts";
 
@@ -18,6 +17,8 @@ export interface Bar {
   of: string;
   ofHandlers?: number;
   ofClients?: number;
+  /** What stands in front of its proxies. */
+  ofBefore?: Setup["before"];
   /** Missing for figures that are not compared: memory in absolute numbers. */
   to?: string;
   figure: keyof typeof FIGURES;
@@ -84,6 +85,7 @@ export function describe(bar: Bar, names: (key: string) => string): string {
     bar.shape === undefined ? "" : SHAPES[bar.shape].name,
     bar.ofHandlers ? `${bar.ofHandlers} handlers to one` : "",
     bar.ofClients ? `${bar.ofClients} clients to one` : "",
+    bar.ofBefore ? `${bar.ofBefore} and proxy to proxy alone` : "",
   ].filter((text) => text !== "").join(", ");
   const to = bar.to === undefined || bar.to === bar.of ? "" : ` to ${names(bar.to)}`;
   return `${names(bar.of)}${to}: ${FIGURES[bar.figure]}${setup === "" ? "" : ` (${setup})`}`;
@@ -213,11 +215,12 @@ export async function runGate(
     }
     const clients = ours ? bar.ofClients ?? 1 : 1;
     const handlers = ours ? bar.ofHandlers ?? 1 : 1;
+    const before = ours ? bar.ofBefore ?? "nothing" : "nothing";
     const shape = SHAPES[bar.shape!];
     return {
-      key: `${name} ${bar.shape} ${clients} ${handlers}`,
+      key: `${name} ${bar.shape} ${clients} ${handlers} ${before}`,
       forwarder,
-      measure: () => load(tool, forwarder, { shape, clients, handlers, seconds: gate.seconds }),
+      measure: () => load(tool, forwarder, { shape, clients, handlers, before, seconds: gate.seconds }),
     };
   }
 

@@ -128,6 +128,8 @@ export interface LoadOptions extends Partial<Setup> {
   clients: number;
   /** How long one run should take. */
   seconds: number;
+  /** How long it is not measured before; {@link WARM_UP_SECONDS} when missing. */
+  warmUpSeconds?: number;
   /** The generator and sink of libzmq, instead of the raw ones: its program. */
   libzmq?: string;
   /** Called when all messages are through, before anything is stopped. */
@@ -145,7 +147,7 @@ const RUN_MAX_MS = 15_000;
 
 /** Sends messages through a forwarder and measures. */
 export async function load(load: string, forwarder: Forwarder, options: LoadOptions): Promise<Result> {
-  const { shape, clients, handlers = 1, seconds } = options;
+  const { shape, clients, handlers = 1, seconds, warmUpSeconds = WARM_UP_SECONDS } = options;
   const setup = { ...options, handlers, logs: shape.logs !== undefined };
   const f = fixtures(forwarder.wire, shape);
   // What the generator sends as one.
@@ -154,10 +156,10 @@ export async function load(load: string, forwarder: Forwarder, options: LoadOpti
   const most = libzmq ? Math.min(forwarder.guess, LIBZMQ_GUESS) : forwarder.guess;
   const guess = setup.logs ? LOGS_GUESS / batch : most / handlers;
   const rate = Math.min(guess, 2.4e9 / f.messageBytes);
-  const messages = Math.max(1, Math.round(rate * (seconds + WARM_UP_SECONDS) / clients)) * clients;
+  const messages = Math.max(1, Math.round(rate * (seconds + warmUpSeconds) / clients)) * clients;
   const bytesAMessage = f.sinkBytes * handlers;
   const expected = messages * bytesAMessage;
-  const warmUp = Math.round(expected * WARM_UP_SECONDS / (seconds + WARM_UP_SECONDS));
+  const warmUp = Math.round(expected * warmUpSeconds / (seconds + warmUpSeconds));
   const env = { HELLO_REPLY: String(f.helloReply), WARM_UP: String(warmUp) };
   const running: { stop(): Promise<void> }[] = [];
   try {

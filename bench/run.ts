@@ -28,14 +28,13 @@ import {
   SHAPES,
   statusBytes,
 } from "./load.ts";
-import bodyParse from "./micro/body_parse.ts";
+import dispatch from "./micro/dispatch.ts";
 import egressAppend from "./micro/egress_append.ts";
 import frameDecode from "./micro/frame_decode.ts";
 import infofile from "./micro/infofile.ts";
 import iniParse from "./micro/ini_parse.ts";
 import relayRun from "./micro/relay_run.ts";
 import routeMatch from "./micro/route_match.ts";
-import typeLookup from "./micro/type_lookup.ts";
 import { environment, formatTable, progress, type Table, writeReport } from "./report.ts";
 
 const { values } = parseArgs({
@@ -104,10 +103,8 @@ process.exit(0);
 
 async function micro(): Promise<void> {
   const bench = new Bench({ time: 300, warmupTime: 100 });
-  for (
-    const add of [frameDecode, typeLookup, routeMatch, relayRun, egressAppend, iniParse, bodyParse, infofile]
-  ) {
-    add(bench);
+  for (const add of [frameDecode, dispatch, routeMatch, relayRun, egressAppend, iniParse, infofile]) {
+    await add(bench);
   }
   await bench.run();
   show({

@@ -1,10 +1,10 @@
 import type { Bench } from "tinybench";
-import process from "node:process";
-import { readConfig } from "../../src/config/config.ts";
-import { Logger } from "../../src/log.ts";
-import { Averages } from "../../src/server/averages.ts";
-import { infofileText } from "../../src/server/infofile.ts";
-import { Statistics } from "../../src/server/stats.ts";
+import { Averages } from "../../src/observe/averages.ts";
+import { infofileText } from "../../src/observe/infofile.ts";
+import { values } from "../../src/observe/stats.ts";
+import { MACHINE } from "../../src/runtime/machine.ts";
+import { Statistics } from "../../src/server/counts.ts";
+import { config, SILENT } from "./fixtures.ts";
 
 /** What statistics cost at their bound, 1000 types that all come within each bucket: once every 5 s, and every 30 s. */
 export default function infofile(bench: Bench): void {
@@ -13,22 +13,20 @@ export default function infofile(bench: Bench): void {
   const averages = new Averages();
   const sample = () => {
     for (const type of types) statistics.add("ok", 1, 100, 1e-6, type);
-    averages.sample(statistics.values());
+    averages.sample(values(statistics));
   };
   for (let i = 0; i < 180; i++) sample();
   bench.add("averages: a bucket, 1000 types that all changed", sample);
-  const config = readConfig(
-    "[ccserver]\ncc-socket = tcp://127.0.0.1:1\ninfofile-level = 3\n[routes]\n",
-    "bench.ini",
-  );
+  const read = config("[ccserver]\ncc-socket = tcp://127.0.0.1:1\ninfofile-level = 3\n[routes]\n");
   const parts = {
-    config,
+    config: () => read,
+    environment: MACHINE,
     statistics,
     averages,
-    log: new Logger("bench", { sink: () => {}, pid: process.pid }),
+    log: SILENT,
     startedMs: 0,
   };
   bench.add("infofile: level 3 as text, 1000 types, 180 buckets", () => {
-    infofileText(parts, "native", "running", statistics.values(), new Map());
+    infofileText(parts, "native", "running", values(statistics), new Map());
   });
 }
