@@ -341,8 +341,13 @@ test("an answer that takes too long counts as crashed, gives its place back, and
 
 test("what a handler returns that is no outcome is a crash, told with what was expected", async () => {
   await using s = await serve(
-    `[routes]\nx = h:a\ny = h:b\nz = h:c\n${h("a", "a")}${h("b", "b")}${h("c", "c")}`,
+    `[routes]\nx = h:a\ny = h:b\nz = h:c\nw = h:d\n${h("a", "a")}${h("b", "b")}${h("c", "c")}${h("d", "d")}`,
     [
+      opening("d", () => ({
+        then() {
+          throw new Error("no promise");
+        },
+      } as unknown as Promise<Outcome>)),
       opening("a", () => undefined as unknown as Outcome),
       opening("b", () => Promise.resolve("done" as Outcome)),
       opening("c", () => {
@@ -350,7 +355,8 @@ test("what a handler returns that is no outcome is a crash, told with what was e
       }),
     ],
   );
-  for (const type of ["x", "y", "z"]) await s.client.publish({ type, fields: {} });
+  for (const type of ["x", "y", "z", "w"]) await s.client.publish({ type, fields: {} });
+  await s.line(/h:d\.handle: crashed on a message "w": Error: no promise/);
   await s.line(
     /h:a\.handle: crashed on a message "x": Error: it returned undefined, expected ok, dropped or retry/,
   );
@@ -358,8 +364,8 @@ test("what a handler returns that is no outcome is a crash, told with what was e
     /h:b\.handle: crashed on a message "y": Error: it resolved to done, expected ok, dropped or retry/,
   );
   await s.line(/h:c\.handle: refusing a message "z": it leads out of the folder \(bad-path\)/);
-  await until("the counts", () => s.stats().get("count") === 3);
-  assert.equal(s.stats().get("count.crashed"), 2);
+  await until("the counts", () => s.stats().get("count") === 4);
+  assert.equal(s.stats().get("count.crashed"), 3);
   assert.equal(s.stats().get("refused.bad-path"), 1);
 });
 

@@ -139,7 +139,6 @@ export class Client implements ClientLike, MessageSink {
     if (this.#pending.size >= QUERIES_MAX) {
       throw new ClientError("too-many-queries", `${QUERIES_MAX} queries wait for a reply already`);
     }
-    const until = this.#clock.now() + timeoutMs;
     const what = `no reply to "${draft.type}" from ${this.endpoint}`;
     const id = this.#nextId();
     const reply = new Promise<Received>((resolve, reject) => {
@@ -149,7 +148,7 @@ export class Client implements ClientLike, MessageSink {
     reply.catch(() => {/* whoever waits below is told */});
     return await waiting<Received>(
       this.#clock,
-      { timeoutMs: Math.max(0, until - this.#clock.now()), signal },
+      { timeoutMs, signal },
       what,
       (resolve, reject) => {
         reply.then(resolve, reject);

@@ -232,7 +232,8 @@ export class Host {
         resolve(verdict);
       };
       const done = this.#inFlight.add(size, (why) => settle(this.#endedEarly(type, why)));
-      outcome.then((value) => {
+      // A thenable may throw.
+      Promise.resolve(outcome).then((value) => {
         done();
         settle(
           isOutcome(value) ? value : this.failedOn(
