@@ -28,21 +28,25 @@ interface Scenario {
   judged: readonly (keyof typeof FIGURES)[];
   /** Part of the short run, which CI judges. */
   short: boolean;
-  measure(tool: string, forwarder: Forwarder, seconds: number): Promise<Figures>;
+  measure(tool: string, forwarder: Forwarder, time: Time): Promise<Figures>;
 }
 
 const RATE_AND_CPU = ["messagesPerSecond", "cpuMicros"] as const;
 
+/** How long one run is measured, and not measured before. */
+type Time = Required<Pick<LoadOptions, "seconds" | "warmUpSeconds">>;
+
 /** Until then a server compiles its code, on the other core: more of it shows in the figures as much as slower code would. */
 const WARM_UP_SECONDS = 4;
+/** The same of a short run, whose few pairs convict only for certain. */
+const SHORT_WARM_UP_SECONDS = 2;
 
-function loaded(name: string, short: boolean, options: Omit<LoadOptions, "seconds">): Scenario {
+function loaded(name: string, short: boolean, options: Omit<LoadOptions, keyof Time>): Scenario {
   return {
     name,
     short,
     judged: RATE_AND_CPU,
-    measure: (tool, forwarder, seconds) =>
-      load(tool, forwarder, { ...options, seconds, warmUpSeconds: WARM_UP_SECONDS }),
+    measure: (tool, forwarder, time) => load(tool, forwarder, { ...options, ...time }),
   };
 }
 
@@ -56,7 +60,7 @@ const SCENARIOS: readonly Scenario[] = [
     name: "round trip",
     short: false,
     judged: [],
-    measure: (tool, forwarder, seconds) => roundTrips(tool, forwarder, 20_000, Math.max(1, seconds)),
+    measure: (tool, forwarder, { seconds }) => roundTrips(tool, forwarder, 20_000, Math.max(1, seconds)),
   },
 ];
 
@@ -180,7 +184,8 @@ export async function runAgainst(
   after: Forwarder,
   options: AgainstOptions,
 ): Promise<{ table: Table; worse: string[] }> {
-  const { revision, pairs, short, only } = options;
+  const { revision, pairs, short, only, seconds } = options;
+  const time = { seconds, warmUpSeconds: short ? SHORT_WARM_UP_SECONDS : WARM_UP_SECONDS };
   const { sha, binary } = buildRevision(revision);
   const before = server(`ccserver ${sha}`, [binary], null, after.guess);
   const rows: string[][] = [];
@@ -193,7 +198,7 @@ export async function runAgainst(
     for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
       for (let i = 0; i < pairs; i++) {
         progress(`${scenario.name}: pair ${found.length + 1}`);
-        found.push(await measurePair(tool, scenario, before, after, found.length, options.seconds));
+        found.push(await measurePair(tool, scenario, before, after, found.length, time));
       }
       progress(null);
       judged = judgeScenario(scenario, found, short);
@@ -242,14 +247,14 @@ async function measurePair(
   before: Forwarder,
   after: Forwarder,
   index: number,
-  seconds: number,
+  time: Time,
 ): Promise<Pair> {
   if (index % 2 === 0) {
-    const first = await measure(tool, before, seconds);
-    return { before: first, after: await measure(tool, after, seconds) };
+    const first = await measure(tool, before, time);
+    return { before: first, after: await measure(tool, after, time) };
   }
-  const first = await measure(tool, after, seconds);
-  return { before: await measure(tool, before, seconds), after: first };
+  const first = await measure(tool, after, time);
+  return { before: await measure(tool, before, time), after: first };
 }
 
 interface Judged {
