@@ -506,3 +506,8 @@ test("simulation: the same seed gives the same run", async () => {
   assert.equal(a.world.digest, b.world.digest);
   assert.deepEqual(a.lines, b.lines);
 });
+
+test("simulation: seeds under which messages were once counted wrongly", async () => {
+  // A reply to a link that was known to be gone; a message that waited for room upstream when its handler ended.
+  for (const seed of [494449984, 692373188]) await play(seed);
+});

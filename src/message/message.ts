@@ -48,9 +48,9 @@ export let inside: {
   share(message: CCMessage): void;
   /** It is refused; true the first time: it is counted and told once, whatever number of handlers refuse it. */
   refuse(message: CCMessage): boolean;
-  /** An upstream has dropped it, and counted that. */
-  drop(message: CCMessage): void;
-  dropped(message: CCMessage): boolean;
+  /** An upstream has got it: it sends it, or has dropped it and counts that. */
+  give(message: CCMessage): void;
+  given(message: CCMessage): boolean;
   /** Gives the bytes to `take`; they are borrowed, unless it retains the block. */
   bytes<T>(message: CCMessage, take: BytesTaker<T>): T;
   /** The same of the parts from the delimiter on, without the way that the message came. */
@@ -89,7 +89,7 @@ export class CCMessage implements Message {
   #from: ReturnPath | null = null;
   #users = 0;
   #refused = false;
-  #dropped = false;
+  #given = false;
   #over = false;
 
   constructor(
@@ -215,8 +215,8 @@ export class CCMessage implements Message {
         message.#refused = true;
         return first;
       },
-      drop: (message) => void (message.#dropped = true),
-      dropped: (message) => message.#dropped,
+      give: (message) => void (message.#given = true),
+      given: (message) => message.#given,
       bytes(message, take) {
         if (message.#over) throw over();
         return take(message.#identityFrame, message.#buf, message.#start, message.#end, message.#block);

@@ -305,11 +305,14 @@ export class Dispatcher implements MessageSink {
 
 const NO_IDENTITY = new Uint8Array(0);
 
-/** How the statistics count a message that handlers have handled. What an upstream dropped is counted there, and once. */
+/**
+ * How the statistics count a message that handlers have handled. One that an upstream got is counted there when it is lost, also
+ * when its handler ended while it still waited for room; and once.
+ */
 function resultFor(message: CCMessage, { forwards, steps, result }: Delivery, verdict: Verdict): Result {
   if (result === "crashed") return "crashed";
   const alone = forwards.length + steps.length === 1;
-  return verdict === "retry" && alone && inside.dropped(message) ? "ok" : resultOf(verdict);
+  return verdict === "retry" && alone && inside.given(message) ? "ok" : resultOf(verdict);
 }
 
 /** Messages that the relay took and that are not yet in the statistics. */

@@ -100,7 +100,7 @@ export function sendOn(dealer: DealerSocket, message: Message): Outcome | Promis
     message as CCMessage,
     (identityFrame, buf, start, end, block) => dealer.send(identityFrame, buf, start, end, block),
   );
-  if (sent === "dropped") inside.drop(message as CCMessage);
+  inside.give(message as CCMessage);
   return outcomeOf(dealer, sent);
 }
 
