@@ -1,10 +1,12 @@
 /** -d, -r, -s, -k and the pidfile, on each runtime and the compiled binary. */
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
-import { type Target, TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { ROOT, type Target, TARGETS, tempFolder, until } from "./helpers/env.ts";
 import { run, ServerProcess } from "./helpers/process.ts";
 
 /** A config in a folder of its own, and an end to whatever server runs on it. */
@@ -41,6 +43,33 @@ handler = echo
 function stat(pid: number): string[] {
   return readFileSync(`/proc/${pid}/stat`, "latin1").replace(/^.*\) /s, "").split(" ");
 }
+
+test("of processes that claim one stale pidfile in the same moment, one gets it, each of 300 times", async () => {
+  using folder = tempFolder();
+  const rounds = 300;
+  for (let i = 0; i < rounds; i++) {
+    writeFileSync(join(folder.path, `${i}`), "999999999\n");
+    // What one leaves that is killed while it takes the file over.
+    if (i % 3 === 0) writeFileSync(join(folder.path, `${i}.lock`), "999999998\n");
+    if (i % 9 === 0) writeFileSync(join(folder.path, `${i}.lock.lock`), "999999997\n");
+  }
+  const bun = join(ROOT, "node_modules", ".bin", "bun");
+  const args = ["test/peers/claim.ts", folder.path, `${rounds}`, `${Date.now() + 1_000}`];
+  const claims = Array.from({ length: 4 }, () => {
+    const child = spawn(bun, args, { cwd: ROOT, stdio: ["pipe", "pipe", "inherit"] });
+    let output = "";
+    child.stdout.setEncoding("utf8").on("data", (text) => output += text);
+    return { child, ended: once(child, "close"), got: () => output.endsWith("\n") && JSON.parse(output) };
+  });
+  await until("the claims", () => claims.every(({ child, got }) => got() || child.exitCode !== null), 60_000);
+  const got: number[] = claims.flatMap((claim) => claim.got());
+  for (const { child, ended } of claims) {
+    child.stdin.end();
+    await ended;
+  }
+  assert.deepEqual(got.sort((a, b) => a - b), Array.from({ length: rounds }, (_, i) => i));
+  assert.equal(readdirSync(folder.path).length, rounds, "nothing else is left");
+});
 
 for (const target of TARGETS) {
   const on = target.name;

@@ -10,8 +10,8 @@ import {
   openSync,
   readdirSync,
   readFileSync,
-  renameSync,
   rmSync,
+  type Stats,
   statSync,
   unlinkSync,
   writeSync,
@@ -19,8 +19,14 @@ import {
 import process from "node:process";
 import { codeOf, errorText } from "../errors.ts";
 
-/** So often is a file taken over that others want too. */
-const CLAIMS_MAX = 100;
+/** So often is a file looked at that others want too, */
+const CLAIMS_MAX = 200;
+
+/** with this pause while another process takes it over. */
+const CLAIM_WAIT_MS = 5;
+
+/** Locks on a lock: one for each process that was killed while it took a file over. */
+const LOCKS_MAX = 8;
 
 /** A pidfile of this process. */
 export interface Pidfile {
@@ -67,58 +73,103 @@ export function claimPidfile(path: string): Pidfile {
 function link(own: string, path: string): string | null {
   let stale: string | null = null;
   for (let i = 0; i < CLAIMS_MAX; i++) {
-    try {
-      linkSync(own, path);
-      return stale;
-    } catch (error) {
-      if (codeOf(error) !== "EEXIST") {
-        throw new Error(`cannot write pidfile ${path}: ${errorText(error)}`);
-      }
-    }
-    const found = holderOf(path);
+    if (linked(own, path)) return stale;
+    const found = takeAway(own, path, 0);
+    if (found === null) continue;
     if (found.pid !== null) throw new Error(`pidfile ${path}: a server runs already, process ${found.pid}`);
     stale = found.why;
-    takeAway(path, `${own}.stale`);
   }
   throw new Error(`cannot write pidfile ${path}: others write it all the time`);
 }
 
-/** Removes a stale pidfile, unless another server has put its own there since. */
-function takeAway(path: string, aside: string): void {
+/** Did the file get the name? Not when another has it. */
+function linked(own: string, path: string): boolean {
   try {
-    renameSync(path, aside);
-  } catch {
-    return; // someone was faster
+    linkSync(own, path);
+    return true;
+  } catch (error) {
+    if (codeOf(error) === "EEXIST") return false;
+    throw new Error(`cannot write pidfile ${path}: ${errorText(error)}`);
+  }
+}
+
+/**
+ * Removes a pidfile that no server holds, and returns what it was; null: look again. Between a look and a removal
+ * another server may put its file there: so whoever removes holds a lock, which is a pidfile itself. A lock whose
+ * process has died is removed in the same way, under a lock of its own.
+ */
+function takeAway(own: string, path: string, depth: number): Holder | null {
+  const found = holderOf(path);
+  if (found.pid !== null) return found;
+  const lock = `${path}.lock`;
+  if (!linked(own, lock)) {
+    if (depth === LOCKS_MAX || takeAway(own, lock, depth + 1)?.pid) sleep(CLAIM_WAIT_MS);
+    return null;
   }
   try {
-    if (holderOf(aside).pid !== null) linkSync(aside, path);
-  } catch {
-    // A third has the name by now; the next look tells who.
+    const fd = openSync(path, "r");
+    try {
+      const holder = judge(fd);
+      // A server that has just ended has removed it itself, and the name may be another's by now.
+      if (holder.pid === null) {
+        if (!names(path, fd)) return null;
+        unlinkSync(path);
+      }
+      return holder;
+    } finally {
+      closeSync(fd);
+    }
+  } catch (error) {
+    if (codeOf(error) === "ENOENT") return null;
+    throw new Error(`cannot write pidfile ${path}: ${errorText(error)}`);
+  } finally {
+    unlinkSync(lock);
   }
-  unlinkSync(aside);
+}
+
+function sleep(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
 }
 
 function remove(path: string, fd: number): void {
   try {
-    if (statSync(path).ino === fstatSync(fd).ino) unlinkSync(path);
+    if (names(path, fd)) unlinkSync(path);
   } catch {
     // gone already
   }
   closeSync(fd);
 }
 
+/** Is this name that of the open file? */
+function names(path: string, fd: number): boolean {
+  const named = statSync(path);
+  const open = fstatSync(fd);
+  return named.ino === open.ino && named.dev === open.dev;
+}
+
 /** The server that a pidfile names, or why there is none. */
 export function holderOf(path: string): Holder {
-  let text: string;
+  let fd: number;
   try {
-    text = readFileSync(path, "utf8").trim();
+    fd = openSync(path, "r");
   } catch (error) {
     return { pid: null, why: codeOf(error) === "ENOENT" ? "there is no such file" : errorText(error) };
   }
-  const pid = Number(text);
+  try {
+    return judge(fd);
+  } catch (error) {
+    return { pid: null, why: errorText(error) };
+  } finally {
+    closeSync(fd);
+  }
+}
+
+/** The same of an open file: so the process id and who holds it are the same file's. */
+function judge(fd: number): Holder {
+  const pid = Number(readFileSync(fd, "utf8").trim());
   if (!Number.isInteger(pid) || pid <= 0) return { pid: null, why: "it holds no process id" };
   if (!isAlive(pid)) return { pid: null, why: `process ${pid} is gone` };
-  if (!holds(pid, path)) return { pid: null, why: `process ${pid} is another program` };
+  if (!holds(pid, fstatSync(fd))) return { pid: null, why: `process ${pid} is another program` };
   return { pid };
 }
 
@@ -138,8 +189,7 @@ export function isAlive(pid: number): boolean {
 }
 
 /** Has this process the file open? Where that cannot be seen, its command line must do. */
-function holds(pid: number, path: string): boolean {
-  const { dev, ino } = statSync(path);
+function holds(pid: number, { dev, ino }: Stats): boolean {
   let fds: string[];
   try {
     fds = readdirSync(`/proc/${pid}/fd`);
