@@ -201,7 +201,13 @@ for (const target of TARGETS) {
       await using again = new ServerProcess(target, [ini]);
       const pidfile = join(folder.path, "test.pid");
       // It is removed before it is made anew.
-      await until("its pid", () => existsSync(pidfile) && readFileSync(pidfile, "utf8") === `${again.pid}\n`);
+      await until("its pid", () => {
+        try {
+          return readFileSync(pidfile, "utf8") === `${again.pid}\n`;
+        } catch {
+          return false;
+        }
+      });
       await until(
         "the start",
         () => readFileSync(log, "utf8").includes(` ${again.pid} INFO CCServer.startup`),
