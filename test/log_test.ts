@@ -6,6 +6,7 @@ import process from "node:process";
 import { test } from "node:test";
 import { CCClient } from "../mod.ts";
 import { Logger } from "../src/log.ts";
+import { LogFile } from "../src/process/log_file.ts";
 import { smallDisk } from "./helpers/disk.ts";
 import { TARGETS, tempFolder, until } from "./helpers/env.ts";
 import { run, ServerProcess } from "./helpers/process.ts";
@@ -85,6 +86,16 @@ test("log: text and JSON say the same; what was held back is a figure", () => {
       held_back: 3,
     },
   ]);
+});
+
+test("log: however many lines come in one turn, all are written", () => {
+  using folder = tempFolder();
+  const file = join(folder.path, "test.log");
+  const log = new LogFile(file);
+  const lines = Array.from({ length: 100_000 }, (_, i) => `${i} ${"x".repeat(100)}`);
+  for (const line of lines) log.sink(line);
+  log.flush();
+  assert.equal(read(file), `${lines.join("\n")}\n`);
 });
 
 for (const target of TARGETS) {

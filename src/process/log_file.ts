@@ -1,4 +1,4 @@
-/** Where lines go: the terminal or a log file, a batch of each turn in one write, and never an exception. */
+/** Where lines go: the terminal or a log file, many in one write, and never an exception. */
 import { closeSync, fstatSync, openSync, writeSync } from "node:fs";
 import process from "node:process";
 import { codeOf, errorText } from "../errors.ts";
@@ -8,6 +8,8 @@ import type { LogSink } from "../log.ts";
 const RETRY_MS = 50;
 /** Characters that may wait for it; beyond, lines are lost and counted. */
 const WAITING_MAX_CHARS = 4 * 1024 * 1024;
+/** Characters that are written without waiting for more. */
+const WRITE_CHARS = 256 * 1024;
 const NEWLINE = 0x0a;
 
 /** Lines on their way to the descriptor. */
@@ -49,7 +51,11 @@ export class LineWriter {
     // Before the lines that come now, were others lost.
     if (this.#lines.length === 0) this.#tellLost();
     this.#add(line, 1);
-    if (this.#scheduled) return;
+    if (this.#scheduled) {
+      // A pipe that is full is tried again in its time.
+      if (this.#chars > WRITE_CHARS && this.#batch === null) this.flush();
+      return;
+    }
     this.#scheduled = true;
     queueMicrotask(() => this.flush());
   }
