@@ -52,6 +52,7 @@ import { MESSAGE_MAX_BYTES } from "./src/limits.ts";
 import { Logger, type LogSink } from "./src/log.ts";
 import type { Block } from "./src/memory/block.ts";
 import { MonitoredServer } from "./src/observe/monitor.ts";
+import { finish } from "./src/observe/slices.ts";
 import { values } from "./src/observe/stats.ts";
 import { MACHINE } from "./src/runtime/machine.ts";
 import { IDENTITY } from "./src/seal/identity.ts";
@@ -276,7 +277,7 @@ export class CCServer implements AsyncDisposable {
 
   /** All counters that are not zero, by the names of the statistics line. */
   get statistics(): ReadonlyMap<string, number> {
-    return values(this.#server.statistics);
+    return finish(values(this.#server.statistics));
   }
 
   /**

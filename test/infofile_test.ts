@@ -4,6 +4,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { join } from "node:path";
 import { test } from "node:test";
 import { Averages, BUCKET_SECONDS } from "../src/observe/averages.ts";
+import { finish } from "../src/observe/slices.ts";
 import { timestamp } from "../src/observe/infofile.ts";
 import { smallDisk } from "./helpers/disk.ts";
 import { TARGETS, tempFolder, until } from "./helpers/env.ts";
@@ -228,28 +229,30 @@ test("infofile: seconds and date of a time are the same second", () => {
 
 test("averages: a window holds its last buckets, each counter that changed, and forgets older ones", () => {
   const averages = new Averages();
-  assert.deepEqual([...averages.window(60)], []);
+  assert.deepEqual([...finish(averages.window(60))], []);
   let a = 0;
   for (let i = 1; i <= 300; i++) {
     a += i;
-    averages.sample(new Map(i <= 200 ? [["a", a], ["b", 7]] : [["a", a], ["b", 7], ["c", (i - 200) / 4]]));
+    finish(
+      averages.sample(new Map(i <= 200 ? [["a", a], ["b", 7]] : [["a", a], ["b", 7], ["c", (i - 200) / 4]])),
+    );
   }
   const sum = (buckets: number) => buckets * 300 - buckets * (buckets - 1) / 2;
   for (const seconds of [60, 300, 900]) {
     const buckets = seconds / BUCKET_SECONDS;
-    assert.deepEqual(averages.window(seconds).get("a"), {
+    assert.deepEqual(finish(averages.window(seconds)).get("a"), {
       total: sum(buckets),
       perBucket: sum(buckets) / buckets,
       perSecond: sum(buckets) / seconds,
     });
-    assert.equal(averages.window(seconds).has("b"), false, "it has not changed for longer");
-    assert.equal(averages.window(seconds).get("c")?.total, Math.min(buckets, 100) / 4);
+    assert.equal(finish(averages.window(seconds)).has("b"), false, "it has not changed for longer");
+    assert.equal(finish(averages.window(seconds)).get("c")?.total, Math.min(buckets, 100) / 4);
   }
 });
 
 test("averages: those of a server that runs for less than a window are of the buckets there are", () => {
   const averages = new Averages();
-  averages.sample(new Map([["a", 10]]));
-  averages.sample(new Map([["a", 30]]));
-  assert.deepEqual(averages.window(900).get("a"), { total: 30, perBucket: 15, perSecond: 3 });
+  finish(averages.sample(new Map([["a", 10]])));
+  finish(averages.sample(new Map([["a", 30]])));
+  assert.deepEqual(finish(averages.window(900)).get("a"), { total: 30, perBucket: 15, perSecond: 3 });
 });

@@ -6,6 +6,7 @@ import { CCServer, readConfig } from "../mod.ts";
 import { COUNTERS_MAX, LOG_TEXT_MAX_CHARS, REFUSED_CODES_MAX, TYPES_TRACKED } from "../src/limits.ts";
 import { POOL } from "../src/memory/pool.ts";
 import { duration } from "../src/observe/heartbeat.ts";
+import { finish } from "../src/observe/slices.ts";
 import { formatCounter, values } from "../src/observe/stats.ts";
 import { Statistics } from "../src/server/counts.ts";
 import { TARGETS, tempFolder, until } from "./helpers/env.ts";
@@ -174,12 +175,12 @@ test("statistics: counters of one name are summed, and told apart; a handler's g
   const statistics = new Statistics(1);
   const [a, b] = [statistics.meter("h:a"), statistics.meter("h:b")];
   a.counter("seen").add(2);
-  assert.equal(values(statistics).has("seen.h:a"), false);
+  assert.equal(finish(values(statistics)).has("seen.h:a"), false);
   b.counter("seen").add(3);
   b.counter("seen", { by: "type" }).add(4);
   a.close();
   statistics.meter("h:a").counter("seen").add(10);
-  const told = values(statistics);
+  const told = finish(values(statistics));
   assert.deepEqual(
     ["seen", "seen.h:a", "seen.h:b", "seen.type"].map((name) => told.get(name)),
     [15, 12, 3, 4],

@@ -1,6 +1,7 @@
 import type { Bench } from "tinybench";
 import { Averages } from "../../src/observe/averages.ts";
 import { infofileText } from "../../src/observe/infofile.ts";
+import { finish } from "../../src/observe/slices.ts";
 import { values } from "../../src/observe/stats.ts";
 import { MACHINE } from "../../src/runtime/machine.ts";
 import { Statistics } from "../../src/server/counts.ts";
@@ -13,7 +14,7 @@ export default function infofile(bench: Bench): void {
   const averages = new Averages();
   const sample = () => {
     for (const type of types) statistics.add("ok", 1, 100, 1e-6, type);
-    averages.sample(values(statistics));
+    finish(averages.sample(finish(values(statistics))));
   };
   for (let i = 0; i < 180; i++) sample();
   bench.add("averages: a bucket, 1000 types that all changed", sample);
@@ -27,6 +28,6 @@ export default function infofile(bench: Bench): void {
     startedMs: 0,
   };
   bench.add("infofile: level 3 as text, 1000 types, 180 buckets", () => {
-    infofileText(parts, "native", "running", values(statistics), new Map());
+    finish(infofileText(parts, "native", "running", finish(values(statistics)), new Map()));
   });
 }

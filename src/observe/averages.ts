@@ -9,6 +9,8 @@
  * ```
  */
 
+import type { Work } from "./slices.ts";
+
 /** Length of a bucket. */
 export const BUCKET_SECONDS = 5;
 /** The windows that averages are given for. */
@@ -39,11 +41,12 @@ export class Averages {
   readonly #buckets: Bucket[] = [];
   #at = 0;
 
-  /** Ends a bucket. To be called every {@link BUCKET_SECONDS}, with the counters as they are now. */
-  sample(values: ReadonlyMap<string, number>): void {
+  /** Ends a bucket. To be done every {@link BUCKET_SECONDS}, with the counters as they are now. */
+  *sample(values: ReadonlyMap<string, number>): Work<void> {
     const indexes: number[] = [];
     const deltas: number[] = [];
     for (const [name, value] of values) {
+      yield;
       const index = this.#indexOf(name);
       const delta = value - this.#last[index];
       if (delta === 0) continue;
@@ -59,10 +62,11 @@ export class Averages {
    * The counters that changed within the last `seconds`. Until the server has run for so long, averages are those of
    * the buckets there are.
    */
-  window(seconds: number): Map<string, Average> {
+  *window(seconds: number): Work<Map<string, Average>> {
     const count = Math.min(seconds / BUCKET_SECONDS, this.#buckets.length);
     const totals = new Float64Array(this.#names.length);
     for (let i = 1; i <= count; i++) {
+      yield;
       const { indexes, deltas } = this.#buckets[(this.#at - i + BUCKETS) % BUCKETS];
       for (let j = 0; j < indexes.length; j++) totals[indexes[j]] += deltas[j];
     }
@@ -70,6 +74,7 @@ export class Averages {
     for (let i = 0; i < totals.length; i++) {
       const total = totals[i];
       if (total === 0) continue;
+      yield;
       averages.set(this.#names[i], {
         total,
         perBucket: total / count,

@@ -8,17 +8,18 @@ import type { HostPort } from "../config/options.ts";
 import type { Clock } from "../contracts/environment.ts";
 import { hostPortText } from "../endpoint.ts";
 import { errorText, systemError } from "../errors.ts";
+import { utf8 } from "../text.ts";
 import { HTTP_CONNECTION_MAX_MS, HTTP_CONNECTIONS_MAX, HTTP_HEAD_MAX_BYTES } from "../limits.ts";
 
 /** An answer to a request. */
 export interface Answer {
   status: number;
   contentType: string;
-  body: string;
+  body: string | Uint8Array;
 }
 
 /** @param accept The request's Accept header; empty where there is none. */
-export type Responder = (path: string, accept: string) => Answer;
+export type Responder = (path: string, accept: string) => Answer | Promise<Answer>;
 
 /** A plain answer of one line. */
 export function plain(status: number, text: string): Answer {
@@ -86,28 +87,28 @@ function accept(socket: net.Socket, sockets: Set<net.Socket>, parser: HttpParser
 /** Loaded only where it is wanted: it costs start-up time. */
 async function makeParser(respond: Responder): Promise<HttpParser> {
   const { createServer } = await import("node:http");
-  return createServer({ maxHeaderSize: HTTP_HEAD_MAX_BYTES }, (request, response) => {
+  return createServer({ maxHeaderSize: HTTP_HEAD_MAX_BYTES }, async (request, response) => {
     const { method = "", url = "/", headers } = request;
     if (method !== "GET" && method !== "HEAD") {
       response.setHeader("allow", "GET, HEAD");
       send(response, plain(405, "only GET and HEAD are answered"), true);
       return;
     }
-    send(response, answerOf(respond, url, headers.accept ?? ""), method === "GET");
+    send(response, await answerOf(respond, url, headers.accept ?? ""), method === "GET");
   });
 }
 
 /** Whoever looks at a server must not be able to end it, whatever is wrong with what it tells. */
-function answerOf(respond: Responder, url: string, accept: string): Answer {
+async function answerOf(respond: Responder, url: string, accept: string): Promise<Answer> {
   try {
-    return respond(url.split("?")[0], accept);
+    return await respond(url.split("?")[0], accept);
   } catch (error) {
     return plain(500, `this could not be answered: ${errorText(error)}`);
   }
 }
 
 function send(response: ServerResponse, { status, contentType, body }: Answer, withBody: boolean): void {
-  const bytes = new TextEncoder().encode(body);
+  const bytes = typeof body === "string" ? utf8(body) : body;
   response.writeHead(status, {
     "content-type": contentType,
     "content-length": bytes.length,

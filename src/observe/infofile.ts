@@ -4,9 +4,10 @@ import type { Environment } from "../contracts/environment.ts";
 import { systemError } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import type { Statistics } from "../server/counts.ts";
-import { printable, utf8 } from "../text.ts";
+import { printable } from "../text.ts";
 import { VERSION } from "../version.ts";
 import { type Averages, WINDOWS_SECONDS } from "./averages.ts";
+import { type Slices, sorted, Utf8Text, type Work } from "./slices.ts";
 import { formatCounter, values } from "./stats.ts";
 
 /** What an infofile is made from. */
@@ -17,6 +18,7 @@ export interface InfofileParts {
   readonly statistics: Statistics;
   /** Null below level 3. */
   readonly averages: Averages | null;
+  readonly slices: Slices;
   readonly log: Logger;
   /** Milliseconds since 1970. */
   readonly startedMs: number;
@@ -79,10 +81,10 @@ export class Infofile {
   }
 
   async #replace(status: string): Promise<void> {
-    const { environment, statistics } = this.#parts;
-    const now = values(statistics);
-    const text = infofileText(this.#parts, this.#engine, status, now, this.#last);
-    await environment.files.replace(this.path, utf8(text));
+    const { environment, statistics, slices } = this.#parts;
+    const now = await slices.run(() => values(statistics));
+    const text = await slices.run(() => infofileText(this.#parts, this.#engine, status, now, this.#last));
+    await environment.files.replace(this.path, text);
     this.#last = now;
   }
 }
@@ -93,34 +95,40 @@ export class Infofile {
  * @param values The counters now.
  * @param last The counters when it was written last.
  */
-export function infofileText(
-  parts: InfofileParts,
+export function* infofileText(
+  parts: Omit<InfofileParts, "slices">,
   engine: string,
   status: string,
   values: ReadonlyMap<string, number>,
   last: ReadonlyMap<string, number>,
-): string {
+): Work<Uint8Array> {
   const level = parts.config().options["infofile-level"];
-  const sections = [head(parts, engine, status)];
-  if (level >= 2) {
-    const latest = new Map([...values].map(([name, value]) => [name, value - (last.get(name) ?? 0)]));
-    sections.push(section("total", values, formatCounter));
-    sections.push(section("latest", changed(latest), formatCounter));
+  const text = new Utf8Text();
+  text.add(head(parts, engine, status));
+  if (level < 2) return text.bytes;
+  // What has changed within a time is among these.
+  const names = yield* sorted(values.keys());
+  yield* section(text, "total", names, values, formatCounter);
+  yield* section(text, "latest", names, yield* changed(values, last), formatCounter);
+  if (level < 3 || parts.averages === null) return text.bytes;
+  for (const seconds of WINDOWS_SECONDS) {
+    yield* section(
+      text,
+      `avg:${seconds}`,
+      names,
+      yield* parts.averages.window(seconds),
+      (name, { total, perBucket, perSecond }) =>
+        `${formatCounter(name, total)} ${perBucket.toFixed(4)} ${perSecond.toFixed(4)}`,
+    );
   }
-  if (level >= 3 && parts.averages !== null) {
-    for (const seconds of WINDOWS_SECONDS) {
-      sections.push(section(
-        `avg:${seconds}`,
-        parts.averages.window(seconds),
-        (name, { total, perBucket, perSecond }) =>
-          `${formatCounter(name, total)} ${perBucket.toFixed(4)} ${perSecond.toFixed(4)}`,
-      ));
-    }
-  }
-  return sections.join("\n");
+  return text.bytes;
 }
 
-function head({ config, environment, startedMs }: InfofileParts, engine: string, status: string): string {
+function head(
+  { config, environment, startedMs }: Omit<InfofileParts, "slices">,
+  engine: string,
+  status: string,
+): string {
   const { jobName, serviceName, options } = config();
   const { clock, host } = environment;
   const { userSeconds, systemSeconds, childUserSeconds, childSystemSeconds } = host.usage();
@@ -142,21 +150,36 @@ function head({ config, environment, startedMs }: InfofileParts, engine: string,
   return lines.map(([key, value]) => `${key}: ${printable(String(value))}\n`).join("");
 }
 
-function section<T>(
+function* section<T>(
+  text: Utf8Text,
   title: string,
+  names: readonly string[],
   entries: ReadonlyMap<string, T>,
   format: (name: string, entry: T) => string,
-): string {
-  const names = [...entries.keys()].sort();
-  return `[${title}]\n${names.map((name) => `${name}: ${format(name, entries.get(name)!)}\n`).join("")}`;
+): Work<void> {
+  text.add(`\n[${title}]\n`);
+  for (const name of names) {
+    yield;
+    const entry = entries.get(name);
+    if (entry !== undefined) text.add(`${name}: ${format(name, entry)}\n`);
+  }
 }
 
 /** Who reads these finds them always. */
 const ALWAYS = ["count", "bytes", "seconds"];
 
-/** Counters that stood still are left out. */
-function changed(values: ReadonlyMap<string, number>): Map<string, number> {
-  return new Map([...values].filter(([name, value]) => value !== 0 || ALWAYS.includes(name)));
+/** By how much counters have changed; those that stood still are left out. */
+function* changed(
+  values: ReadonlyMap<string, number>,
+  last: ReadonlyMap<string, number>,
+): Work<Map<string, number>> {
+  const latest = new Map<string, number>();
+  for (const [name, value] of values) {
+    yield;
+    const by = value - (last.get(name) ?? 0);
+    if (by !== 0 || ALWAYS.includes(name)) latest.set(name, by);
+  }
+  return latest;
 }
 
 /** `1795331366.56 (2026-11-22 07:09:26 UTC)` */

@@ -5,6 +5,7 @@ import type { ServerState, UpstreamState } from "../server/state.ts";
 import type { DropReason } from "../socket/types.ts";
 import { VERSION } from "../version.ts";
 import { type LagMeter, type LagSnapshot, NO_LAG } from "./lag.ts";
+import { Utf8Text, type Work } from "./slices.ts";
 
 /** The two formats. */
 export type Format = "openmetrics" | "prometheus";
@@ -27,7 +28,7 @@ interface Family {
   name: string;
   type: "counter" | "gauge" | "summary" | "info";
   help: string;
-  samples: Sample[];
+  samples: Iterable<Sample>;
 }
 
 /** The format that a request's Accept header prefers. */
@@ -68,11 +69,11 @@ export class Metrics {
   }
 
   /** All metrics, as one of the formats writes them. */
-  text(state: ServerState, format: Format): string {
-    return render([
+  *text(state: ServerState, format: Format): Work<Uint8Array> {
+    return yield* render([
       info(state, this.#environment),
       ...traffic(this.#statistics),
-      ...ofTypes(this.#statistics),
+      ...yield* ofTypes(this.#statistics),
       ...ofHandlers(this.#statistics),
       ...ofSockets(state),
       this.#lagFamily(),
@@ -148,18 +149,30 @@ function traffic(statistics: Statistics): Family[] {
   return families;
 }
 
-function ofTypes(statistics: Statistics): Family[] {
-  const types = [...statistics.types];
-  if (types.length === 0) return [];
+/** Read together, so that a type's figures belong together; made samples of when they are written. */
+function* ofTypes(statistics: Statistics): Work<Family[]> {
+  const rows: { labels: Labels; figures: Omit<Tally, "add"> }[] = [];
+  for (const { name: type, byResult } of statistics.types) {
+    yield;
+    for (const outcome of RESULTS) {
+      const { count, bytes, seconds } = byResult[outcome];
+      if (count > 0) rows.push({ labels: { type, outcome }, figures: { count, bytes, seconds } });
+    }
+  }
+  if (rows.length === 0) return [];
   return COUNTED.map(([key, name, help]) => ({
     name: `cc_type_${name}`,
     type: "counter",
     help: `${help}, by message type and what became of them`,
-    samples: types.flatMap(({ name: type, byResult }) =>
-      RESULTS.filter((outcome) => byResult[outcome].count > 0)
-        .map((outcome) => ({ labels: { type, outcome }, value: byResult[outcome][key] }))
-    ),
+    samples: samplesOf(rows, key),
   }));
+}
+
+function* samplesOf<K extends string>(
+  rows: Iterable<{ labels: Labels; figures: Readonly<Record<K, number>> }>,
+  key: K,
+): Iterable<Sample> {
+  for (const { labels, figures } of rows) yield { labels, value: figures[key] };
 }
 
 function ofHandlers({ counters, gauges }: Statistics): Family[] {
@@ -277,21 +290,26 @@ function ofProcess({ host }: Environment): Family[] {
 }
 
 /** How the formats differ: in OpenMetrics a family has its bare name, and the text says where it ends. */
-function render(families: readonly Family[], format: Format): string {
+function* render(families: readonly Family[], format: Format): Work<Uint8Array> {
   const open = format === "openmetrics";
-  let text = "";
+  const text = new Utf8Text();
   for (const { name, type, help, samples } of families) {
-    if (samples.length === 0) continue;
     const ending = type === "counter" ? "_total" : type === "info" ? "_info" : "";
     const family = open ? name : name + ending;
-    text += `# HELP ${family} ${escape(help)}\n# TYPE ${family} ${
+    const head = `# HELP ${family} ${escape(help)}\n# TYPE ${family} ${
       !open && type === "info" ? "gauge" : type
     }\n`;
+    let first = true;
     for (const { suffix = "", labels = {}, value } of samples) {
-      text += `${name}${ending}${suffix}${labelText(labels)} ${value}\n`;
+      yield;
+      // A family without samples is not named.
+      if (first) text.add(head);
+      first = false;
+      text.add(`${name}${ending}${suffix}${labelText(labels)} ${value}\n`);
     }
   }
-  return open ? `${text}# EOF\n` : text;
+  if (open) text.add("# EOF\n");
+  return text.bytes;
 }
 
 function labelText(labels: Labels): string {

@@ -10,6 +10,7 @@ import { type Answer, HttpListener, plain } from "./http.ts";
 import { Infofile } from "./infofile.ts";
 import { LagMeter } from "./lag.ts";
 import { CONTENT_TYPES, formatFor, Metrics } from "./metrics.ts";
+import { Slices } from "./slices.ts";
 import { statisticsLine, values } from "./stats.ts";
 
 /** A server that tells about itself as its config asks for. */
@@ -37,6 +38,7 @@ export class Monitor implements Observer {
   readonly #clock: Clock;
   readonly #log: Logger;
   readonly #began: number;
+  readonly #slices: Slices;
   readonly #averages: Averages | null;
   readonly #infofile: Infofile | null;
   readonly #lag: LagMeter;
@@ -53,6 +55,7 @@ export class Monitor implements Observer {
     this.#clock = clock;
     this.#log = log;
     this.#began = clock.now();
+    this.#slices = new Slices(clock);
     this.#lag = new LagMeter(clock);
     this.#heartbeat = new Heartbeat(statistics, this.#lag);
     this.#metrics = new Metrics(statistics, this.#lag, environment);
@@ -63,6 +66,7 @@ export class Monitor implements Observer {
       environment,
       statistics,
       averages: this.#averages,
+      slices: this.#slices,
       log,
       startedMs: clock.time(),
     });
@@ -107,7 +111,8 @@ export class Monitor implements Observer {
   #schedule(): void {
     const { options } = this.#server.config;
     if (options.heartbeat > 0 || this.#http !== null) this.#lag.start();
-    if (this.#averages !== null) this.#every(BUCKET_SECONDS, () => this.#sample());
+    const averages = this.#averages;
+    if (averages !== null) this.#every(BUCKET_SECONDS, () => this.#sample(averages));
     this.#every(options["stats-period"], () => this.#period());
     this.#every(options.heartbeat, () => this.#beat());
   }
@@ -132,7 +137,7 @@ export class Monitor implements Observer {
   async stopped(ran: boolean): Promise<void> {
     this.stopping();
     if (ran) {
-      this.#logStatistics();
+      await this.#logStatistics();
       await this.#infofile?.close();
     }
     this.#http?.close();
@@ -140,19 +145,23 @@ export class Monitor implements Observer {
   }
 
   #period(): void {
-    this.#logStatistics();
+    void this.#logStatistics();
     // What a load left behind is not kept while none comes.
     this.#server.context.trim();
     this.#infofile?.write();
   }
 
-  #logStatistics(): void {
+  async #logStatistics(): Promise<void> {
     const { statistics } = this.#server;
-    if (statistics.level > 0) this.#log.info("stats", statisticsLine(statistics));
+    if (statistics.level === 0) return;
+    this.#log.info("stats", await this.#slices.run(() => statisticsLine(statistics)));
   }
 
-  #sample(): void {
-    this.#averages?.sample(values(this.#server.statistics));
+  #sample(averages: Averages): void {
+    const { statistics } = this.#server;
+    void this.#slices.run(function* () {
+      yield* averages.sample(yield* values(statistics));
+    });
   }
 
   #beat(): void {
@@ -161,11 +170,11 @@ export class Monitor implements Observer {
     this.#log.info("heartbeat", this.#heartbeat.line(this.#server.state, seconds, residentBytes));
   }
 
-  #answer(path: string, accept: string): Answer {
+  async #answer(path: string, accept: string): Promise<Answer> {
     switch (path) {
       case "/metrics": {
         const format = formatFor(accept);
-        const body = this.#metrics.text(this.#server.state, format);
+        const body = await this.#slices.run(() => this.#metrics.text(this.#server.state, format));
         return { status: 200, contentType: CONTENT_TYPES[format], body };
       }
       case "/healthz":

@@ -1,30 +1,50 @@
 /** A server's counters by name, and the line they are logged as. */
 import { LOG_TEXT_MAX_CHARS } from "../limits.ts";
 import { type HandlerCounter, RESULTS, type Statistics, type Tally } from "../server/counts.ts";
+import type { Work } from "./slices.ts";
 
 /** Characters kept free at the end of a line, for how many counters it leaves out. */
 const LINE_REST_CHARS = 40;
 
 /**
  * Every counter that is not zero, by its name: `count`, `bytes`, `seconds`, `count.ok`, …, `replies`, `refused.CODE`, the
- * handlers' own, then those of the types. Empty at level 0.
+ * handlers' own, then those of the types. None at level 0.
  */
-export function values(statistics: Statistics): Map<string, number> {
-  const values = new Map<string, number>();
-  if (statistics.level === 0) return values;
+function* entries(statistics: Statistics): Generator<readonly [string, number], void, void> {
+  if (statistics.level === 0) return;
   const { count, bytes, seconds } = statistics.total();
-  values.set("count", count).set("bytes", bytes).set("seconds", seconds);
-  const put = ({ count, bytes, seconds }: Tally, suffix: string) => {
-    if (count === 0) return;
-    values.set(`count.${suffix}`, count).set(`bytes.${suffix}`, bytes).set(`seconds.${suffix}`, seconds);
-  };
-  for (const result of RESULTS) put(statistics.byResult[result], result);
-  for (const [code, count] of statistics.refused) values.set(`refused.${code}`, count);
+  yield ["count", count];
+  yield ["bytes", bytes];
+  yield ["seconds", seconds];
+  for (const result of RESULTS) yield* tally(statistics.byResult[result], result);
+  for (const [code, count] of statistics.refused) yield [`refused.${code}`, count];
   const { replies } = statistics;
-  if (replies.count > 0) values.set("replies", replies.count).set("replies.bytes", replies.bytes);
-  for (const [name, value] of handlerValues(statistics.counters)) values.set(name, value);
+  if (replies.count > 0) {
+    yield ["replies", replies.count];
+    yield ["replies.bytes", replies.bytes];
+  }
+  yield* handlerValues(statistics.counters);
   for (const { name, byResult } of statistics.types) {
-    for (const result of RESULTS) put(byResult[result], `${result}.msg.${name}`);
+    for (const result of RESULTS) {
+      if (byResult[result].count > 0) yield* tally(byResult[result], `${result}.msg.${name}`);
+    }
+  }
+}
+
+function* tally({ count, bytes, seconds }: Tally, suffix: string): Iterable<readonly [string, number]> {
+  if (count === 0) return;
+  // Read before the first is told: the three belong together.
+  yield [`count.${suffix}`, count];
+  yield [`bytes.${suffix}`, bytes];
+  yield [`seconds.${suffix}`, seconds];
+}
+
+/** All of them. */
+export function* values(statistics: Statistics): Work<Map<string, number>> {
+  const values = new Map<string, number>();
+  for (const [name, value] of entries(statistics)) {
+    values.set(name, value);
+    yield;
   }
   return values;
 }
@@ -53,20 +73,25 @@ function handlerValues(counters: Iterable<HandlerCounter>): Map<string, number> 
  * `{count: 14, bytes: 883, seconds: 0.0124, count.ok: 6, …}`. What would make it longer than a log line may be is
  * left out, and says how much that is: `…, 2971 more}`.
  */
-export function statisticsLine(statistics: Statistics): string {
-  const all = values(statistics);
+export function* statisticsLine(statistics: Statistics): Work<string> {
   let text = "";
-  let left = all.size;
-  for (const [name, value] of all) {
-    const part = `${text === "" ? "" : ", "}${name}: ${formatCounter(name, value)}`;
-    if (text.length + part.length > LOG_TEXT_MAX_CHARS - LINE_REST_CHARS) break;
-    text += part;
-    left--;
+  let left = 0;
+  for (const [name, value] of entries(statistics)) {
+    yield;
+    if (left === 0) {
+      const part = `${text === "" ? "" : ", "}${name}: ${formatCounter(name, value)}`;
+      if (text.length + part.length <= LOG_TEXT_MAX_CHARS - LINE_REST_CHARS) {
+        text += part;
+        continue;
+      }
+    }
+    left++;
   }
   return left > 0 ? `{${text}, ${left} more}` : `{${text}}`;
 }
 
 /** A counter's value as text: seconds with four digits behind the point, all else whole. */
 export function formatCounter(name: string, value: number): string {
-  return /^seconds(?:\.|$)/.test(name) || !Number.isInteger(value) ? value.toFixed(4) : String(value);
+  const seconds = name.startsWith("seconds") && (name.length === 7 || name[7] === ".");
+  return seconds || !Number.isInteger(value) ? value.toFixed(4) : String(value);
 }

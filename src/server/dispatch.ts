@@ -36,7 +36,7 @@ interface TypeEntry {
   readonly type: string;
   readonly bytes: Uint8Array;
   readonly delivery: Delivery;
-  /** For a type that is only forwarded, to queues that take runs; else null. */
+  /** For a type that is only forwarded, to queues that take runs, or only dropped; else null. */
   readonly group: Group | null;
   readonly counters: TypeCounters | null;
 }
@@ -124,7 +124,7 @@ export class Dispatcher implements MessageSink {
     else this.#handle(entry, source, buf, start, end, delimiter, block);
   }
 
-  /** Forwards what follows at once, as long as it belongs to the group of the last message. */
+  /** Forwards or drops what follows at once, as long as it belongs to the group of the last message. */
   run(source: Source, buf: Uint8Array, at: number, end: number): number {
     const { table } = this;
     const entry = this.#entry;
@@ -230,7 +230,7 @@ export class Dispatcher implements MessageSink {
       const entry = this.#slots[slot]!;
       const count = table.count(slot);
       const bytes = table.bytes(slot);
-      this.#statistics.add("ok", count, bytes, share * count, entry.counters);
+      this.#statistics.add(entry.delivery.result, count, bytes, share * count, entry.counters);
       this.#count(entry, count, bytes);
     }
     table.collected();
@@ -293,7 +293,7 @@ export class Dispatcher implements MessageSink {
 
   /** The group of a type; null when something, or the lack of it, keeps its messages from being relayed. */
   #groupOf({ forwards, steps, result }: Delivery): Group | null {
-    if (steps.length > 0 || result !== "ok") return null;
+    if (steps.length > 0 || result === "crashed") return null;
     const queues: RunQueue[] = [];
     for (const { runs } of forwards) {
       if (runs === null) return null;

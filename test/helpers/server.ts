@@ -13,6 +13,7 @@ import {
   type ServerConfig,
 } from "../../mod.ts";
 import { MonitoredServer } from "../../src/observe/monitor.ts";
+import { finish } from "../../src/observe/slices.ts";
 import { values } from "../../src/observe/stats.ts";
 import { MACHINE } from "../../src/runtime/machine.ts";
 import { IDENTITY } from "../../src/seal/identity.ts";
@@ -108,7 +109,7 @@ export async function serve(
     client,
     lines,
     port: Number(/:(\d+)$/.exec(endpoint)![1]),
-    stats: () => values(server.statistics),
+    stats: () => finish(values(server.statistics)),
     async line(pattern: RegExp) {
       return await until(
         `${pattern} in\n${lines.join("\n")}`,
