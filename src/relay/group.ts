@@ -1,4 +1,7 @@
-/** Message types that are forwarded to the same queues: messages of one group go together in a run. */
+/**
+ * Message types that are forwarded to the same queues: messages of one group go together in a run. Those that are only
+ * dropped are a group too, without queues.
+ */
 import type { Block } from "../memory/block.ts";
 
 /** Room for a run in a queue: up to `bytes` of the block from `at` on. One object a queue, filled anew each time. */
@@ -37,9 +40,9 @@ export interface Group {
 export class Groups {
   readonly #groups: Group[] = [];
 
-  /** The group that is forwarded to these queues; null where no run can be: there is none, or one of them twice. */
+  /** The group that is forwarded to these queues; null where no run can be, as one of them is there twice. */
   to(queues: readonly RunQueue[]): Group | null {
-    if (queues.length === 0 || new Set(queues).size < queues.length) return null;
+    if (new Set(queues).size < queues.length) return null;
     const known = this.#groups.find((group) =>
       group.queues.length === queues.length && group.queues.every((queue, i) => queue === queues[i])
     );

@@ -10,7 +10,8 @@ const LIST_MIN_BYTES = 1024;
 
 /**
  * Forwards messages of `buf[at, end)` to the queues of a group, each behind `identityFrame`: as many as are plain, of this
- * group, and fit before a queue could be full. They are counted in the table.
+ * group, and fit before a queue could be full. They are counted in the table; those of the group without queues are only
+ * counted.
  *
  * @param lastBytes Size of the message before: those that follow are often alike.
  * @returns Where the first message stands that was not forwarded; `at` when none was.
@@ -26,6 +27,7 @@ export function forwardRun(
 ): number {
   if (buf !== table.buf) return at;
   const { queues } = group;
+  if (queues.length === 0) return table.skip(at, end, group.number);
   const first = queues[0];
   if (table.lists && queues.length === 1 && lastBytes >= LIST_MIN_BYTES && first.writesNow) {
     return writeRun(table, group, identityFrame, at, end, first);

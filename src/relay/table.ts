@@ -33,6 +33,10 @@ const GROUP = 4;
 const COUNT = 8;
 const BYTES = 16;
 
+/** The kernel's `base` that says: count, and do nothing else. */
+const SKIP = -1;
+const NO_IDENTITY = new Uint8Array(0);
+
 type Kernel = (
   table: number,
   from: number,
@@ -176,6 +180,11 @@ export class RelayTable {
   list(identityFrame: Uint8Array, from: number, end: number, group: number): number {
     const { at, end: listEnd, base } = this.#list!;
     return this.#call(identityFrame, from, end, at, listEnd, group, base);
+  }
+
+  /** The same, but messages are only counted. */
+  skip(from: number, end: number, group: number): number {
+    return this.#call(this.#identityFrame ?? NO_IDENTITY, from, end, 0, 0, group, SKIP);
   }
 
   #call(

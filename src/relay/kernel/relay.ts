@@ -1,6 +1,6 @@
 /**
  * The relay kernel, in AssemblyScript: takes a run of messages of one group, and copies each behind the
- * identity of its peer, or lists both for writev(). `npm run kernel` compiles it to WebAssembly, `../wasm.ts`; `../table.ts`
+ * identity of its peer, lists both for writev(), or only counts them. `npm run kernel` compiles it to WebAssembly, `../wasm.ts`; `../table.ts`
  * is its face and says what each argument is.
  *
  * It takes only what is plain: short route frames, a type that is in the table, two to four frames from the type on,
@@ -134,7 +134,8 @@ export function relay(
   messageMax: usize,
   base: f64,
 ): usize {
-  const lists = base != 0;
+  const lists = base > 0;
+  const skips = base < 0;
   const address = <u64> base;
   let taken: u32 = 0;
   /** The type of the last message, and the run of it that is not yet added to its slot. */
@@ -155,7 +156,8 @@ export function relay(
     const next = skipTail(typeEnd, end, min(TAIL_MAX, framesMax - frames - 2));
     if (next == 0) break;
     const length = next - from;
-    if (length > messageMax || to + (lists ? 2 * ENTRY_BYTES : identitySize + length + SLACK) > toEnd) break;
+    if (length > messageMax) break;
+    if (!skips && to + (lists ? 2 * ENTRY_BYTES : identitySize + length + SLACK) > toEnd) break;
     if (size != slotSize || !sameType(type, slotType, size)) {
       const index = <usize> slotOf(type, size);
       const found = table + SLOTS + index * SLOT_BYTES;
@@ -175,7 +177,7 @@ export function relay(
       store<u64>(to, address + from, 16);
       store<u64>(to, length, 24);
       to += 2 * ENTRY_BYTES;
-    } else {
+    } else if (!skips) {
       // Most identities are the five bytes that a ROUTER makes; the rest of a longer one follows.
       v128.store(to, v128.load(table, IDENTITY));
       if (identitySize > 16) memory.copy(to + 16, table + IDENTITY + 16, identitySize - 16);
