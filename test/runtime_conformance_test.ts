@@ -1,6 +1,6 @@
 /** What every driver in `runtime/` must do, on real sockets. The same file runs on Bun, Deno and Node. */
 import assert from "node:assert/strict";
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import { lookup } from "node:dns/promises";
 import { join } from "node:path";
 import net from "node:net";
@@ -455,3 +455,56 @@ test(`${RUNTIME}: keep-alive is on, as ss shows it`, async (t) => {
     assert.ok(idle > 60 && idle <= 77, `idle time ${idle} s, asked for 77:\n${stdout}`);
   }
 });
+
+/** Sends all it can to a port, until it is ended. */
+const FLOOD = `
+const socket = require("node:net").connect(Number(process.argv[1]), "127.0.0.1");
+const bytes = Buffer.alloc(1 << 20, 1);
+const write = () => { while (socket.write(bytes)); };
+socket.on("connect", write).on("drain", write);
+`;
+
+for (const floods of [1, 8]) {
+  test(`${RUNTIME}: one that sends little is served beside ${floods} that send all they can`, async () => {
+    let bytes = 0;
+    class Counting extends End {
+      override data(_chunk: Uint8Array, start: number, end: number) {
+        bytes += end - start;
+        if (end - start === 1) lights.push(bytes);
+      }
+    }
+    const lights: number[] = [];
+    const { listener, accepted } = await listen(LOOPBACK, () => new Counting());
+    const { port } = listener.address as { port: number };
+    const light = await connect(listener.address);
+    const senders = Array.from(
+      { length: floods },
+      () => spawn("node", ["-e", FLOOD, String(port)], { stdio: "ignore" }),
+    );
+    try {
+      await until("the floods", () => bytes > 50e6 * floods);
+      const waits: number[] = [];
+      while (waits.length < 30) {
+        const before = bytes;
+        const count = lights.length;
+        await light.write(Uint8Array.of(1));
+        await until("the light one's byte", () => lights.length > count);
+        waits.push(lights[count] - before);
+      }
+      waits.sort((a, b) => a - b);
+      const mib = (n: number) => n / 2 ** 20;
+      console.log(
+        `beside ${floods}: MiB that came before it, median and most:`,
+        mib(waits[15]),
+        mib(waits[29]),
+      );
+      // About two turns' bytes; a driver that reads a link for as long as it brings something lets 100 MiB pass.
+      assert.ok(mib(waits[15]) <= 12, `${mib(waits[15])} MiB`);
+    } finally {
+      for (const sender of senders) sender.kill("SIGKILL");
+      light.link.destroy();
+      for (const { link } of accepted) link.destroy();
+      await listener.close();
+    }
+  });
+}

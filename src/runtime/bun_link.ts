@@ -6,24 +6,19 @@ import { Arena, SHARED_READ_BYTES } from "../memory/arena.ts";
 import { ENTRY_BYTES, LIST_BYTES, Vectors } from "../memory/vectors.ts";
 import { type Libc, loadLibc } from "./bun_libc.ts";
 import { fairReadBytes } from "./common.ts";
+import { type HotLink, type LightLink, MUCH_BYTES, Pace, Rounds, WAS_BUSY_MS } from "./turn.ts";
 
 export const ARENA = new Arena();
 /** Where we read to ourselves; one for all links, as nothing stays in it. */
 const SHARED_BLOCK = ARENA.take(SHARED_READ_BYTES)!;
 const SHARED_ADDRESS = ptr(ARENA.buf, SHARED_BLOCK.start);
-/** A link that brings so much at once has more. */
-const READ_MORE_MIN_BYTES = 64 * 1024;
-/** A read that brings less is a small one; a turn ends with the last of so many. */
+/** A hot link that brings less in so many turns, one after the other, is not hot any more. */
 const SMALL_READ_BYTES = 16 * 1024;
+const SMALL_TURNS_MAX = 4;
+/** So many reads that bring less end a turn. */
 const SMALL_READS_MAX = 4;
-/** So much of it is read before others have their turn. */
-const TURN_BYTES = 8 * 1024 * 1024;
-/** The same while other links bring little at a time: somebody may wait for an answer there. */
-const MIXED_TURN_BYTES = 4 * 1024 * 1024;
-/** So many turns after the last small chunk, such links count as gone. */
-const MIXED_TURNS = 64;
-/** Turns that are left until then. */
-let mixedTurns = 0;
+/** Bytes that a link which brings little is asked for. */
+const LIGHT_READ_BYTES = 64 * 1024;
 /** From here on a large message is read where it belongs, instead of copied there. */
 const DIRECT_MIN_BYTES = 16 * 1024;
 /** From here on the buffer of a chunk is given back by hand. */
@@ -51,7 +46,15 @@ export function trim(): void {
 /** Links that are open. */
 let openLinks = 0;
 
-export class BunLink implements Link {
+const ROUNDS = new Rounds({
+  // Where processors are short, one that never rests is put off for longer than that by the system.
+  nextTurn: (f, mixed) => void (mixed ? setTimeout(f, 1) : setImmediate(f)),
+  now: () => performance.now(),
+  mixedBytes: 4 * 1024 * 1024,
+  mixedMs: 4,
+});
+
+export class BunLink implements Link, HotLink, LightLink {
   readonly remote: string;
   events!: LinkEvents;
   readonly #socket: Bun.Socket<Slot>;
@@ -63,6 +66,11 @@ export class BunLink implements Link {
   #ending = false;
   #paused = false;
   #gone = false;
+  /** Read in rounds, and not by Bun's loop. */
+  #hot = false;
+  #smallTurns = 0;
+  #cooled = -Infinity;
+  readonly #pace = new Pace();
 
   constructor(socket: Bun.Socket<Slot>, remote: string) {
     this.#socket = socket;
@@ -76,27 +84,75 @@ export class BunLink implements Link {
     events.data(chunk, 0, size);
     // Bun makes a buffer for each chunk: given back now it is used for the next, and not left to the collector.
     if (size >= FREE_MIN_BYTES && chunk.buffer.byteLength === size) (chunk.buffer as ArrayBuffer).transfer(0);
-    if (size >= READ_MORE_MIN_BYTES) this.#readMore();
-    else mixedTurns = MIXED_TURNS;
+    if (size < MUCH_BYTES) {
+      if (performance.now() - this.#cooled > WAS_BUSY_MS) ROUNDS.light(this);
+    } else if (!this.#paused && !this.#gone && !this.#hot) {
+      this.#heat();
+    }
   }
 
-  /** Where much comes there is more: it is read into the arena at once, without a buffer made for it. */
-  #readMore(): void {
-    const { fd } = this.#socket as unknown as { fd: number };
-    const libc = loadLibc();
-    if (libc === null) return;
-    let left = mixedTurns > 0 ? MIXED_TURN_BYTES : TURN_BYTES;
-    let smallReads = 0;
-    if (mixedTurns > 0) mixedTurns--;
-    while (left > 0 && !this.#paused && !this.#gone) {
-      const direct = this.events.readTarget(DIRECT_MIN_BYTES);
-      const n = direct === null ? this.#readShared(libc, fd) : this.#readDirect(libc, fd, direct);
-      if (n <= 0) return;
-      left -= n;
-      // One that sends little at a time, and perhaps waits for the answer, has its next turn after the others.
-      const small = direct === null ? n < SMALL_READ_BYTES : n < direct.length;
-      if (small && ++smallReads === SMALL_READS_MAX) return;
+  /** Where much comes there is more: it is read into the arena, without a buffer made for it. */
+  #heat(): void {
+    if (loadLibc() === null) return;
+    if (!ROUNDS.add(this)) {
+      ROUNDS.begin();
+      this.#read();
+      this.#cooled = performance.now();
+      return;
     }
+    this.#hot = true;
+    this.#smallTurns = 0;
+    this.#socket.pause();
+  }
+
+  readTurn(): void {
+    // One that sends little at a time, and perhaps waits for the answer, costs a turn more here than there.
+    if (this.#read()) this.#smallTurns = 0;
+    else if (this.#hot && !this.#paused && ++this.#smallTurns === SMALL_TURNS_MAX) this.#leave();
+  }
+
+  /** Reads until its turn is over, or there is no more; false: that was little. */
+  #read(): boolean {
+    const { fd } = this.#socket as unknown as { fd: number };
+    const libc = loadLibc()!;
+    let bytes = 0;
+    let smallReads = 0;
+    while (!this.#paused && !this.#gone) {
+      const most = ROUNDS.next(this.#pace);
+      if (most === 0) return true;
+      let direct = this.events.readTarget(DIRECT_MIN_BYTES);
+      if (direct !== null && direct.length > most) direct = direct.subarray(0, most);
+      const asked = direct === null ? Math.min(most, sharedReadBytes()) : direct.length;
+      const n = direct === null ? this.#readShared(libc, fd, asked) : this.#readDirect(libc, fd, direct);
+      if (n <= 0) {
+        // Bun's loop sees the end once more, and tells.
+        if (n === 0 && this.#hot) this.#leave();
+        break;
+      }
+      bytes += n;
+      ROUNDS.took(this.#pace, n);
+      // More may have come meanwhile, and more at once costs less; one that sends little waits for its next turn.
+      if (n < asked && n < SMALL_READ_BYTES && ++smallReads === SMALL_READS_MAX) break;
+    }
+    return bytes >= SMALL_READ_BYTES;
+  }
+
+  readLight(): boolean {
+    if (this.#gone || this.#hot) return false;
+    if (this.#paused) return true;
+    const { fd } = this.#socket as unknown as { fd: number };
+    return this.#readShared(loadLibc()!, fd, LIGHT_READ_BYTES) !== 0;
+  }
+
+  #leave(): void {
+    ROUNDS.remove(this);
+    this.cool();
+  }
+
+  cool(): void {
+    this.#hot = false;
+    this.#cooled = performance.now();
+    if (!this.#paused && !this.#gone) this.#socket.resume();
   }
 
   #readDirect(libc: Libc, fd: number, to: Uint8Array): number {
@@ -105,9 +161,7 @@ export class BunLink implements Link {
     return n;
   }
 
-  #readShared(libc: Libc, fd: number): number {
-    // As much as Bun reads, or each link's share.
-    const most = Math.max(CHUNK_MAX_BYTES, fairReadBytes(openLinks, SHARED_READ_BYTES));
+  #readShared(libc: Libc, fd: number, most: number): number {
     const n = libc.recv(fd, SHARED_ADDRESS, most, MSG_DONTWAIT);
     if (n > 0) this.events.data(ARENA.buf, SHARED_BLOCK.start, SHARED_BLOCK.start + n);
     return n;
@@ -148,12 +202,15 @@ export class BunLink implements Link {
 
   pause(): void {
     this.#paused = true;
-    this.#socket.pause();
+    if (this.#hot) ROUNDS.remove(this);
+    else this.#socket.pause();
   }
 
   resume(): void {
+    if (!this.#paused) return;
     this.#paused = false;
-    this.#socket.resume();
+    if (!this.#hot) this.#socket.resume();
+    else if (!ROUNDS.add(this)) this.cool();
   }
 
   end(): void {
@@ -165,6 +222,7 @@ export class BunLink implements Link {
     if (this.#gone) return;
     this.#gone = true;
     openLinks--;
+    if (this.#hot) ROUNDS.remove(this);
     this.#rest = null;
     // terminate() resets, and the kernel forgets what it has not sent yet.
     if (this.#ending) this.#socket.close();
@@ -175,12 +233,18 @@ export class BunLink implements Link {
     if (this.#gone) return;
     this.#gone = true;
     openLinks--;
+    if (this.#hot) ROUNDS.remove(this);
     this.events.closed(error);
   }
 
   ended(): void {
     if (!this.#gone) this.events.ended();
   }
+}
+
+/** Bytes of one read: as much as Bun reads, or each link's share. */
+function sharedReadBytes(): number {
+  return Math.max(CHUNK_MAX_BYTES, fairReadBytes(openLinks, SHARED_READ_BYTES));
 }
 
 /**

@@ -18,6 +18,7 @@ import {
 } from "./common.ts";
 import { prepareSocketFile, removeSocketFile } from "./ipc.ts";
 import { applyOptions } from "./sockopt.ts";
+import { Budget, Share } from "./turn.ts";
 import type { Runtime } from "./types.ts";
 
 /** A read that waits pins its buffer: an idle link holds the smallest, a busy one grows to the largest. */
@@ -71,10 +72,32 @@ const ACCEPT_FAILURES_MAX = 200;
 /** Links that are open. */
 let openLinks = 0;
 
+/** Tasks after which Deno looks at its sockets, however much there is to do (tokio's `event_interval` is 61). */
+const LOOK_TASKS = 64;
+/** Milliseconds until it is made to though nobody is known to wait there. */
+const LOOK_MS = 25;
+let lookedAt = 0;
+const BUDGET = new Budget({
+  // Otherwise Deno looks at its sockets only when it rests. An empty task takes two microseconds.
+  nextTurn(f, mixed) {
+    const now = performance.now();
+    const look = mixed || now - lookedAt >= LOOK_MS;
+    if (look) lookedAt = now;
+    let tasks = look ? LOOK_TASKS : 1;
+    const next = () => void (--tasks === 0 ? f() : setImmediate(next));
+    setImmediate(next);
+  },
+  now: () => performance.now(),
+  mixedBytes: 1024 * 1024,
+  mixedMs: 2,
+});
+const rest = (resolve: () => void): void => BUDGET.rest(resolve);
+
 class DenoLink implements Link {
   readonly remote: string;
   events!: LinkEvents;
   readonly #conn: Deno.Conn;
+  readonly #share = new Share();
   #paused = false;
   #wake: (() => void) | null = null;
   #written = 0;
@@ -104,7 +127,9 @@ class DenoLink implements Link {
       }
       if (this.#gone) return;
       const direct = events.readTarget(DIRECT_MIN_BYTES);
-      const n = await conn.read(direct ?? to.view);
+      const atOnce = BUDGET.next(this.#share, to.view.length);
+      const asked = direct ?? (atOnce < to.view.length ? to.view.subarray(0, atOnce) : to.view);
+      const n = await conn.read(asked);
       if (this.#gone) return;
       if (n === null) {
         events.ended();
@@ -115,16 +140,16 @@ class DenoLink implements Link {
         await new Promise<void>((resolve) => this.#wake = resolve);
       }
       if (this.#gone) return;
-      if (direct !== null) {
-        events.commitRead(n);
-        continue;
-      }
-      events.data(to.block.buf, to.block.start, to.block.start + n);
+      const cameAt = performance.now();
+      if (direct === null) events.data(to.block.buf, to.block.start, to.block.start + n);
+      else events.commitRead(n);
+      if (!BUDGET.spend(this.#share, n, cameAt)) await new Promise<void>(rest);
+      if (direct !== null) continue;
       const size = to.view.length;
       const most = size > READ_OWN_MAX_BYTES || ARENA.has(READ_MAX_BYTES)
         ? READ_MAX_BYTES
         : READ_OWN_MAX_BYTES;
-      const wanted = n === size
+      const wanted = n === asked.length
         ? Math.min(size * 4, fairReadBytes(openLinks, most))
         : n * 8 < size
         ? Math.max(size / 4, READ_MIN_BYTES)

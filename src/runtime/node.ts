@@ -8,21 +8,22 @@ import { systemError } from "../errors.ts";
 import { Arena, READ_BLOCK_BYTES } from "../memory/arena.ts";
 import { copyByView, fairReadBytes } from "./common.ts";
 import { prepareSocketFile, removeSocketFile } from "./ipc.ts";
+import { Budget, Share } from "./turn.ts";
 import type { Runtime } from "./types.ts";
 
 /** libuv reads here and calls back at once, so one buffer serves every link and idle ones hold none. */
 const ARENA = new Arena();
 const READ_BLOCK = ARENA.take(READ_BLOCK_BYTES)!;
 const READ_BUFFER = ARENA.buf.subarray(READ_BLOCK.start, READ_BLOCK.end);
-/** Its beginning, as much of it as each link may use. */
-let shareBuffer = READ_BUFFER;
+/** Its beginning, by powers of two: as much of it as a link may use. */
+const READ_BUFFERS = Array.from({ length: 32 }, (_, i) => READ_BUFFER.subarray(0, 2 ** i));
+let shareBytes = READ_BLOCK_BYTES;
 /** Links that are open. */
 let openLinks = 0;
 
 function countLink(by: 1 | -1): void {
   openLinks += by;
-  const share = fairReadBytes(openLinks, READ_BLOCK_BYTES);
-  if (share !== shareBuffer.length) shareBuffer = READ_BUFFER.subarray(0, share);
+  shareBytes = fairReadBytes(openLinks, READ_BLOCK_BYTES);
 }
 
 const runtime: Runtime = {
@@ -45,10 +46,18 @@ export default runtime;
 
 const DIRECT_MIN_BYTES = 16 * 1024;
 
+const BUDGET = new Budget({
+  nextTurn: (f) => void setImmediate(f),
+  now: () => performance.now(),
+  mixedBytes: 256 * 1024,
+  mixedMs: 1,
+});
+
 class NodeLink implements Link {
   readonly remote: string;
   events!: LinkEvents;
   #socket!: net.Socket;
+  readonly #share = new Share();
   #callbacks = 0;
   #pending = false;
   #paused = false;
@@ -63,17 +72,29 @@ class NodeLink implements Link {
   /** How `net.Socket` asks for a buffer and tells what came; the buffer is asked for after each read. */
   readonly onread = {
     buffer: (): Uint8Array =>
-      this.events === undefined || this.#gone
-        ? shareBuffer
-        : this.events.readTarget(DIRECT_MIN_BYTES) ?? shareBuffer,
+      this.events === undefined || this.#gone ? READ_BUFFER : this.events.readTarget(DIRECT_MIN_BYTES) ??
+        READ_BUFFERS[31 - Math.clz32(BUDGET.next(this.#share, shareBytes))],
     callback: (n: number, buffer: Uint8Array): boolean => {
       if (this.#gone) return false;
+      const cameAt = performance.now();
       if (buffer.byteOffset === READ_BUFFER.byteOffset && buffer.buffer === READ_BUFFER.buffer) {
         this.events.data(ARENA.buf, READ_BLOCK.start, READ_BLOCK.start + n);
       } else this.events.commitRead(n);
-      return !this.#paused && !this.#gone;
+      if (this.#paused || this.#gone) return false;
+      // One that did not fill its buffer has no more: the loop goes on by itself.
+      if (BUDGET.spend(this.#share, n, cameAt) || n < buffer.length) return true;
+      this.#rest();
+      return false;
     },
   };
+
+  /** Others have their turn first. */
+  #rest(): void {
+    this.#socket.pause();
+    BUDGET.rest(() => {
+      if (!this.#paused && !this.#gone) this.#socket.resume();
+    });
+  }
 
   start(socket: net.Socket): void {
     this.#socket = socket;
