@@ -33,9 +33,11 @@ export interface Setup {
   before: "nothing" | "filter";
   /** Where `log.*` goes: nowhere, or to a locallogger whose log is /dev/null. */
   logs: boolean;
+  /** Is there an echo handler? */
+  echo: boolean;
 }
 
-const PLAIN: Setup = { handlers: 1, routes: 0, before: "nothing", logs: false };
+const PLAIN: Setup = { handlers: 1, routes: 0, before: "nothing", logs: false, echo: false };
 
 /** A forwarder that runs. */
 export interface Running {
@@ -134,7 +136,7 @@ export class Child {
 
 /** The ini file of our server that forwards to port `to`. */
 function serverIni(to: number, port: string, statistics: number, setup: Setup): string {
-  const { handlers, routes, before, logs } = setup;
+  const { handlers, routes, before, logs, echo } = setup;
   const numbers = Array.from({ length: handlers }, (_, i) => i);
   const filtered = before === "filter";
   const lines = [
@@ -143,8 +145,10 @@ function serverIni(to: number, port: string, statistics: number, setup: Setup): 
     "[routes]",
     ...(handlers > 0 ? [`pub = ${numbers.map((i) => filtered ? `h:f${i}` : `h:p${i}`)}`] : []),
     ...Array.from({ length: routes }, (_, i) => `t${i}.x = h:p0`),
+    ...(echo ? ["echo = h:echo"] : []),
     ...(logs ? ["log = h:log\n[h:log]\nhandler = locallogger"] : []),
     ...numbers.map((i) => `[h:p${i}]\nhandler = proxy\nremote-cc = tcp://127.0.0.1:${to}`),
+    ...(echo ? ["[h:echo]\nhandler = echo"] : []),
     ...(filtered ? numbers.map((i) => `[h:f${i}]\nhandler = filter\nforward-to = h:p${i}`) : []),
   ];
   return `${lines.join("\n")}\n`;

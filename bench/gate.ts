@@ -3,14 +3,25 @@
  *
  * Everything a bar compares is measured in one run, in turn, round by round; a bar is judged by the median of the ratios
  * of its rounds, never by absolute times. A bar that does not hold is measured again, and judged by all rounds. Ratios that
- * lie too far apart make it erratic: what stays erratic fails only if no round at all came up to the bar.
+ * lie too far apart make it erratic: what stays erratic fails only if no round at all came up to the bar. Where a bar says
+ * `steady`, rounds in which the peer itself was far from its median are left out: a peer that was disturbed proves nothing.
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { buildRevision, runAgainst } from "./against.ts";
 import { type Forwarder, ROOT, type Setup } from "./forwarders.ts";
 import { formatTable, progress } from "./report.ts";
-import { idleClients, load, median, restBytes, type Result, roundTrips, SHAPES } from "./load.ts";
+import {
+  beside,
+  type Flood,
+  idleClients,
+  load,
+  median,
+  restBytes,
+  type Result,
+  roundTrips,
+  SHAPES,
+} from "./load.ts";
 
 /** One line of gate.json. */
 export interface Bar {
@@ -19,15 +30,22 @@ export interface Bar {
   ofClients?: number;
   /** What stands in front of its proxies. */
   ofBefore?: Setup["before"];
+  /** Clients that flood beside one that sends little, on both sides, and how; `send` when missing. */
+  floods?: number;
+  does?: Flood["does"];
   /** Missing for figures that are not compared: memory in absolute numbers. */
   to?: string;
   figure: keyof typeof FIGURES;
   shape?: string;
+  /** What the other side is given, where it is not the same. */
+  toShape?: string;
   /** The ratio is at least, or at most, so much. */
   least?: number;
   most?: number;
   /** The part that noise may take off. */
   tolerance?: number;
+  /** Only rounds count in which the other's own figure lies within this part of its median. */
+  steady?: number;
   short?: boolean;
 }
 
@@ -44,6 +62,8 @@ interface Gate {
 }
 
 const AGAINST = "against the last release,";
+/** A light client's time beside floods: a thousand echoes, so that ten are beyond p99. */
+const BESIDE_SECONDS = 2;
 /** Pairs of a short run. */
 const SHORT_PAIRS = 8;
 
@@ -52,6 +72,9 @@ const FIGURES = {
   megabytesPerSecond: "MB/s",
   cpuMicros: "CPU a message",
   p99: "p99 through two hops",
+  besideP50: "p50 of a light client's echo",
+  besideP99: "p99 of a light client's echo",
+  besideP999: "p99.9 of a light client's echo",
   peakMiB: "peak memory of all runs, MiB",
   restMiB: "memory after a minute of rest, MiB",
   idleKiB: "memory of an idle client, KiB",
@@ -79,23 +102,55 @@ export function judge(bar: Bar, ratios: readonly number[], erraticSpread: number
   return { verdict: erratic ? "erratic" : "FAILED", median: middle, spread };
 }
 
+/** What one round showed: our figure, and the other's. */
+export interface Round {
+  of: number;
+  to: number;
+}
+
+/** Rounds that a steady bar needs; with fewer it is erratic. */
+const STEADY_MIN = 3;
+
+/** Judges the rounds of a bar. */
+export function judgeRounds(
+  bar: Bar,
+  rounds: readonly Round[],
+  erraticSpread: number,
+): Verdict & { kept: number } {
+  const middle = median(rounds.map(({ to }) => to));
+  const { steady = Infinity } = bar;
+  const kept = rounds.filter(({ to }) => Math.abs(to - middle) <= steady * middle);
+  const few = bar.steady !== undefined && kept.length < STEADY_MIN;
+  const judged = judge(bar, (few ? rounds : kept).map(({ of, to }) => of / to), erraticSpread);
+  return { ...judged, verdict: few ? "erratic" : judged.verdict, kept: kept.length };
+}
+
 /** A bar in words. */
 export function describe(bar: Bar, names: (key: string) => string): string {
   const setup = [
     bar.shape === undefined ? "" : SHAPES[bar.shape].name,
     bar.ofHandlers ? `${bar.ofHandlers} handlers to one` : "",
     bar.ofClients ? `${bar.ofClients} clients to one` : "",
+    bar.toShape === undefined ? "" : `to ${SHAPES[bar.toShape].name}`,
+    bar.floods ? `beside ${bar.floods} ${besideWhat(bar)}` : "",
     bar.ofBefore ? `${bar.ofBefore} and proxy to proxy alone` : "",
   ].filter((text) => text !== "").join(", ");
   const to = bar.to === undefined || bar.to === bar.of ? "" : ` to ${names(bar.to)}`;
   return `${names(bar.of)}${to}: ${FIGURES[bar.figure]}${setup === "" ? "" : ` (${setup})`}`;
 }
 
+function besideWhat({ floods, does = "send" }: Bar): string {
+  const many = floods !== 1;
+  if (does === "knock") return many ? "that connect and leave" : "that connects and leaves";
+  const what = many ? "floods" : "flood";
+  return does === "ask" ? `${what} of questions and replies` : what;
+}
+
 /** One thing to measure; bars that want the same share it. */
 interface Task {
   key: string;
   forwarder: Forwarder;
-  measure: () => Promise<Partial<Result> & { p99?: number }>;
+  measure: () => Promise<Partial<Record<keyof typeof FIGURES | keyof Result, number>>>;
 }
 
 /**
@@ -131,7 +186,7 @@ export async function runGate(
 
   const compared = bars.filter((bar) => bar.to !== undefined);
   let open = compared;
-  const ratios = new Map<Bar, number[]>(compared.map((bar) => [bar, []]));
+  const measured = new Map<Bar, Round[]>(compared.map((bar) => [bar, []]));
   const broken = new Map<string, string>();
   for (let attempt = 0; open.length > 0 && attempt <= gate.repeats; attempt++) {
     if (attempt > 0) {
@@ -139,19 +194,23 @@ export async function runGate(
     }
     await measureRounds(open, rounds);
     open = open.filter((bar) =>
-      ratios.get(bar)!.length > 0 && judge(bar, ratios.get(bar)!, gate.spread).verdict !== "ok"
+      measured.get(bar)!.length > 0 && judgeRounds(bar, measured.get(bar)!, gate.spread).verdict !== "ok"
     );
   }
   for (const bar of compared) {
-    const found = ratios.get(bar)!;
+    const found = measured.get(bar)!;
     if (found.length === 0) {
       // A peer that stops is named; our own server that stops has failed.
       const why = broken.get(bar.to!) ?? broken.get(bar.of) ?? "no round came to its end";
       report(broken.has(bar.of) ? "FAILED" : "skipped", bar, why);
       continue;
     }
-    const { verdict, median, spread } = judge(bar, found, gate.spread);
-    report(verdict, bar, `${median.toPrecision(3)} ${limit(bar)}, spread ${(spread * 100).toFixed(0)} %`);
+    const { verdict, median, spread, kept } = judgeRounds(bar, found, gate.spread);
+    const left = kept < found.length
+      ? `, ${names(bar.to!)} was steady in ${kept} of ${found.length} rounds`
+      : "";
+    const ratio = `${median.toPrecision(3)} ${limit(bar)}, spread ${(spread * 100).toFixed(0)} %`;
+    report(verdict, bar, `${ratio}${left}`);
   }
   for (const bar of bars.filter((bar) => bar.to === undefined)) await judgeMemory(bar);
   if (options.only === undefined || AGAINST.includes(options.only)) await judgeRelease();
@@ -202,7 +261,7 @@ export async function runGate(
       for (const bar of wanted) {
         const of = results.get(taskOf(bar, true).key)?.[bar.figure];
         const to = results.get(taskOf(bar, false).key)?.[bar.figure];
-        if (of !== undefined && to !== undefined && to > 0) ratios.get(bar)!.push(of / to);
+        if (of !== undefined && to !== undefined && to > 0) measured.get(bar)!.push({ of, to });
       }
     }
   }
@@ -213,12 +272,24 @@ export async function runGate(
     if (bar.figure === "p99") {
       return { key: `${name} two hops`, forwarder, measure: () => roundTrips(tool, forwarder, 20_000, 1) };
     }
+    if (bar.floods !== undefined) {
+      const { floods, does = "send" } = bar;
+      return {
+        key: `${name} ${bar.shape} beside ${floods} ${does}`,
+        forwarder,
+        measure: async () => {
+          const flood: Flood = { shape: SHAPES[bar.shape!], floods, does, answers: "server" };
+          const { p50, p99, p999 } = await beside(tool, forwarder, { ...flood, seconds: BESIDE_SECONDS });
+          return { besideP50: p50, besideP99: p99, besideP999: p999 };
+        },
+      };
+    }
     const clients = ours ? bar.ofClients ?? 1 : 1;
     const handlers = ours ? bar.ofHandlers ?? 1 : 1;
     const before = ours ? bar.ofBefore ?? "nothing" : "nothing";
-    const shape = SHAPES[bar.shape!];
+    const shape = SHAPES[ours ? bar.shape! : bar.toShape ?? bar.shape!];
     return {
-      key: `${name} ${bar.shape} ${clients} ${handlers} ${before}`,
+      key: `${name} ${shape.name} ${clients} ${handlers} ${before}`,
       forwarder,
       measure: () => load(tool, forwarder, { shape, clients, handlers, before, seconds: gate.seconds }),
     };

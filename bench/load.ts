@@ -18,11 +18,14 @@ export interface Shape {
   blobBytes: number;
   /** Log messages for a locallogger in front of each one that is forwarded. */
   logs?: number;
+  /** Messages that have no route in front of each one that is forwarded. */
+  unrouted?: number;
 }
 
 export const SHAPES: Record<string, Shape> = {
   small: { name: "150 B body", bodyBytes: 150, blobBytes: 0 },
   log: { name: "log.info to a locallogger", bodyBytes: 150, blobBytes: 0, logs: 99 },
+  unrouted: { name: "99 of 100 without a route", bodyBytes: 150, blobBytes: 0, unrouted: 99 },
   "1k": { name: "with a 1 KiB blob", bodyBytes: 150, blobBytes: 1024 },
   "64k": { name: "with a 64 KiB blob", bodyBytes: 150, blobBytes: 64 * 1024 },
   "1m": { name: "with a 1 MiB blob", bodyBytes: 150, blobBytes: 1024 * 1024 },
@@ -50,6 +53,11 @@ function write(name: string, bytes: Uint8Array): string {
   const file = join(folder, name);
   writeFileSync(file, bytes);
   return file;
+}
+
+/** Messages that the generator sends as one. */
+function batchOf({ logs = 0, unrouted = 0 }: Shape): number {
+  return 1 + logs + unrouted;
 }
 
 /** Files for the generator and the sink, and how many bytes the sink gets a message. */
@@ -80,11 +88,21 @@ function fixtures(wire: Forwarder["wire"], shape: Shape) {
     NO_IDENTITY,
     ...blob,
   ]);
-  const message = Buffer.concat([...Array<Uint8Array>(shape.logs ?? 0).fill(logMessage()), forwarded]);
+  const unrouted = encodeFrames([
+    NO_IDENTITY,
+    Buffer.from("no.infofile"),
+    Buffer.from(bodyOf(shape)),
+    NO_IDENTITY,
+  ]);
+  const message = Buffer.concat([
+    ...Array<Uint8Array>(shape.logs ?? 0).fill(logMessage()),
+    ...Array<Uint8Array>(shape.unrouted ?? 0).fill(unrouted),
+    forwarded,
+  ]);
   return {
     genHello: write("dealer", Buffer.concat([GREETING, encodeReady("DEALER", NO_IDENTITY)])),
     sinkHello: write("router", Buffer.concat([GREETING, encodeReady("ROUTER", NO_IDENTITY)])),
-    message: write(`${key}-${shape.logs ?? 0}`, message),
+    message: write(`${key}-${batchOf(shape)}-${shape.logs ?? 0}`, message),
     messageBytes: message.length,
     sinkBytes: forwarded.length + (wire === "zmtp" ? IDENTITY_FRAME_BYTES : 0),
     helloReply: HANDSHAKE_BYTES,
@@ -150,11 +168,10 @@ export async function load(load: string, forwarder: Forwarder, options: LoadOpti
   const { shape, clients, handlers = 1, seconds, warmUpSeconds = WARM_UP_SECONDS } = options;
   const setup = { ...options, handlers, logs: shape.logs !== undefined };
   const f = fixtures(forwarder.wire, shape);
-  // What the generator sends as one.
-  const batch = 1 + (shape.logs ?? 0);
+  const batch = batchOf(shape);
   const { libzmq } = options;
   const most = libzmq ? Math.min(forwarder.guess, LIBZMQ_GUESS) : forwarder.guess;
-  const guess = setup.logs ? LOGS_GUESS / batch : most / handlers;
+  const guess = setup.logs ? LOGS_GUESS / batch : most / handlers / batch;
   const rate = Math.min(guess, 2.4e9 / f.messageBytes);
   const messages = Math.max(1, Math.round(rate * (seconds + warmUpSeconds) / clients)) * clients;
   const bytesAMessage = f.sinkBytes * handlers;
@@ -263,6 +280,110 @@ export async function roundTrips(
       throw new Error(`${forwarder.name}: ${found.received} of ${rate * seconds} came back`);
     }
     return found;
+  } finally {
+    for (const child of running.reverse()) await child.stop();
+  }
+}
+
+/** What one sends that sends little, in messages a second. */
+const LIGHT_RATE = 500;
+
+/** What upstreams answer. */
+const LIGHT_TYPE = "pub.light";
+
+/** The light client's message, and what it says first. */
+function lightFixtures(wire: Forwarder["wire"], answers: Flood["answers"]) {
+  if (wire === "nats") {
+    return {
+      hello: write("nats-light", Buffer.from('CONNECT {"verbose":false}\r\nSUB cc.light 1\r\n')),
+      message: write("nats-light-message", Buffer.from("PUB cc.light 40\r\n" + "x".repeat(40) + "\r\n")),
+    };
+  }
+  const type = answers === "server" ? "echo.request" : LIGHT_TYPE;
+  const body = JSON.stringify({ req: type, target: "me" });
+  return {
+    hello: write("dealer", Buffer.concat([GREETING, encodeReady("DEALER", NO_IDENTITY)])),
+    message: write(
+      `light-${answers}`,
+      encodeFrames([NO_IDENTITY, Buffer.from(type), Buffer.from(body), NO_IDENTITY]),
+    ),
+  };
+}
+
+/** What others do beside a client that sends little. */
+export interface Flood {
+  /** How many of them. */
+  floods: number;
+  /** `send`: messages, as many as they can; `ask`: the same, and the upstream replies to each; `knock`: connect and leave. */
+  does: "send" | "ask" | "knock";
+  /** What they send. */
+  shape: Shape;
+  /** Who answers the one that sends little: the server's echo handler, or the upstream. */
+  answers: "server" | "upstream";
+}
+
+/** Replies to a client that sends little, in microseconds, while others send all they can. */
+export async function beside(
+  tool: string,
+  forwarder: Forwarder,
+  options: Flood & { seconds: number },
+): Promise<{ p50: number; p99: number; p999: number }> {
+  const { floods, does, answers, seconds } = options;
+  const { wire } = forwarder;
+  // nats-server has no handlers: it always forwards.
+  const shape = wire === "nats" ? { ...options.shape, logs: undefined, unrouted: undefined } : options.shape;
+  const f = fixtures(wire, shape);
+  const light = lightFixtures(wire, answers);
+  // More than they can send meanwhile: they are ended.
+  const guess = shape.logs ? LOGS_GUESS : Math.min(forwarder.guess, 2.4e9 * batchOf(shape) / f.messageBytes);
+  const messages = Math.max(1, Math.round(guess / batchOf(shape) * 30 / floods)) * floods;
+  const expected = messages * f.sinkBytes;
+  const env = {
+    HELLO_REPLY: String(f.helloReply),
+    WARM_UP: String(Math.round(expected / 60)),
+    WIRE: wire,
+    ...(does === "ask" ? { DRAIN: "1" } : {}),
+    ...(answers === "upstream" ? { ANSWER: LIGHT_TYPE } : {}),
+  };
+  const running: { stop(): Promise<void> }[] = [];
+  const start = (...args: string[]) => {
+    const child = new Child(tool, args, env);
+    running.push(child);
+    return child;
+  };
+  try {
+    let sink: Child;
+    let forward: Running;
+    if (wire === "nats") {
+      forward = await forwarder.start(0);
+      running.push(forward);
+      sink = start("drink", String(forward.port), String(expected), f.sinkHello);
+      await sink.match(/^port/);
+    } else {
+      sink = does === "ask"
+        ? start("echo", "0", f.sinkHello)
+        : start("sink", "0", String(expected), f.sinkHello);
+      const setup = { echo: true, logs: shape.logs !== undefined };
+      forward = await forwarder.start(Number((await sink.match(/^port (\d+)/))[1]), setup);
+      running.push(forward);
+    }
+    const flood = does === "knock"
+      ? start("knock", String(forward.port), String(floods), f.genHello)
+      : start("gen", String(forward.port), String(floods), String(messages), f.genHello, f.message);
+    await flood.match(/^ready/);
+    const client = start(
+      "light",
+      String(forward.port),
+      String(LIGHT_RATE),
+      String(Math.round(LIGHT_RATE * seconds)),
+      light.hello,
+      light.message,
+    );
+    await client.match(/^ready/);
+    flood.go();
+    if (does !== "knock") await sink.match(/^warm$/, RUN_MAX_MS);
+    client.go();
+    return JSON.parse((await client.match(/^\{.*\}$/, RUN_MAX_MS))[0]);
   } finally {
     for (const child of running.reverse()) await child.stop();
   }

@@ -2,7 +2,7 @@
  * The benchmarks: `npm run bench`, `deno task bench`.
  *
  *     npm run bench                        micro, then load on whole processes; about five minutes
- *     npm run bench -- --only=micro        one part: micro, start, load, clients, rtt, idle
+ *     npm run bench -- --only=micro        one part: micro, start, load, clients, rtt, beside, idle
  *     npm run bench -- --rounds=5 --seconds=2
  *     npm run bench -- --peers=binary,zmq_proxy --shapes=small,1k
  *     npm run bench -- --gate              judge a release by gate.json; --short: what CI judges
@@ -18,6 +18,8 @@ import { against } from "./against.ts";
 import { buildPeers, type Forwarder, forwarders, ROOT, server } from "./forwarders.ts";
 import { runGate } from "./gate.ts";
 import {
+  beside,
+  type Flood,
   idleClients,
   load,
   type LoadOptions,
@@ -41,7 +43,7 @@ const { values } = parseArgs({
   options: {
     only: {
       type: "string",
-      default: "micro,start,load,libzmq,clients,handlers,rtt,idle,rest,threads,growth",
+      default: "micro,start,load,libzmq,clients,handlers,rtt,beside,idle,rest,threads,growth",
     },
     gate: { type: "boolean" },
     short: { type: "boolean", default: false },
@@ -178,6 +180,12 @@ async function processes(): Promise<void> {
     });
   }
   if (parts.includes("rtt")) await latency(tool, own);
+  if (parts.includes("beside")) {
+    await besideFloods(
+      tool,
+      peers.filter(([key]) => ["binary", "deno", "node", "nats", "zmq_proxy"].includes(key)),
+    );
+  }
   if (parts.includes("idle")) await idle(tool, own);
   if (parts.includes("rest")) await rest(tool, ours);
   if (parts.includes("threads")) await threads(tool, peers.filter(([key]) => key === "binary"));
@@ -358,6 +366,48 @@ async function latency(tool: string, peers: [string, Forwarder][]): Promise<void
       peer.name,
       ...(["p50", "p99", "p999"] as const).map((p) => median(found.get(key)!.map((r) => r[p])).toFixed(0)),
     ]),
+  });
+}
+
+/** What one that sends little waits for its echo while others send all they can. */
+async function besideFloods(tool: string, all: [string, Forwarder][]): Promise<void> {
+  const small = { shape: SHAPES.small, does: "send", answers: "server" } as const;
+  const floods: [string, Flood][] = [
+    ["1 that sends", { ...small, floods: 1 }],
+    ["8 that send", { ...small, floods: 8 }],
+    ["1, 64 KiB each", { ...small, floods: 1, shape: SHAPES["64k"] }],
+    ["8, 64 KiB each", { ...small, floods: 8, shape: SHAPES["64k"] }],
+    ["1 of log lines", { ...small, floods: 1, shape: SHAPES.log }],
+    ["8 of log lines", { ...small, floods: 8, shape: SHAPES.log }],
+    ["1 without a route", { ...small, floods: 1, shape: SHAPES.unrouted }],
+    ["1 that gets replies", { ...small, floods: 1, does: "ask" }],
+    ["8 that connect and leave", { ...small, floods: 8, does: "knock" }],
+    ["1 that sends; the upstream answers", { ...small, floods: 1, answers: "upstream" }],
+  ];
+  const rows: string[][] = [];
+  for (const [what, flood] of floods) {
+    const peers = all.filter(([key]) =>
+      flood.answers === "upstream"
+        ? key !== "nats"
+        : key !== "zmq_proxy" && (key !== "nats" || flood.does !== "ask" && !flood.shape.logs)
+    );
+    const found = new Map<string, { p50: number; p99: number; p999: number }[]>();
+    for (let round = 0; round < rounds; round++) {
+      for (const [key, peer] of peers) {
+        progress(`beside ${what}: round ${round + 1}, ${peer.name}`);
+        found.set(key, [...found.get(key) ?? [], await beside(tool, peer, { ...flood, seconds: 2 })]);
+      }
+    }
+    for (const [key, peer] of peers) {
+      const of = (p: "p50" | "p99" | "p999") => (median(found.get(key)!.map((r) => r[p])) / 1000).toFixed(2);
+      rows.push([what, peer.name, of("p50"), of("p99"), of("p999")]);
+    }
+  }
+  progress(null);
+  show({
+    title: "Echo of a client that sends little, 150 B messages beside it",
+    head: ["beside", "server", "p50 ms", "p99 ms", "p99.9 ms"],
+    rows,
   });
 }
 

@@ -4,7 +4,7 @@ import { spawn, spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { test } from "node:test";
 import { judgePairs, LIMITS } from "../bench/against.ts";
-import { type Bar, judge } from "../bench/gate.ts";
+import { type Bar, judge, judgeRounds } from "../bench/gate.ts";
 import { BIN, ROOT, RUNTIME, seeded, skipFor } from "./helpers/env.ts";
 
 const LEAST: Bar = { of: "binary", to: "relay_c", figure: "messagesPerSecond", least: 4, tolerance: 0.1 };
@@ -21,6 +21,19 @@ test("gate: the median of the ratios is judged, so that one bad round does not f
 test("gate: ratios far apart are erratic, unless none of them comes up to the bar", () => {
   assert.equal(judge(LEAST, [1, 2, 3, 9, 8], 0.5).verdict, "erratic");
   assert.equal(judge(LEAST, [0.5, 1, 1.5, 3, 3.2], 0.5).verdict, "FAILED");
+});
+
+test("gate: a steady bar leaves out rounds in which the peer itself was far from its median", () => {
+  const bar: Bar = { of: "binary", to: "relay_c", figure: "messagesPerSecond", least: 2, steady: 0.15 };
+  const rounds = (...all: [number, number][]) => all.map(([of, to]) => ({ of, to }));
+  const disturbed = rounds([20, 10], [21, 10], [20, 9], [12, 40], [13, 50], [11, 10.5]);
+  const { verdict, kept, median } = judgeRounds(bar, disturbed, 5);
+  assert.deepEqual([verdict, kept], ["ok", 4]);
+  assert.ok(median > 2);
+  assert.equal(judgeRounds({ ...bar, steady: undefined }, disturbed, 5).kept, 6);
+  // Nothing is judged by peers that never were steady.
+  assert.equal(judgeRounds(bar, rounds([20, 10], [20, 20], [20, 40]), 5).verdict, "erratic");
+  assert.equal(judgeRounds(bar, rounds([10, 10], [10, 10], [10, 10]), 5).verdict, "FAILED");
 });
 
 /** Ratios as pairs give them on a noisy machine: spread around one by so much, with some far out. */

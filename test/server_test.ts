@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { StartError } from "../mod.ts";
+import { finish } from "../src/observe/slices.ts";
 import { statisticsLine } from "../src/observe/stats.ts";
 import { StretchedClock } from "./helpers/clock.ts";
 import { until } from "./helpers/env.ts";
@@ -169,7 +170,7 @@ test("statistics: totals are the sums, and types are told apart at level 2", asy
   assert.equal(v.get("disposed_count"), 10);
   assert.equal(v.get("disposed_bytes"), v.get("bytes.ok"));
   assert.match(
-    statisticsLine(s.server.statistics),
+    finish(statisticsLine(s.server.statistics)),
     /^\{count: 13, bytes: \d+, seconds: 0\.\d{4}, count\.ok: 10, /,
   );
 });

@@ -6,23 +6,28 @@
  *   load drink PORT BYTES hello.bin                             the same, but connects (for servers that deliver to clients)
  *   load echo  PORT hello.bin                                   listens; sends back every byte
  *   load rtt   PORT RATE MESSAGES hello.bin message.bin         open loop: RATE messages a second, round trips in microseconds
+ *   load light PORT RATE MESSAGES hello.bin message.bin         the same of one that sends little: each reply, whatever its size
  *   load idle  PORT CLIENTS hello.bin                           connects and rests until ended
+ *   load knock PORT CLIENTS hello.bin                           CLIENTS at once connect, shake hands and leave, again and again
  *   load relay PORT TO_PORT                                     blind copy of bytes between two sockets
  *
  * hello.bin is what a peer says first (greeting and READY); HELLO_REPLY of the environment says how many bytes of the
- * other side's are its handshake. A message of rtt has its time stamp in the 8 bytes at STAMP_AT.
+ * other side's are its handshake, WIRE=nats that the other side is no ZMTP; DRAIN=1: gen reads and throws away what comes
+ * back; ANSWER=type: sink sends back messages of this type. A message of rtt has its time stamp in the 8 bytes at STAMP_AT.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -128,6 +133,7 @@ static int gen(int port, int clients, long messages, const char *hello_path, con
   size_t hello_size, size;
   char *hello = slurp(hello_path, &hello_size), *message = slurp(message_path, &size);
   long batch = CHUNK / 4 / size ? CHUNK / 4 / size : 1;
+  uint32_t drain = env_size("DRAIN") ? EPOLLIN : 0;
   char *block = malloc(batch * size);
   for (long i = 0; i < batch; i++) memcpy(block + i * size, message, size);
   int *fds = malloc(clients * sizeof *fds);
@@ -144,15 +150,18 @@ static int gen(int port, int clients, long messages, const char *hello_path, con
   }
   wait_for_go();
   for (int i = 0; i < clients; i++) {
-    struct epoll_event e = {.events = EPOLLOUT, .data.u32 = i};
+    struct epoll_event e = {.events = EPOLLOUT | drain, .data.u32 = i};
     epoll_ctl(ep, EPOLL_CTL_ADD, fds[i], &e);
   }
   int open = clients;
+  char *in = malloc(CHUNK);
   struct epoll_event events[256];
   while (open > 0) {
     int n = epoll_wait(ep, events, 256, -1);
     for (int k = 0; k < n; k++) {
       int i = events[k].data.u32;
+      if (events[k].events & drain && read(fds[i], in, CHUNK) == 0) die("closed");
+      if (!(events[k].events & EPOLLOUT) || left[i] == 0) continue;
       /* A block holds whole messages, so its start is always a message's start. */
       size_t room = batch * size - offset[i];
       if ((long)room > left[i]) room = left[i];
@@ -162,8 +171,9 @@ static int gen(int port, int clients, long messages, const char *hello_path, con
       left[i] -= w;
       offset[i] = (offset[i] + w) % (batch * size);
       if (left[i] == 0) {
-        epoll_ctl(ep, EPOLL_CTL_DEL, fds[i], NULL);
-        open--;
+        struct epoll_event e = {.events = drain, .data.u32 = i};
+        epoll_ctl(ep, drain ? EPOLL_CTL_MOD : EPOLL_CTL_DEL, fds[i], &e);
+        if (!drain) open--;
       }
     }
   }
@@ -174,7 +184,50 @@ static int gen(int port, int clients, long messages, const char *hello_path, con
 struct peer {
   int fd;
   size_t skip;
+  /* Of the message that is coming: its first bytes, how many there are in all, and what is left of its frame. */
+  unsigned char start[512];
+  size_t have;
+  size_t left;
+  unsigned char head[9];
+  int head_have, more;
 };
+
+/* Sends back the messages whose third frame, behind identity and delimiter, is this type; they are small. */
+static void answer_some(struct peer *p, const unsigned char *bytes, size_t size, const char *type) {
+  size_t type_size = strlen(type);
+  for (size_t at = 0; at < size;) {
+    if (p->left > 0) {
+      size_t n = size - at < p->left ? size - at : p->left;
+      if (p->have < sizeof p->start) {
+        size_t room = sizeof p->start - p->have;
+        memcpy(p->start + p->have, bytes + at, n < room ? n : room);
+      }
+      p->have += n;
+      p->left -= n;
+      at += n;
+    } else {
+      if (p->have < sizeof p->start) p->start[p->have] = bytes[at];
+      p->have++;
+      p->head[p->head_have++] = bytes[at++];
+      int is_long = p->head[0] & 2;
+      if (p->head_have < (is_long ? 9 : 2)) continue;
+      p->left = p->head[1];
+      if (is_long) {
+        p->left = 0;
+        for (int i = 1; i < 9; i++) p->left = p->left << 8 | p->head[i];
+      }
+      p->more = p->head[0] & 1;
+      p->head_have = 0;
+    }
+    if (p->left > 0 || p->head_have > 0 || p->more) continue;
+    size_t at_type = 2 + (size_t)p->start[1] + 2;
+    if (p->have <= sizeof p->start && at_type + 2 + type_size <= p->have && p->start[at_type + 1] == type_size &&
+        !memcmp(p->start + at_type + 2, type, type_size)) {
+      write_all(p->fd, (char *)p->start, p->have);
+    }
+    p->have = 0;
+  }
+}
 
 static void report(long bytes, long measured, int64_t start, int64_t end) {
   printf("{\"bytes\":%ld,\"measured\":%ld,\"ns\":%lld}\n", bytes, measured, (long long)(end - start));
@@ -188,6 +241,7 @@ static int sink(int port, long expected, const char *hello_path, int connects, i
   long bytes = 0, warm = env_size("WARM_UP"), base = -1;
   int64_t start = 0;
   struct peer none = {.fd = -1};
+  const char *answer = getenv("ANSWER");
   if (connects) {
     int fd = connect_to(port);
     write_all(fd, hello, hello_size);
@@ -228,10 +282,8 @@ static int sink(int port, long expected, const char *hello_path, int connects, i
       size_t skip = (size_t)r < p->skip ? (size_t)r : p->skip;
       p->skip -= skip;
       if ((size_t)r == skip) continue;
-      if (reflects) {
-        write_all(p->fd, buf + skip, r - skip);
-        continue;
-      }
+      if (reflects) write_all(p->fd, buf + skip, r - skip);
+      if (answer) answer_some(p, (unsigned char *)buf + skip, r - skip, answer);
       bytes += r - skip;
       /* Measured is what comes behind the warm-up: a server that has just started compiles its code. */
       if (base < 0 && bytes >= warm) {
@@ -240,7 +292,7 @@ static int sink(int port, long expected, const char *hello_path, int connects, i
         printf("warm\n");
         fflush(stdout);
       }
-      if (bytes >= expected) report(bytes, bytes - base, start, now_ns());
+      if (expected > 0 && bytes >= expected) report(bytes, bytes - base, start, now_ns());
     }
   }
 }
@@ -307,6 +359,105 @@ static int rtt(int port, long rate, long messages, const char *hello_path, const
   return 0;
 }
 
+/* Replies in buf[0, have), and where the first begins that is not whole yet. */
+static long zmtp_replies(const unsigned char *buf, size_t have, size_t *whole) {
+  long replies = 0;
+  for (size_t at = 0;;) {
+    int is_long = have - at >= 2 && buf[at] & 2;
+    size_t head = is_long ? 9 : 2;
+    if (have - at < head) return replies;
+    uint64_t size = buf[at + 1];
+    if (is_long) {
+      size = 0;
+      for (int i = 1; i < 9; i++) size = size << 8 | buf[at + i];
+    }
+    if (have - at - head < size) return replies;
+    if (!(buf[at] & 5)) replies++;
+    at += head + size;
+    *whole = at;
+  }
+}
+
+static long nats_replies(int fd, const char *buf, size_t have, size_t *whole) {
+  long replies = 0;
+  for (size_t at = 0;;) {
+    const char *end = memmem(buf + at, have - at, "\r\n", 2);
+    if (!end) return replies;
+    size_t next = end + 2 - buf;
+    if (!strncmp(buf + at, "MSG ", 4)) {
+      const char *size = end;
+      while (size[-1] != ' ') size--;
+      next += strtoul(size, NULL, 10) + 2;
+      if (next > have) return replies;
+      replies++;
+    } else if (!strncmp(buf + at, "PING", 4)) {
+      write_all(fd, "PONG\r\n", 6);
+    }
+    *whole = at = next;
+  }
+}
+
+static int light(int port, long rate, long messages, const char *hello_path, const char *message_path) {
+  size_t hello_size, size, have = 0;
+  char *hello = slurp(hello_path, &hello_size), *message = slurp(message_path, &size), *in = malloc(CHUNK + 1);
+  const char *wire = getenv("WIRE");
+  int nats = wire && !strcmp(wire, "nats"), fd = shake(port, hello, hello_size);
+  int64_t *times = malloc(messages * sizeof *times);
+  long sent = 0, received = 0;
+  in[CHUNK] = 0;
+  wait_for_go();
+  int64_t start = now_ns(), deadline = start + messages * 1000000000LL / rate + 10000000000LL;
+  while (received < messages && now_ns() < deadline) {
+    int64_t next = start + sent * 1000000000LL / rate;
+    while (sent < messages && next <= now_ns()) {
+      write_all(fd, message, size);
+      next = start + ++sent * 1000000000LL / rate;
+    }
+    int64_t left = sent < messages ? next - now_ns() : 1000000000LL;
+    if (left < 0) left = 0;
+    struct timespec wait = {left / 1000000000LL, left % 1000000000LL};
+    struct pollfd ready = {.fd = fd, .events = POLLIN};
+    if (ppoll(&ready, 1, &wait, NULL) <= 0) continue;
+    ssize_t r = read(fd, in + have, CHUNK - have);
+    if (r <= 0) die("closed");
+    have += r;
+    size_t whole = 0;
+    long replies = nats ? nats_replies(fd, in, have, &whole) : zmtp_replies((unsigned char *)in, have, &whole);
+    int64_t t = now_ns();
+    /* Since it was due, not since it was sent: a stall is not left out. */
+    for (; replies > 0 && received < messages; replies--, received++) {
+      times[received] = t - (start + received * 1000000000LL / rate);
+    }
+    memmove(in, in + whole, have - whole);
+    have -= whole;
+  }
+  if (received == 0) return 1;
+  qsort(times, received, sizeof *times, by_size);
+  printf("{\"received\":%ld,\"p50\":%.1f,\"p99\":%.1f,\"p999\":%.1f}\n", received, times[received / 2] / 1e3,
+         times[received * 99 / 100] / 1e3, times[received * 999 / 1000] / 1e3);
+  fflush(stdout);
+  return 0;
+}
+
+static int knock(int port, int clients, const char *hello_path) {
+  size_t hello_size;
+  char *hello = slurp(hello_path, &hello_size);
+  struct linger at_once = {.l_onoff = 1, .l_linger = 0};
+  wait_for_go();
+  for (int i = 0; i < clients; i++) {
+    if (fork() != 0) continue;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (;;) {
+      int fd = shake(port, hello, hello_size);
+      /* Ports are used again at once. */
+      setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+      close(fd);
+    }
+  }
+  rest();
+  return 0;
+}
+
 static int idle(int port, int clients, const char *hello_path) {
   size_t hello_size;
   char *hello = slurp(hello_path, &hello_size);
@@ -349,6 +500,8 @@ int main(int argc, char **argv) {
   if (!strcmp(mode, "drink") && argc == 5) return sink(port, atol(argv[3]), argv[4], 1, 0);
   if (!strcmp(mode, "echo") && argc == 4) return sink(port, 0, argv[3], 0, 1);
   if (!strcmp(mode, "rtt") && argc == 7) return rtt(port, atol(argv[3]), atol(argv[4]), argv[5], argv[6]);
+  if (!strcmp(mode, "light") && argc == 7) return light(port, atol(argv[3]), atol(argv[4]), argv[5], argv[6]);
+  if (!strcmp(mode, "knock") && argc == 5) return knock(port, atoi(argv[3]), argv[4]);
   if (!strcmp(mode, "idle") && argc == 5) return idle(port, atoi(argv[3]), argv[4]);
   if (!strcmp(mode, "relay") && argc == 4) return relay(port, atoi(argv[3]));
   fprintf(stderr, "load: wrong arguments, see the head of load.c\n");

@@ -1,0 +1,121 @@
+/** What a server does besides routing holds no message up: scrapes, statistics, infofile, reloads. */
+import assert from "node:assert/strict";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import { test } from "node:test";
+import { TARGETS, tempFolder } from "./helpers/env.ts";
+import { ServerProcess } from "./helpers/process.ts";
+import { message, RawPeer } from "./helpers/raw.ts";
+
+const TYPES = 1000;
+/** A message may be held up by so much longer than without. */
+const HELD_UP_MAX_MS = 5;
+const WINDOWS = 7;
+const WINDOW_MS = 300;
+
+const ECHO = message("", "echo.request", '{"req":"echo.request","target":"x"}', "");
+
+/** A config with a thousand routes, and something that differs. */
+function config(folder: string, options: string, differs = 0): string {
+  const routes = Array.from({ length: TYPES }, (_, i) => `t${i}.x = h:gone`);
+  return `[ccserver]
+cc-socket = tcp://127.0.0.1:*
+cc-role = local
+cc-stats = 2
+${options.replaceAll("FOLDER", folder)}
+[routes]
+echo = h:echo
+other${differs} = h:gone
+${routes.join("\n")}
+[h:echo]
+handler = echo
+[h:gone]
+handler = disposer
+`;
+}
+
+/** The longest round trip of a client that asks again and again for so long. */
+function longest({ socket }: RawPeer, ms: number): Promise<number> {
+  return new Promise((resolve) => {
+    const end = performance.now() + ms;
+    let most = 0;
+    let asked = 0;
+    const ask = () => {
+      asked = performance.now();
+      socket.write(ECHO);
+    };
+    // An answer is so short that it comes at once.
+    const answer = () => {
+      const now = performance.now();
+      most = Math.max(most, now - asked);
+      if (now < end) return ask();
+      socket.off("data", answer);
+      resolve(most);
+    };
+    socket.on("data", answer);
+    ask();
+  });
+}
+
+const median = (numbers: number[]) => numbers.sort((a, b) => a - b)[numbers.length >> 1];
+
+for (const target of TARGETS) {
+  const on = target.name;
+
+  test(`${on}: a scrape of 1000 types, a reload and an infofile hold no message up for 5 ms`, async () => {
+    using folder = tempFolder();
+    const ini = join(folder.path, "test.ini");
+    const infofile = join(folder.path, "test.info");
+    const quiet = "http-listen = 127.0.0.1:0\nstats-period = 86400";
+    writeFileSync(ini, config(folder.path, quiet));
+    await using server = new ServerProcess(target, [ini]);
+    await server.until(/listening on \S+,/);
+    writeFileSync(ini, config(folder.path, `stats-period = 1\ninfofile = ${infofile}\ninfofile-level = 3`));
+    await using writing = new ServerProcess(target, [ini]);
+    await writing.until(/listening on \S+,/);
+    const [, url] = /HTTP on (\S+)/.exec(server.output)!;
+    const peers = [await RawPeer.open(server.port), await RawPeer.open(writing.port)];
+    try {
+      for (const peer of peers) {
+        for (let i = 0; i < TYPES; i++) peer.write(message("", `t${i}.x`, "{}", ""));
+        // Warm, as a server is that runs for long.
+        await longest(peer, 1000);
+      }
+      let reloads = 0;
+      const nothing = async () => {};
+      const actions: Record<string, [RawPeer, number, () => Promise<void>]> = {
+        nothing: [peers[0], WINDOW_MS, nothing],
+        scrape: [peers[0], WINDOW_MS, async () => {
+          const text = await (await fetch(`${url}/metrics`)).text();
+          assert.ok(text.includes(`type="t${TYPES - 2}.x"`));
+        }],
+        reload: [peers[0], WINDOW_MS, () => {
+          writeFileSync(ini, config(folder.path, quiet, ++reloads));
+          process.kill(server.pid, "SIGHUP");
+          return nothing();
+        }],
+        // One of them writes in each second.
+        infofile: [peers[1], 1100, nothing],
+      };
+      const most: Record<string, number> = {};
+      const found = Object.fromEntries(Object.keys(actions).map((name) => [name, [] as number[]]));
+      for (let i = 0; i < WINDOWS; i++) {
+        for (const [name, [peer, ms, act]] of Object.entries(actions)) {
+          const acts = act();
+          found[name].push(await longest(peer, ms));
+          await acts;
+        }
+      }
+      for (const name in found) most[name] = median(found[name]);
+      const text = Object.entries(most).map(([name, ms]) => `${name} ${ms.toFixed(1)} ms`).join(", ");
+      console.log(`${on}: longest round trips, medians: ${text}`);
+      await server.until(new RegExp(`other${reloads}`));
+      for (const [name, ms] of Object.entries(most)) {
+        assert.ok(ms - most.nothing < HELD_UP_MAX_MS, `${name}: ${text}`);
+      }
+    } finally {
+      for (const peer of peers) peer[Symbol.dispose]();
+    }
+  });
+}
