@@ -235,7 +235,11 @@ test("turn: links that the loop reads and that are dear rest by time, and are as
   for (let i = 0; i < 10; i++) turn();
   const alone = turn();
   assert.ok(alone.ms > 8 && alone.ms < 12, `${alone.ms} ms`);
-  assert.ok(budget.spend(new Share(), 100, loop.time));
+  const light = new Share();
+  assert.ok(budget.spend(light, 100, loop.time));
+  turn();
+  assert.ok(turn().ms > 8, "that was its handshake: nobody waits");
+  assert.ok(budget.spend(light, 200, loop.time));
   turn();
   for (let i = 0; i < 5; i++) {
     const { ms, reads } = turn();

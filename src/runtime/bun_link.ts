@@ -6,7 +6,15 @@ import { Arena, SHARED_READ_BYTES } from "../memory/arena.ts";
 import { ENTRY_BYTES, LIST_BYTES, Vectors } from "../memory/vectors.ts";
 import { type Libc, loadLibc } from "./bun_libc.ts";
 import { fairReadBytes } from "./common.ts";
-import { type HotLink, type LightLink, MUCH_BYTES, Pace, Rounds, WAS_BUSY_MS } from "./turn.ts";
+import {
+  HANDSHAKE_BYTES,
+  type HotLink,
+  type LightLink,
+  MUCH_BYTES,
+  Pace,
+  Rounds,
+  WAS_BUSY_MS,
+} from "./turn.ts";
 
 export const ARENA = new Arena();
 /** Where we read to ourselves; one for all links, as nothing stays in it. */
@@ -71,6 +79,8 @@ export class BunLink implements Link, HotLink, LightLink {
   #smallTurns = 0;
   #cooled = -Infinity;
   readonly #pace = new Pace();
+  /** Bytes that came in small chunks. */
+  #total = 0;
 
   constructor(socket: Bun.Socket<Slot>, remote: string) {
     this.#socket = socket;
@@ -85,7 +95,8 @@ export class BunLink implements Link, HotLink, LightLink {
     // Bun makes a buffer for each chunk: given back now it is used for the next, and not left to the collector.
     if (size >= FREE_MIN_BYTES && chunk.buffer.byteLength === size) (chunk.buffer as ArrayBuffer).transfer(0);
     if (size < MUCH_BYTES) {
-      if (performance.now() - this.#cooled > WAS_BUSY_MS) ROUNDS.light(this);
+      this.#total += size;
+      if (this.#total > HANDSHAKE_BYTES && performance.now() - this.#cooled > WAS_BUSY_MS) ROUNDS.light(this);
     } else if (!this.#paused && !this.#gone && !this.#hot) {
       this.#heat();
     }

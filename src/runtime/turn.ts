@@ -58,6 +58,8 @@ export const WAS_BUSY_MS: number = 1000;
  * costs as much as reading that.
  */
 const OWN_MOST_BYTES = 256 * KIB;
+/** A link's first bytes are its handshake: nobody waits for an answer to that. */
+export const HANDSHAKE_BYTES = 256;
 /** So long after the last one that brought little, nobody is taken to wait. */
 const MIXED_MS = 2000;
 
@@ -266,6 +268,8 @@ export class Share {
   bytes = 0;
   /** When it brought much last. */
   busyAt = -Infinity;
+  /** All that it has brought. */
+  total = 0;
 }
 
 /** The bytes and the time of a turn, for links that the runtime reads. */
@@ -303,8 +307,9 @@ export class Budget {
    */
   spend(share: Share, bytes: number, cameAt: number): boolean {
     const now = this.#loop.now();
+    share.total += bytes;
     if (bytes < share.much) {
-      if (now - share.busyAt > WAS_BUSY_MS) this.#mix.little();
+      if (share.total > HANDSHAKE_BYTES && now - share.busyAt > WAS_BUSY_MS) this.#mix.little();
       return true;
     }
     share.busyAt = now;
