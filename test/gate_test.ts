@@ -97,7 +97,7 @@ test(
       });
     const slow = await gate(`--server=${join("node_modules", ".bin", "bun")} test/peers/slow_server.ts`);
     assert.equal(slow.code, 1, slow.output);
-    assert.match(slow.output, /^FAILED .* to blind relay, C: messages\/s .*\(at least 0\.45/m);
+    assert.match(slow.output, /^FAILED .* to blind relay, C: messages\/s .*\(at least 0\.65/m);
     // What is erratic, on a machine that others use too, has not passed: it is measured again.
     let ours = await gate();
     for (let i = 0; i < 3 && /^erratic /m.test(ours.output); i++) ours = await gate();

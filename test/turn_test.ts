@@ -241,6 +241,9 @@ test("turn: links that the loop reads and that are dear rest by time, and are as
   assert.ok(turn().ms > 8, "that was its handshake: nobody waits");
   assert.ok(budget.spend(light, 200, loop.time));
   turn();
+  assert.ok(turn().ms > 8, "and that may be the beginning of much");
+  assert.ok(budget.spend(light, 200, loop.time));
+  turn();
   for (let i = 0; i < 5; i++) {
     const { ms, reads } = turn();
     assert.ok(ms < 2.6, `${ms} ms`);
@@ -271,7 +274,9 @@ test("turn: links that the loop reads rest when a turn's bytes are spent, and go
   assert.deepEqual(rested, ["a", "b"]);
   assert.ok(budget.spend(a, 1000, loop.time), "one that was busy a moment ago does not wait");
   assert.equal(flood(a, 512 * KIB, "a"), 15);
-  assert.ok(budget.spend(light, 1000, loop.time), "little is not counted, but somebody waits");
+  for (let i = 0; i < 2; i++) {
+    assert.ok(budget.spend(light, 1000, loop.time), "little is not counted, but somebody waits");
+  }
   loop.turn();
   assert.equal(flood(a, 512 * KIB, "a"), 1);
   loop.turn();

@@ -18,6 +18,7 @@ const runtime: Runtime = {
   loadsTypeScript: true,
   notifiesItself: true,
   notify,
+  nextTurn: (f) => void setImmediate(f),
   monotonicMicros,
   arena: ARENA,
   vectors: VECTORS,

@@ -6,15 +6,7 @@ import { Arena, SHARED_READ_BYTES } from "../memory/arena.ts";
 import { ENTRY_BYTES, LIST_BYTES, Vectors } from "../memory/vectors.ts";
 import { type Libc, loadLibc } from "./bun_libc.ts";
 import { fairReadBytes } from "./common.ts";
-import {
-  HANDSHAKE_BYTES,
-  type HotLink,
-  type LightLink,
-  MUCH_BYTES,
-  Pace,
-  Rounds,
-  WAS_BUSY_MS,
-} from "./turn.ts";
+import { type HotLink, type LightLink, Manner, MUCH_BYTES, Pace, Rounds } from "./turn.ts";
 
 export const ARENA = new Arena();
 /** Where we read to ourselves; one for all links, as nothing stays in it. */
@@ -77,10 +69,8 @@ export class BunLink implements Link, HotLink, LightLink {
   /** Read in rounds, and not by Bun's loop. */
   #hot = false;
   #smallTurns = 0;
-  #cooled = -Infinity;
+  readonly #manner = new Manner();
   readonly #pace = new Pace();
-  /** Bytes that came in small chunks. */
-  #total = 0;
 
   constructor(socket: Bun.Socket<Slot>, remote: string) {
     this.#socket = socket;
@@ -95,8 +85,7 @@ export class BunLink implements Link, HotLink, LightLink {
     // Bun makes a buffer for each chunk: given back now it is used for the next, and not left to the collector.
     if (size >= FREE_MIN_BYTES && chunk.buffer.byteLength === size) (chunk.buffer as ArrayBuffer).transfer(0);
     if (size < MUCH_BYTES) {
-      this.#total += size;
-      if (this.#total > HANDSHAKE_BYTES && performance.now() - this.#cooled > WAS_BUSY_MS) ROUNDS.light(this);
+      if (this.#manner.little(size, performance.now())) ROUNDS.light(this);
     } else if (!this.#paused && !this.#gone && !this.#hot) {
       this.#heat();
     }
@@ -108,7 +97,7 @@ export class BunLink implements Link, HotLink, LightLink {
     if (!ROUNDS.add(this)) {
       ROUNDS.begin();
       this.#read();
-      this.#cooled = performance.now();
+      this.#manner.much(performance.now());
       return;
     }
     this.#hot = true;
@@ -162,7 +151,7 @@ export class BunLink implements Link, HotLink, LightLink {
 
   cool(): void {
     this.#hot = false;
-    this.#cooled = performance.now();
+    this.#manner.much(performance.now());
     if (!this.#paused && !this.#gone) this.#socket.resume();
   }
 

@@ -51,6 +51,7 @@ const runtime: Runtime = {
   loadsTypeScript: true,
   notifiesItself: true,
   notify,
+  nextTurn,
   monotonicMicros,
   arena: ARENA,
   copy: copyByView,
@@ -74,19 +75,16 @@ let openLinks = 0;
 
 /** Tasks after which Deno looks at its sockets, however much there is to do (tokio's `event_interval` is 61). */
 const LOOK_TASKS = 64;
-/** Milliseconds until it is made to though nobody is known to wait there. */
-const LOOK_MS = 25;
-let lookedAt = 0;
+
+/** Otherwise Deno looks at its sockets only when it rests. An empty task takes two microseconds. */
+function nextTurn(f: () => void): void {
+  let tasks = LOOK_TASKS;
+  const next = () => void (--tasks === 0 ? f() : setImmediate(next));
+  setImmediate(next);
+}
+
 const BUDGET = new Budget({
-  // Otherwise Deno looks at its sockets only when it rests. An empty task takes two microseconds.
-  nextTurn(f, mixed) {
-    const now = performance.now();
-    const look = mixed || now - lookedAt >= LOOK_MS;
-    if (look) lookedAt = now;
-    let tasks = look ? LOOK_TASKS : 1;
-    const next = () => void (--tasks === 0 ? f() : setImmediate(next));
-    setImmediate(next);
-  },
+  nextTurn,
   now: () => performance.now(),
   mixedBytes: 1024 * 1024,
   mixedMs: 2,

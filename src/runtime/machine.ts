@@ -23,7 +23,7 @@ export const CLOCK: Clock = {
     return () => clearInterval(timer);
   },
   soon: (f) => queueMicrotask(f),
-  nextTurn: (f) => void setImmediate(f),
+  nextTurn: runtime.nextTurn,
 };
 
 const HOST: Host = {

@@ -33,6 +33,7 @@ const runtime: Runtime = {
   loadsTypeScript: false,
   notifiesItself: false,
   notify,
+  nextTurn: (f) => void setImmediate(f),
   monotonicMicros: () => process.hrtime.bigint() / 1000n,
   arena: ARENA,
   copy: copyByView,

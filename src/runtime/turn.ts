@@ -52,14 +52,16 @@ export const MUCH_BYTES: number = 64 * KIB;
 const HOT_MAX = 16;
 const CROWD_MS = 200;
 /** So long after it brought much, a link that brings little is not taken to wait. */
-export const WAS_BUSY_MS: number = 1000;
+const WAS_BUSY_MS = 1000;
 /**
  * What a link may bring in a turn whatever others have brought is its part of the turn, and not more than this: to rest
  * costs as much as reading that.
  */
 const OWN_MOST_BYTES = 256 * KIB;
 /** A link's first bytes are its handshake: nobody waits for an answer to that. */
-export const HANDSHAKE_BYTES = 256;
+const HANDSHAKE_BYTES = 256;
+/** When nothing much has come for so long, the loop has served everybody meanwhile. */
+const IDLE_MS = 50;
 /** So long after the last one that brought little, nobody is taken to wait. */
 const MIXED_MS = 2000;
 
@@ -92,6 +94,26 @@ export class Pace {
     const bytes = ms / this.#msPerByte;
     if (!(bytes < mostBytes)) return mostBytes;
     return Math.max(READ_MIN_BYTES, 1 << (31 - Math.clz32(bytes)));
+  }
+}
+
+/** Tells a link that brings little at a time, and perhaps waits for answers, from one that begins to bring much. */
+export class Manner {
+  #bytes = 0;
+  #times = 0;
+  #busyAt = -Infinity;
+
+  /** It has brought much. */
+  much(now: number): void {
+    this.#busyAt = now;
+    this.#times = 0;
+  }
+
+  /** It has brought little; true: somebody most likely waits there. */
+  little(bytes: number, now: number): boolean {
+    this.#bytes += bytes;
+    // A flood's first chunk is small.
+    return this.#bytes > HANDSHAKE_BYTES && ++this.#times > 1 && now - this.#busyAt > WAS_BUSY_MS;
   }
 }
 
@@ -266,10 +288,7 @@ export class Share {
   /** The turn that `bytes` are of. */
   turn = -1;
   bytes = 0;
-  /** When it brought much last. */
-  busyAt = -Infinity;
-  /** All that it has brought. */
-  total = 0;
+  readonly manner: Manner = new Manner();
 }
 
 /** The bytes and the time of a turn, for links that the runtime reads. */
@@ -282,6 +301,8 @@ export class Budget {
   /** What each may bring in this turn whatever others have brought. */
   #each = OWN_MOST_BYTES;
   #until = 0;
+  /** When much came last. */
+  #spentAt = -Infinity;
   #scheduled = false;
   #mixed = false;
 
@@ -294,8 +315,8 @@ export class Budget {
   next(share: Share, mostBytes: number): number {
     const most = this.#mixed ? Math.min(mostBytes, this.#each) : mostBytes;
     const bytes = share.pace.bytesIn(this.#mixed ? MIXED_READ_MS : READ_MS, most);
-    // One that is asked for less than there may be brings much if it brings that.
-    share.much = bytes < mostBytes && bytes < MUCH_BYTES ? bytes : MUCH_BYTES;
+    // One that is asked for less brings much if it brings that: there is more.
+    share.much = Math.min(bytes, MUCH_BYTES);
     return bytes;
   }
 
@@ -307,24 +328,25 @@ export class Budget {
    */
   spend(share: Share, bytes: number, cameAt: number): boolean {
     const now = this.#loop.now();
-    share.total += bytes;
     if (bytes < share.much) {
-      if (share.total > HANDSHAKE_BYTES && now - share.busyAt > WAS_BUSY_MS) this.#mix.little();
+      if (share.manner.little(bytes, now)) this.#mix.little();
       return true;
     }
-    share.busyAt = now;
+    share.manner.much(now);
     share.pace.took(bytes, now - cameAt);
-    if (!this.#scheduled) {
-      this.#scheduled = true;
-      this.#until = cameAt + (this.#mixed ? this.#loop.mixedMs : TURN_MS);
-      this.#loop.nextTurn(this.#renew, this.#mixed);
-    }
+    if (!this.#scheduled && cameAt - this.#spentAt > IDLE_MS) this.#begin(cameAt, 0);
+    this.#spentAt = now;
     if (share.turn !== this.#turn) share.bytes = 0;
     share.turn = this.#turn;
     share.bytes += bytes;
     this.#left -= bytes;
-    return this.#left > 0 && now < this.#until ||
-      share.bytes < share.pace.bytesIn(MIXED_READ_MS, this.#each);
+    if (this.#left > 0 && now < this.#until) return true;
+    // Not before it is needed: to be called back costs a turn of the loop as much as reading 200 KiB.
+    if (!this.#scheduled) {
+      this.#scheduled = true;
+      this.#loop.nextTurn(this.#renew, this.#mixed);
+    }
+    return share.bytes < share.pace.bytesIn(MIXED_READ_MS, this.#each);
   }
 
   /** Calls back in the next turn. */
@@ -332,14 +354,19 @@ export class Budget {
     this.#resting.push(goOn);
   }
 
-  readonly #renew = (): void => {
-    this.#scheduled = false;
+  #begin(now: number, links: number): void {
     this.#turn++;
     this.#mixed = this.#mix.mixed;
     this.#left = this.#mixed ? this.#loop.mixedBytes : TURN_BYTES;
-    const resting = this.#resting.splice(0);
-    const each = this.#left / Math.max(1, resting.length);
+    this.#until = now + (this.#mixed ? this.#loop.mixedMs : TURN_MS);
+    const each = this.#left / Math.max(1, links);
     this.#each = Math.max(READ_MIN_BYTES, Math.min(OWN_MOST_BYTES, 1 << (31 - Math.clz32(each))));
+  }
+
+  readonly #renew = (): void => {
+    this.#scheduled = false;
+    const resting = this.#resting.splice(0);
+    this.#begin(this.#loop.now(), resting.length);
     for (const goOn of resting) goOn();
   };
 }
