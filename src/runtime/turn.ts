@@ -301,6 +301,8 @@ export class Budget {
   /** What each may bring in this turn whatever others have brought. */
   #each = OWN_MOST_BYTES;
   #until = 0;
+  /** Milliseconds of one read while nobody sends little: less where several links may have asked for that. */
+  #readMs = READ_MS;
   /** When much came last. */
   #spentAt = -Infinity;
   #scheduled = false;
@@ -314,7 +316,7 @@ export class Budget {
   /** Bytes that a link should ask for at once. */
   next(share: Share, mostBytes: number): number {
     const most = this.#mixed ? Math.min(mostBytes, this.#each) : mostBytes;
-    const bytes = share.pace.bytesIn(this.#mixed ? MIXED_READ_MS : READ_MS, most);
+    const bytes = share.pace.bytesIn(this.#mixed ? MIXED_READ_MS : this.#readMs, most);
     // One that is asked for less brings much if it brings that: there is more.
     share.much = Math.min(bytes, MUCH_BYTES);
     return bytes;
@@ -359,6 +361,8 @@ export class Budget {
     this.#mixed = this.#mix.mixed;
     this.#left = this.#mixed ? this.#loop.mixedBytes : TURN_BYTES;
     this.#until = now + (this.#mixed ? this.#loop.mixedMs : TURN_MS);
+    // What was asked for comes, though the turn is spent.
+    this.#readMs = Math.max(MIXED_READ_MS, Math.min(READ_MS, TURN_MS / Math.max(1, links)));
     const each = this.#left / Math.max(1, links);
     this.#each = Math.max(READ_MIN_BYTES, Math.min(OWN_MOST_BYTES, 1 << (31 - Math.clz32(each))));
   }
