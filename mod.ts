@@ -48,7 +48,7 @@ import type { Draft } from "./src/contracts/message.ts";
 import type { Seal } from "./src/contracts/seal.ts";
 import { HANDLERS_BY_NAME, UNBUILT_HANDLERS } from "./src/handlers/index.ts";
 import { HANDLER_TOOLKIT } from "./src/handlers/toolkit.ts";
-import { MESSAGE_MAX_BYTES } from "./src/limits.ts";
+import { MESSAGE_MAX_BYTES, PEERS_MAX } from "./src/limits.ts";
 import { Logger, type LogSink } from "./src/log.ts";
 import type { Block } from "./src/memory/block.ts";
 import { MonitoredServer } from "./src/observe/monitor.ts";
@@ -65,6 +65,7 @@ import type {
   DealerOptions,
   Drops,
   MessageSink,
+  RouterOptions,
   SendResult,
   SocketOptions,
   Source,
@@ -121,12 +122,14 @@ export { MessageError, type MessageErrorCode } from "./src/message/errors.ts";
 export { AnyBody } from "./src/message/schemas.ts";
 export type { Changes, Difference } from "./src/server/changes.ts";
 export { StartError } from "./src/server/errors.ts";
+export type { Takeover } from "./src/socket/claims.ts";
 export type {
   DealerEvents,
   DealerOptions,
   DropReason,
   Drops,
   MessageSink,
+  RouterOptions,
   SendResult,
   SocketOptions,
   Source,
@@ -161,6 +164,12 @@ const SOCKET_DEFAULTS: SocketOptions = {
   sendBufferBytes: 0,
   keepAlive: null,
   messageMaxBytes: MESSAGE_MAX_BYTES,
+};
+const ROUTER_DEFAULTS: Omit<RouterOptions, keyof SocketOptions> = {
+  identityTakeover: "probe",
+  maxClients: PEERS_MAX,
+  messageTimeoutMs: 60_000,
+  memoryBudgetBytes: Infinity,
 };
 
 /** Modules that configs name are loaded once in a program. */
@@ -437,9 +446,13 @@ export class Router {
   readonly #router: SocketRouter;
 
   /** A ROUTER that gives what comes to `sink`, from {@link bind} on. */
-  constructor(sink: MessageSink, options: Partial<SocketOptions> & Logging = {}) {
+  constructor(sink: MessageSink, options: Partial<RouterOptions> & Logging = {}) {
     const context = new SocketContext(MACHINE, loggerOf(options.log));
-    this.#router = new SocketRouter(context, { ...SOCKET_DEFAULTS, ...options }, sink);
+    this.#router = new SocketRouter(
+      context,
+      { ...SOCKET_DEFAULTS, ...ROUTER_DEFAULTS, ...options },
+      sink,
+    );
   }
 
   /** Peers whose handshake is done. */

@@ -63,6 +63,19 @@ export function isLoopback(address: Address): boolean {
   return host === "localhost" || host === "::1" || /^127\.\d+\.\d+\.\d+$/.test(host);
 }
 
+/** Does who connects to `address` reach what listens on `own`, on the host of this name? */
+export function leadsTo(address: Address, own: Address, hostName: string): boolean {
+  if (address.transport === "ipc" || own.transport === "ipc") {
+    return address.transport === "ipc" && own.transport === "ipc" && address.path === own.path;
+  }
+  if (address.port !== own.port) return false;
+  if (own.host === "0.0.0.0" || own.host === "::") {
+    return isLoopback(address) || address.host === hostName || address.host === own.host;
+  }
+  const ip = (host: string) => host === "localhost" ? "127.0.0.1" : host;
+  return ip(address.host) === ip(own.host);
+}
+
 /** An endpoint as ZeroMQ writes it: `tcp://127.0.0.1:4242`, `tcp://[::1]:4242`, `ipc:///run/cc.sock`. */
 export function endpointText(address: Address): string {
   if (address.transport === "ipc") return `ipc://${address.path}`;

@@ -21,6 +21,9 @@ export const TYPE_MAX_PARTS = 16;
 /** Message types whose routes and counters are remembered; the rest share one entry. */
 export const TYPES_TRACKED = 1000;
 
+/** A type that has not come for so long gives up its counters to others, when there are no more to be had. */
+export const TYPE_UNUSED_MS: number = 15 * 60_000;
+
 /** Counters that handlers add to the statistics; the rest share one. A handler of one's own may name them as it likes. */
 export const COUNTERS_MAX = 1000;
 
@@ -64,11 +67,28 @@ export const METADATA_MAX_BYTES = 8 * 1024;
 /** Bytes of an identity: its length is one byte on the wire (RFC 23). */
 export const IDENTITY_MAX_BYTES = 255;
 
+/** Bytes of the frame that a ROUTER puts in front of a message: an identity and its header. */
+export const IDENTITY_FRAME_MAX_BYTES: number = IDENTITY_MAX_BYTES + 2;
+
 /** From connect to READY. A peer on a slow line needs one or two round trips. */
 export const HANDSHAKE_MAX_MS = 10_000;
 
-/** Connections of one listening socket. Past it new ones are refused, so that descriptors are left for files. */
+/** A holder of an identity that another claims is asked, and has so long to show that it lives; what was found holds for a while. */
+export const IDENTITY_PROBE_MS = 2000;
+export const IDENTITY_VERDICT_MS = 5000;
+
+/** Identities whose verdicts are kept: each costs a peer a claim. */
+export const IDENTITY_VERDICTS_MAX = 1000;
+
+/** Connections of one listening socket. Past it new ones are closed at once, so that descriptors are left for files. */
 export const PEERS_MAX = 16_384;
+
+/** Descriptors that are left for all else, and for each handler, which may have upstreams. */
+export const DESCRIPTORS_KEPT = 64;
+export const DESCRIPTORS_PER_HANDLER = 4;
+
+/** The part of the memory there is that messages may take. */
+export const MEMORY_SHARE = 0.25;
 
 /** Bytes reserved at once for a frame whose length a peer has only announced; beyond, memory grows as bytes come. */
 export const ANNOUNCED_MAX_BYTES = 4 * 1024 * 1024;
@@ -100,6 +120,12 @@ export const UPSTREAM_STALL_MS = 30_000;
 /** Shortest and longest wait before connecting anew. */
 export const RECONNECT_MIN_MS = 100;
 export const RECONNECT_MAX_MS = 10_000;
+
+/** A link that lasted so long was well: the next waits between attempts are short again. */
+export const RECONNECT_STEADY_MS = 10_000;
+
+/** Links that may break while one and the same message is written to them: then it is what they break on, and is dropped. */
+export const SEND_TRIES = 3;
 
 /** Messages that one delay handler keeps; their bytes are bounded as every handler's are. */
 export const DELAYED_MAX_MESSAGES = 100_000;

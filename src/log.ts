@@ -21,7 +21,12 @@ export interface LogClock {
   time(): number;
   /** Milliseconds, monotonic, for the limits. */
   now(): number;
+  /** Calls `f` once, after `ms`; what it returns ends that. Missing: what was held back is told with the next of its kind. */
+  after?(ms: number, f: () => void): () => void;
 }
+
+/** What a warning says of so many occurrences; a string says it of one. */
+export type RareText = string | ((times: number) => string);
 
 const MACHINE_CLOCK: LogClock = { time: () => Date.now(), now: () => performance.now() };
 
@@ -49,11 +54,19 @@ interface Shared {
   pid: number;
   repeatMs: number;
   held: Map<string, Held>;
+  /** Ends the wait for the next of them to be told; null: nothing is held back. */
+  cancel: (() => void) | null;
 }
 
+/** A subject of {@link Logger.warnRarely}. */
 interface Held {
+  /** When a line of it was written last. */
   since: number;
+  /** How often it has happened since. */
   count: number;
+  readonly log: Logger;
+  readonly where: string;
+  text: RareText;
 }
 
 /**
@@ -81,6 +94,7 @@ export class Logger {
       pid: options.pid,
       repeatMs: options.repeatMs ?? 10_000,
       held: new Map(),
+      cancel: null,
     };
   }
 
@@ -140,13 +154,14 @@ export class Logger {
   }
 
   /**
-   * A warning that something outside can cause at will: the first of a subject is written, later ones are
-   * counted, and the next one written says how many were held back.
+   * A warning that something outside can cause at will: the first of a subject is written, later ones are counted, and
+   * told in one line when `repeatMs` has passed, or by {@link tellHeld}.
    *
    * @param subject What repeats: kind and peer, say.
+   * @param text A function is called for a line that is written, now or later.
    * @param times How often it has happened.
    */
-  warnRarely(where: string, subject: string, text: string, times = 1): void {
+  warnRarely(where: string, subject: string, text: RareText, times = 1): void {
     const { held, repeatMs } = this.#shared;
     const now = this.#shared.clock.now();
     let key = `${this.name}.${where} ${subject}`;
@@ -156,24 +171,67 @@ export class Logger {
       if (now - oldest.since < repeatMs) key = `${this.name}.${where}`;
     }
     const last = held.get(key);
-    if (last && now - last.since < repeatMs) {
+    if (last !== undefined) {
       last.count += times;
+      last.text = text;
+      if (now - last.since >= repeatMs) this.#tell(key, last, now);
+      else this.#tellLater(last.since + repeatMs - now);
       return;
     }
-    const heldBack = last?.count ?? 0;
-    held.delete(key);
-    held.set(key, { since: now, count: times - 1 });
-    if (held.size > RATE_LIMITED_SUBJECTS) {
-      for (const oldest of held.keys()) {
-        held.delete(oldest);
-        break;
-      }
-    }
-    if (heldBack === 0) this.write("WARNING", where, text);
-    else {
-      this.write("WARNING", where, `${text} (${heldBack} more like this held back)`, { held_back: heldBack });
-    }
+    this.write("WARNING", where, typeof text === "string" ? text : text(times));
+    const count = typeof text === "string" ? times - 1 : 0;
+    held.set(key, { since: now, count, log: this, where, text });
+    if (count > 0) this.#tellLater(repeatMs);
+    if (held.size > RATE_LIMITED_SUBJECTS) this.#forgetOldest(now);
   }
+
+  /** Tells all that was held back: a program that ends has nothing more to wait for. */
+  tellHeld(): void {
+    const shared = this.#shared;
+    shared.cancel?.();
+    shared.cancel = null;
+    const now = shared.clock.now();
+    for (const [key, held] of [...shared.held]) this.#tell(key, held, now);
+  }
+
+  /** Writes what was held back of a subject, which has become the youngest then. */
+  #tell(key: string, held: Held, now: number): void {
+    const { count, text, log, where } = held;
+    if (count === 0) return;
+    held.count = 0;
+    held.since = now;
+    this.#shared.held.delete(key);
+    this.#shared.held.set(key, held);
+    const line = typeof text === "string" ? `${text} (${count} more like this held back)` : text(count);
+    log.write("WARNING", where, line, { held_back: count });
+  }
+
+  #forgetOldest(now: number): void {
+    const { held } = this.#shared;
+    const [[key, oldest]] = held;
+    this.#tell(key, oldest, now);
+    held.delete(key);
+  }
+
+  #tellLater(ms: number): void {
+    const shared = this.#shared;
+    shared.cancel ??= shared.clock.after?.(ms, this.#tellDue) ?? null;
+  }
+
+  /** Tells what has been held back for long enough; others have their time to come. */
+  readonly #tellDue = (): void => {
+    const shared = this.#shared;
+    shared.cancel = null;
+    const now = shared.clock.now();
+    let next = Infinity;
+    for (const [key, held] of [...shared.held]) {
+      if (held.count === 0) continue;
+      const due = held.since + shared.repeatMs - now;
+      if (due <= 0) this.#tell(key, held, now);
+      else next = Math.min(next, due);
+    }
+    if (next < Infinity) this.#tellLater(next);
+  };
 }
 
 /** A second in local time, as text; most lines are of the second that the last one was of. */

@@ -1,8 +1,12 @@
 /** Text for people and logs, each conversion once. */
 import { LOG_TEXT_MAX_CHARS } from "./limits.ts";
 
-// deno-lint-ignore no-control-regex -- control characters are what is looked for
-const UNPRINTABLE = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g;
+/**
+ * Control, format and unassigned characters, separators of lines, halves of pairs, and letters and blanks that show nothing.
+ * A soft hyphen and variation selectors are among them.
+ */
+const UNPRINTABLE =
+  /[\p{C}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\u{e0100}-\u{e01ef}]/gu;
 
 /** Text as it may go to a log or terminal: control and bidirectional characters escaped, length bounded. */
 export function printable(text: string, maxChars: number = LOG_TEXT_MAX_CHARS): string {
@@ -13,10 +17,13 @@ export function printable(text: string, maxChars: number = LOG_TEXT_MAX_CHARS): 
     if (c === "\n") return "\\n";
     if (c === "\r") return "\\r";
     if (c === "\t") return "\\t";
-    const code = c.charCodeAt(0);
+    const code = c.codePointAt(0)!;
+    const digits = code.toString(16);
     return code < 256
-      ? `\\x${code.toString(16).padStart(2, "0")}`
-      : `\\u${code.toString(16).padStart(4, "0")}`;
+      ? `\\x${digits.padStart(2, "0")}`
+      : code < 0x1_0000
+      ? `\\u${digits.padStart(4, "0")}`
+      : `\\u{${digits}}`;
   });
 }
 

@@ -1,11 +1,13 @@
 /** Picks the command and turns what it throws into an exit code and a message. */
-import process from "node:process";
+import { writeSync } from "node:fs";
 import { commandsOf } from "../commands/index.ts";
-import { Exit, UsageError } from "../commands/exit.ts";
+import { EXIT, Exit, UsageError } from "../commands/exit.ts";
 import type { Program } from "../contracts/command.ts";
 import type { Environment } from "../contracts/environment.ts";
+import { codeOf, errorText } from "../errors.ts";
 import { Logger } from "../log.ts";
 import { LineWriter } from "../process/log_file.ts";
+import { utf8 } from "../text.ts";
 import { VERSION } from "../version.ts";
 import { findCommand, type Named, readArguments } from "./arguments.ts";
 import { commandHelp, programHelp, usageOf } from "./help.ts";
@@ -48,8 +50,39 @@ function programOf(environment: Environment): Program {
     environment,
     name: processes.self.length === 1 ? processes.self[0] : "npm run -s ccserver --",
     // Tools tell their own results; of the sockets below only what is grave.
-    log: new Logger("ccserver", { sink: new LineWriter(2).sink, level: "ERROR", pid: host.pid, clock }),
-    print: (text) => void process.stdout.write(text),
+    log: new Logger("ccserver", {
+      sink: new LineWriter(2, processes.setNonBlocking).sink,
+      level: "ERROR",
+      pid: host.pid,
+      clock,
+    }),
+    print: writeOut,
     tell: (text) => console.error(text),
   };
+}
+
+const STDOUT = 1;
+/** A reader that takes nothing is waited for so long, looked at this often. */
+const READER_MAX_MS = 30_000;
+const READER_LOOK_MS = 5;
+
+/**
+ * Writes results, whole, before anything else happens.
+ *
+ * @throws {Exit} They cannot be written: a full disk, a reader that has gone.
+ */
+function writeOut(text: string): void {
+  const bytes = utf8(text);
+  let waited = 0;
+  for (let at = 0; at < bytes.length;) {
+    try {
+      at += writeSync(STDOUT, bytes, at);
+    } catch (error) {
+      if (codeOf(error) !== "EAGAIN" || waited >= READER_MAX_MS) {
+        throw new Exit(EXIT.io, `ccserver: cannot write to stdout: ${errorText(error)}`);
+      }
+      waited += READER_LOOK_MS;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, READER_LOOK_MS);
+    }
+  }
 }

@@ -1,6 +1,5 @@
 /** `ccserver --check`: what is wrong with a config, without running it. */
 import { formatDiagnostic } from "../config/diagnostics.ts";
-import { printable } from "../text.ts";
 import type { Configs } from "./config.ts";
 import { configOperand, defineCommand } from "./define.ts";
 import { EXIT } from "./exit.ts";
@@ -14,7 +13,7 @@ export const check = (configs: () => Configs) =>
     flags: {},
     async run(_flags, operands, { print }) {
       const config = await configs().readOrExit(configOperand(operands), true);
-      for (const warning of config.warnings) print(`${printable(formatDiagnostic(warning), Infinity)}\n`);
+      for (const warning of config.warnings) print(`${formatDiagnostic(warning)}\n`);
       print(`${config.file}: ok, ${config.routes.length} routes, ${config.handlers.size} handlers\n`);
       return EXIT.ok;
     },

@@ -7,6 +7,8 @@ export const EXIT = {
   failed: 1,
   usage: 64,
   unavailable: 69,
+  /** Results cannot be written. */
+  io: 74,
   config: 78,
 } as const;
 

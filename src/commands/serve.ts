@@ -7,10 +7,10 @@ import { errorStack, errorText } from "../errors.ts";
 import { type Level, Logger } from "../log.ts";
 import { monitoredServer } from "../observe/monitor.ts";
 import { startTeller } from "../process/detach.ts";
-import { LineWriter, LogFile } from "../process/log_file.ts";
+import { LineWriter, LogFile, type SetNonBlocking } from "../process/log_file.ts";
 import { Notifier } from "../process/notify.ts";
 import { claimPidfile, type Pidfile } from "../process/pidfile.ts";
-import { onReloadSignal, onStopSignal } from "../process/signals.ts";
+import { EarlySignals } from "../process/signals.ts";
 import { IDENTITY } from "../seal/identity.ts";
 import { StartError } from "../server/errors.ts";
 import type { Server } from "../server/server.ts";
@@ -107,7 +107,10 @@ async function runServer(
   const { clock, processes, host } = environment;
   const config = file === null ? configs.example(endpoint) : await configs.readOrExit(file, true);
   const { options } = config;
-  const { writer, pidfile } = filesOrExit(config);
+  // Before the pidfile says that there is a process to be signalled.
+  const signals = new EarlySignals(processes);
+  const { writer, pidfile } = filesOrExit(config, processes.setNonBlocking);
+  writer.lingerMs = options["log-linger"] * 1000;
   const log = new Logger("CCServer", {
     sink: writer.sink,
     level,
@@ -129,13 +132,13 @@ async function runServer(
   const notifier = new Notifier(processes.serviceManager, clock, log);
   const server = monitoredServer(config, { environment, log, seal: IDENTITY });
   const stopped = new Promise<void>((resolve) => {
-    onStopSignal(processes, (signal) => {
+    signals.onStop((signal) => {
       log.info("shutdown", `${signal}: stopping`);
       notifier.stopping();
       server.stop().catch((error) => log.error("shutdown", errorStack(error))).finally(resolve);
     });
   });
-  onReloadSignal(processes, () => reload({ configs, log, notifier, writer, server, file }));
+  signals.onReload(() => reload({ configs, log, notifier, writer, server, file }));
   try {
     const endpoint = await server.start();
     notifier.ready(`listening on ${endpoint}`);
@@ -150,6 +153,7 @@ async function runServer(
     throw new Exit(EXIT.unavailable, `ccserver: ${config.file}: ${error.message}`);
   } finally {
     await notifier.end();
+    log.tellHeld();
     writer.flush();
     pidfile?.remove();
   }
@@ -213,7 +217,10 @@ async function tellChangedModules(configs: Configs, { handlers }: ServerConfig, 
  *
  * @throws {Exit} With all that is wrong with them.
  */
-function filesOrExit(config: ServerConfig): { writer: LineWriter; pidfile: Pidfile | null } {
+function filesOrExit(
+  config: ServerConfig,
+  setNonBlocking: SetNonBlocking,
+): { writer: LineWriter; pidfile: Pidfile | null } {
   const { logfile, pidfile } = config.options;
   const findings: string[] = [];
   const attempt = <T>(option: "logfile" | "pidfile", make: () => T): T | null => {
@@ -224,7 +231,10 @@ function filesOrExit(config: ServerConfig): { writer: LineWriter; pidfile: Pidfi
       return null;
     }
   };
-  const writer = attempt("logfile", () => logfile === null ? new LineWriter(2) : new LogFile(logfile));
+  const writer = attempt(
+    "logfile",
+    () => logfile === null ? new LineWriter(2, setNonBlocking) : new LogFile(logfile, setNonBlocking),
+  );
   const claimed = attempt("pidfile", () => pidfile === null ? null : claimPidfile(pidfile));
   if (writer !== null && findings.length === 0) return { writer, pidfile: claimed };
   claimed?.remove();

@@ -58,6 +58,7 @@ ${
 ExecStart=${start}
 ExecReload=/bin/kill -HUP $MAINPID
 WatchdogSec=30
+LimitNOFILE=32768
 Restart=on-failure
 RestartSec=1
 # A config that is wrong, or a wrong command line, is not mended by starting again.

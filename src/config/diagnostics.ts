@@ -1,4 +1,5 @@
 /** What is wrong with a config file: collected, then told at once. */
+import { printable } from "../text.ts";
 import { CCError } from "../errors.ts";
 
 /** One finding, with the line it is about. */
@@ -30,7 +31,8 @@ export class ConfigError extends CCError {
 
 /** `conf.ini:12: unknown option …` */
 export function formatDiagnostic({ file, line, message, severity }: Diagnostic): string {
-  return `${file}:${line}: ${severity === "warning" ? "warning: " : ""}${message}`;
+  // A config may hold anything, and this goes to a terminal.
+  return printable(`${file}:${line}: ${severity === "warning" ? "warning: " : ""}${message}`, Infinity);
 }
 
 /** Collects findings. */

@@ -116,6 +116,13 @@ export function list<T>(item: Schema<T>): Schema<T[]> {
 
 /** A ZeroMQ endpoint. */
 export function endpoint(use: "bind" | "connect"): Schema<string> {
+  return use === "bind" ? BIND : CONNECT;
+}
+
+const BIND = endpointFor("bind");
+const CONNECT = endpointFor("connect");
+
+function endpointFor(use: "bind" | "connect"): Schema<string> {
   return v.pipe(
     v.string(),
     v.nonEmpty("a value is expected"),

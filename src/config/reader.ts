@@ -7,10 +7,11 @@ import type { Host } from "../contracts/environment.ts";
 import type { HandlerDefinition, Role, SectionPrefix } from "../contracts/handler.ts";
 import type { Options } from "../contracts/schema.ts";
 import { isType } from "../message/type.ts";
+import { leadsTo, parseEndpoint } from "../endpoint.ts";
 import { didYouMean } from "../text.ts";
 import { type Diagnostic, Diagnostics } from "./diagnostics.ts";
 import { type Entry, expand, type Ini, parse, type Section } from "./ini.ts";
-import { handlerName, handlerNames, type Reading, readSection } from "./options.ts";
+import { endpoint, handlerName, handlerNames, type Reading, readSection } from "./options.ts";
 import { SERVER_OPTIONS, type ServerOptions } from "./server_options.ts";
 
 /** A definition, whatever the types of its options and bodies. */
@@ -207,6 +208,9 @@ class Reader {
       const { line } = server.entries.get(option) ?? ini.defaults.get(option) ?? server;
       diagnostics.add(line, message, { environmental: true });
     }
+    // Those that are wrong in themselves are told first.
+    diagnostics.check();
+    this.#checkSelf(options["cc-socket"], handlers);
     diagnostics.check();
     const lines = new Map([["ccserver", server.line]]);
     for (const { key, line } of [...ini.defaults.values(), ...server.entries.values()]) lines.set(key, line);
@@ -401,6 +405,24 @@ class Reader {
       done.add(name);
     };
     for (const name of handlers.keys()) visit(name);
+  }
+
+  /** A server that forwards to itself forwards the same message again and again. */
+  #checkSelf(socket: string, handlers: ReadonlyMap<string, HandlerConfig>): void {
+    const own = parseEndpoint(socket, "bind");
+    for (const { name, definition, options, line } of handlers.values()) {
+      for (const [option, value] of Object.entries(options)) {
+        if (definition.options?.[option]?.schema !== endpoint("connect") || typeof value !== "string") {
+          continue;
+        }
+        if (!leadsTo(parseEndpoint(value, "connect"), own, this.#reads.host.name)) continue;
+        const entry = this.#ini.sections.get(name)?.entries.get(option);
+        this.#diagnostics.add(
+          entry?.line ?? line,
+          `${option} in [${name}] is this server itself: a message would go round in a circle`,
+        );
+      }
+    }
   }
 
   #expand(section: Section, entry: Entry): string | undefined {

@@ -1,7 +1,7 @@
 /** Every option of `[ccserver]`, with defaults and units. The reference is made from it. */
 import type { Role } from "../contracts/handler.ts";
 import type { Option } from "../contracts/schema.ts";
-import { MESSAGE_MAX_BYTES } from "../limits.ts";
+import { MESSAGE_MAX_BYTES, PEERS_MAX } from "../limits.ts";
 import {
   choice,
   endpoint,
@@ -39,6 +39,8 @@ export interface ServerOptions extends ZmqValues {
   readonly heartbeat: number;
   /** Where /metrics is served. */
   readonly "http-listen": HostPort | null;
+  /** Names that HTTP may be asked for by. */
+  readonly "http-hosts": string[] | null;
   /** Messages that may wait for one client. */
   readonly zmq_hwm: number;
   /** I/O threads that were asked for. */
@@ -47,12 +49,22 @@ export interface ServerOptions extends ZmqValues {
   readonly zmq_maxmsgsize: number;
   /** Which implementation of ZeroMQ. */
   readonly "zmq-engine": "native" | "libzmq";
+  /** Clients at one time; null: what descriptors allow. */
+  readonly "max-clients": number | null;
+  /** Bytes; null: a quarter of the memory. */
+  readonly "memory-budget": number | null;
+  /** Seconds. */
+  readonly "message-timeout": number;
+  /** What happens when two clients claim one identity. */
+  readonly "identity-takeover": "probe" | "never" | "always";
   /** Seconds that an asynchronous handler has for a message. */
   readonly "handler-timeout": number;
   /** An absolute path. */
   readonly pidfile: string | null;
   /** An absolute path. */
   readonly logfile: string | null;
+  /** Seconds. */
+  readonly "log-linger": number;
   /** How log lines are written. */
   readonly "log-format": "text" | "json";
   /** An absolute path. */
@@ -108,6 +120,11 @@ export const SERVER_OPTIONS = {
     "where /metrics, /healthz and /readyz are served, such as 127.0.0.1:9108; port * is a free one",
     "127.0.0.1:9108",
   ),
+  "http-hosts": optional(
+    list(text),
+    "names by which HTTP may be asked for, besides addresses, localhost and this host's name; * is any",
+    "web1.example.net, metrics",
+  ),
   zmq_hwm: option(
     integer(1, 1_000_000),
     "50",
@@ -134,6 +151,31 @@ export const SERVER_OPTIONS = {
     "ZeroMQ implementation; libzmq needs Node or Deno",
     "libzmq",
   ),
+  "max-clients": optional(
+    integer(1, PEERS_MAX),
+    "clients at one time; those past it are closed at once. Without it: what the limit of descriptors leaves",
+    "10000",
+  ),
+  "memory-budget": optional(
+    size(MESSAGE_MAX_BYTES / 4, 2 ** 40),
+    "memory of unfinished messages and large ones that wait, all together; past it the client that holds most is " +
+      "closed. Without it: a quarter of the memory there is",
+    "512 MB",
+    "bytes",
+  ),
+  "message-timeout": option(
+    number(0.1, 86_400),
+    "60",
+    "a client that has begun a message and sends nothing for so long is closed",
+    "30",
+    "s",
+  ),
+  "identity-takeover": option(
+    choice("probe", "never", "always"),
+    "probe",
+    "a client claims the identity of another: probe hands it over unless the other still answers; libzmq asks nobody",
+    "never",
+  ),
   "handler-timeout": option(
     number(0.1, 86_400),
     "60",
@@ -146,6 +188,13 @@ export const SERVER_OPTIONS = {
     path,
     "log lines are appended here instead of going to the terminal",
     "~/log/%(job_name)s.log",
+  ),
+  "log-linger": option(
+    number(0, 60),
+    "1",
+    "how long the end of the program waits for a pipe or terminal to take the last lines",
+    "5",
+    "s",
   ),
   "log-format": option(
     choice("text", "json"),

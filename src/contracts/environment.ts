@@ -55,6 +55,10 @@ export interface Host {
   readonly platform: string;
   /** What runs this program, for people: `bun 1.4.5`. */
   readonly runtime: string;
+  /** Descriptors that this process may have open; null: unknown. */
+  readonly descriptorsMax: number | null;
+  /** Memory that this process can have: the machine's, or its control group's where that is less. */
+  readonly memoryBytes: number;
   /** What this process has used so far. */
   usage(): Usage;
 }
@@ -112,6 +116,8 @@ export interface Processes {
   onSignal(name: "SIGHUP" | "SIGINT" | "SIGTERM", f: () => void): Cancel;
   /** Calls `f` with each error that nobody caught, instead of ending the process. */
   onUncaught(f: (error: unknown) => void): Cancel;
+  /** Makes writes to a descriptor return at once, for all who share it; false where that cannot be done. */
+  setNonBlocking(fd: number): boolean;
   /** Who started it, where that is systemd. */
   readonly serviceManager: ServiceManager;
 }

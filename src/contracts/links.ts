@@ -58,6 +58,12 @@ export interface Link {
   retry?(): void;
   /** Of the write in flight, the bytes that the kernel took so far; -1 where the runtime cannot tell any more. */
   writtenBytes(): number;
+  /**
+   * Bytes that were written and that the other end's system has not said to have; -1: unknown. Told by links that were
+   * connected, also while {@link LinkEvents.closed} is called and after {@link destroy}; where the runtime cannot ask at any
+   * time, as they were when it was asked last.
+   */
+  unacknowledgedBytes?(): number;
   /** No more `data` after the one that is being delivered, until {@link resume}. */
   pause(): void;
   /** See {@link pause}. */
@@ -87,7 +93,8 @@ export interface Transport {
   /** Copies `from[start, end)` to `to` at `at`, in the way that is fastest here. */
   copy(from: Uint8Array, start: number, end: number, to: Uint8Array, at: number): void;
   /**
-   * Listens; `accept` is called for each new link and says who takes its events.
+   * Listens; `accept` is called for each new link and says who takes its events. The Unix socket of a server that is gone is
+   * taken over, that of one that lives never; at the end, only the file that is ours is removed.
    *
    * @throws An error with the system's `code`, such as `EADDRINUSE` or `EACCES`.
    */
@@ -103,12 +110,12 @@ export interface Transport {
     failed: (error: Error) => void,
   ): () => void;
   /**
-   * Makes room for a Unix socket at a path: the file of a server that is gone is removed.
+   * Makes room at a path for a Unix socket that libzmq binds: the file of a server that is gone is removed.
    *
    * @throws {CCError} `EADDRINUSE`: a server answers there, or another file stands there; `ENOENT`: there is no such folder.
    */
   prepareSocketFile(path: string): Promise<void>;
-  /** Removes the file of a socket of ours; it may be gone already. */
+  /** Removes the file of a socket that libzmq bound; it may be gone already. */
   removeSocketFile(path: string): void;
   /**
    * The npm package `zeromq` (libzmq), where its addon runs.

@@ -10,10 +10,19 @@ const STEP_MIN_BYTES = 1024;
 /** A free buffer more than so many times too large is left for larger messages. */
 const SPARE_MAX = 4;
 
+interface Watch {
+  readonly limitBytes: number;
+  readonly over: () => void;
+}
+
 export class Pool implements BlockHome {
   readonly #free: Block[] = [];
   #freeBytes = 0;
   #used = 0;
+  #usedBytes = 0;
+  readonly #watches = new Set<Watch>();
+  /** The least of their bounds. */
+  #limitBytes = Infinity;
 
   /** A block of at least `bytes` with a buffer of its own, held once. What is in it is of no meaning. */
   take(bytes: number): Block {
@@ -32,11 +41,28 @@ export class Pool implements BlockHome {
     }
     block.holders = 1;
     this.#used++;
+    this.#usedBytes += block.size;
+    if (this.#usedBytes > this.#limitBytes) {
+      for (const { limitBytes, over } of this.#watches) if (this.#usedBytes > limitBytes) over();
+    }
     return block;
+  }
+
+  /** Calls `over` whenever a buffer is taken while more bytes than that are in use; the returned function ends that. */
+  watch(limitBytes: number, over: () => void): () => void {
+    const watch = { limitBytes, over };
+    const bound = () => this.#limitBytes = Math.min(Infinity, ...[...this.#watches].map((w) => w.limitBytes));
+    this.#watches.add(watch);
+    bound();
+    return () => {
+      this.#watches.delete(watch);
+      bound();
+    };
   }
 
   takeBack(block: Block): void {
     this.#used--;
+    this.#usedBytes -= block.size;
     if (block.size > KEPT_MAX_BYTES) {
       free(block);
       return;
@@ -50,8 +76,14 @@ export class Pool implements BlockHome {
     }
   }
 
-  lose(): void {
+  lose(block: Block): void {
     this.#used--;
+    this.#usedBytes -= block.size;
+  }
+
+  /** Bytes of buffers in use. */
+  get usedBytes(): number {
+    return this.#usedBytes;
   }
 
   /** Bytes of free buffers. */

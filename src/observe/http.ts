@@ -8,7 +8,7 @@ import type { HostPort } from "../config/options.ts";
 import type { Clock } from "../contracts/environment.ts";
 import { hostPortText } from "../endpoint.ts";
 import { errorText, systemError } from "../errors.ts";
-import { utf8 } from "../text.ts";
+import { printable, utf8 } from "../text.ts";
 import { HTTP_CONNECTION_MAX_MS, HTTP_CONNECTIONS_MAX, HTTP_HEAD_MAX_BYTES } from "../limits.ts";
 
 /** An answer to a request. */
@@ -20,6 +20,14 @@ export interface Answer {
 
 /** @param accept The request's Accept header; empty where there is none. */
 export type Responder = (path: string, accept: string) => Answer | Promise<Answer>;
+
+/** What HTTP is served with. */
+export interface HttpOptions {
+  readonly clock: Clock;
+  /** Names that this host is asked for by, besides its addresses and `localhost`; `*` is any. */
+  readonly names: readonly string[];
+  readonly respond: Responder;
+}
 
 /** A plain answer of one line. */
 export function plain(status: number, text: string): Answer {
@@ -39,13 +47,17 @@ export class HttpListener {
   }
 
   /** @throws {Error} It cannot listen there; the message is one line for the operator. */
-  static async listen({ host, port }: HostPort, clock: Clock, respond: Responder): Promise<HttpListener> {
-    const parser = await makeParser(respond);
+  static async listen(
+    { host, port }: HostPort,
+    { clock, names, respond }: HttpOptions,
+  ): Promise<HttpListener> {
+    const answering = new WeakSet<net.Socket>();
+    const parser = await makeParser(respond, (name) => isKnown(name, names), answering);
     const sockets = new Set<net.Socket>();
     // A client may have sent all it will when the answer is yet to come.
     const server = net.createServer(
       { allowHalfOpen: true },
-      (socket) => accept(socket, sockets, parser, clock),
+      (socket) => accept(socket, { sockets, answering, parser, clock }),
     );
     await new Promise<void>((resolve, reject) => {
       server.once(
@@ -68,11 +80,23 @@ export class HttpListener {
   }
 }
 
-function accept(socket: net.Socket, sockets: Set<net.Socket>, parser: HttpParser, clock: Clock): void {
+interface Acceptor {
+  /** By their age. */
+  readonly sockets: Set<net.Socket>;
+  /** Those whose request has come. */
+  readonly answering: WeakSet<net.Socket>;
+  readonly parser: HttpParser;
+  readonly clock: Clock;
+}
+
+function accept(socket: net.Socket, { sockets, answering, parser, clock }: Acceptor): void {
   socket.on("error", () => {});
   if (sockets.size >= HTTP_CONNECTIONS_MAX) {
-    socket.destroy();
-    return;
+    // Whoever has said nothing for longest makes room: a probe must come through.
+    const idle = [...sockets].find((other) => !answering.has(other));
+    if (idle === undefined) return void socket.destroy();
+    sockets.delete(idle);
+    idle.destroy();
   }
   sockets.add(socket);
   // From first to last: neither a head that comes slowly nor an answer that is not read holds it longer.
@@ -85,23 +109,56 @@ function accept(socket: net.Socket, sockets: Set<net.Socket>, parser: HttpParser
 }
 
 /** Loaded only where it is wanted: it costs start-up time. */
-async function makeParser(respond: Responder): Promise<HttpParser> {
+async function makeParser(
+  respond: Responder,
+  known: (name: string) => boolean,
+  answering: WeakSet<net.Socket>,
+): Promise<HttpParser> {
   const { createServer } = await import("node:http");
   return createServer({ maxHeaderSize: HTTP_HEAD_MAX_BYTES }, async (request, response) => {
     const { method = "", url = "/", headers } = request;
-    if (method !== "GET" && method !== "HEAD") {
+    answering.add(request.socket);
+    const withBody = method !== "HEAD";
+    if (withBody && method !== "GET") {
       response.setHeader("allow", "GET, HEAD");
       send(response, plain(405, "only GET and HEAD are answered"), true);
       return;
     }
-    send(response, await answerOf(respond, url, headers.accept ?? ""), method === "GET");
+    const target = targetOf(url, headers.host);
+    const answer = target === null
+      ? plain(400, "the request's target is not a path")
+      : target.name !== null && !known(target.name)
+      ? plain(421, `no host "${printable(target.name, 255)}" is served here: http-hosts names others`)
+      : await answerOf(respond, target.path, headers.accept ?? "");
+    send(response, answer, withBody);
   });
 }
 
+/** What is asked for, and of which host; null where that cannot be told. A proxy's target has both. */
+function targetOf(url: string, host: string | undefined): { path: string; name: string | null } | null {
+  const absolute = /^https?:\/\/([^/?#]*)([^?#]*)/i.exec(url);
+  if (absolute === null && !url.startsWith("/")) return null;
+  const authority = absolute === null ? host : absolute[1];
+  const path = absolute === null ? url.split(/[?#]/)[0] : absolute[2] || "/";
+  return { path, name: authority ? hostNameOf(authority) : null };
+}
+
+/** `web1` of `web1:9108`, `::1` of `[::1]:9108` */
+function hostNameOf(authority: string): string {
+  const [, bracketed, plain] = /^(?:\[([^\]]*)\]|([^:]*))/.exec(authority)!;
+  return (bracketed ?? plain).toLowerCase().replace(/\.$/, "");
+}
+
+/** A page that a browser was led to by its own name must not read what is served here. An IP address is nobody's page. */
+function isKnown(name: string, names: readonly string[]): boolean {
+  return net.isIP(name) !== 0 || name === "localhost" ||
+    names.some((known) => known === "*" || known.toLowerCase() === name);
+}
+
 /** Whoever looks at a server must not be able to end it, whatever is wrong with what it tells. */
-async function answerOf(respond: Responder, url: string, accept: string): Promise<Answer> {
+async function answerOf(respond: Responder, path: string, accept: string): Promise<Answer> {
   try {
-    return await respond(url.split("?")[0], accept);
+    return await respond(path, accept);
   } catch (error) {
     return plain(500, `this could not be answered: ${errorText(error)}`);
   }

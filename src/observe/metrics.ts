@@ -221,10 +221,30 @@ function ofSockets(state: ServerState): Family[] {
   return [
     { name: "cc_peers", type: "gauge", help: "Connected clients", samples: [{ value: state.peers }] },
     {
+      name: "cc_peers_max",
+      type: "gauge",
+      help: "Clients that there may be",
+      samples: state.peersMax === null ? [] : [{ value: state.peersMax }],
+    },
+    {
+      name: "cc_clients_closed",
+      type: "counter",
+      help: "Clients closed by the server, by the bound that they were past",
+      samples: [...state.closed].map(([reason, value]) => ({ labels: { reason }, value })),
+    },
+    {
       name: "cc_drops",
       type: "counter",
       help: "Messages dropped, by socket and reason",
       samples: dropSamples(state),
+    },
+    {
+      name: "cc_unconfirmed",
+      type: "counter",
+      help:
+        "Messages that were written to an upstream whose link broke before they were acknowledged, an estimate: " +
+        "some may have arrived",
+      samples: [...state.unconfirmed].map(([handler, value]) => ({ labels: { handler }, value })),
     },
     gauge(
       "cc_upstream_up",

@@ -2,6 +2,7 @@
 import type { ServerConfig } from "../config/reader.ts";
 import type { Cancel, Clock } from "../contracts/environment.ts";
 import { isLoopback } from "../endpoint.ts";
+import { errorText } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import { type Observer, Server, type ServerParts } from "../server/server.ts";
 import { Averages, BUCKET_SECONDS } from "./averages.ts";
@@ -79,7 +80,7 @@ export class Monitor implements Observer {
 
   /** Serves HTTP, where the config asks for it: from before the server listens, so that it can say so. */
   async starting(): Promise<void> {
-    const address = this.#server.config.options["http-listen"];
+    const { "http-listen": address, "http-hosts": names } = this.#server.config.options;
     if (address === null) return;
     if (!isLoopback({ transport: "tcp", ...address })) {
       this.#log.warn(
@@ -89,8 +90,11 @@ export class Monitor implements Observer {
     }
     this.#http = await HttpListener.listen(
       address,
-      this.#clock,
-      (path, accept) => this.#answer(path, accept),
+      {
+        clock: this.#clock,
+        names: [this.#server.environment.host.name, address.host, ...names ?? []],
+        respond: (path, accept) => this.#answer(path, accept),
+      },
     );
     this.#log.info("startup", `metrics and health: HTTP on ${this.#http.url}`);
   }
@@ -118,7 +122,16 @@ export class Monitor implements Observer {
   }
 
   #every(seconds: number, f: () => void): void {
-    if (seconds > 0) this.#cancels.push(this.#clock.every(seconds * 1000, f));
+    if (seconds > 0) this.#cancels.push(this.#clock.every(seconds * 1000, () => this.#attempt(f)));
+  }
+
+  /** Out of descriptors, say: the next time it may work. */
+  #attempt(f: () => void): void {
+    try {
+      f();
+    } catch (error) {
+      this.#log.warnRarely("observe", errorText(error), `cannot tell how the server is: ${errorText(error)}`);
+    }
   }
 
   #cancelAll(): void {
@@ -146,8 +159,6 @@ export class Monitor implements Observer {
 
   #period(): void {
     void this.#logStatistics();
-    // What a load left behind is not kept while none comes.
-    this.#server.context.trim();
     this.#infofile?.write();
   }
 

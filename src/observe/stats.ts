@@ -7,8 +7,8 @@ import type { Work } from "./slices.ts";
 const LINE_REST_CHARS = 40;
 
 /**
- * Every counter that is not zero, by its name: `count`, `bytes`, `seconds`, `count.ok`, …, `replies`, `refused.CODE`, the
- * handlers' own, then those of the types. None at level 0.
+ * Every counter that is not zero, by its name: `count`, `bytes`, `seconds`, `count.ok`, …, `replies`, `refused.CODE`,
+ * `drops.REASON`, `unconfirmed`, the handlers' own, then those of the types. None at level 0.
  */
 function* entries(statistics: Statistics): Generator<readonly [string, number], void, void> {
   if (statistics.level === 0) return;
@@ -23,6 +23,7 @@ function* entries(statistics: Statistics): Generator<readonly [string, number], 
     yield ["replies", replies.count];
     yield ["replies.bytes", replies.bytes];
   }
+  yield* statistics.losses();
   yield* handlerValues(statistics.counters);
   for (const { name, byResult } of statistics.types) {
     for (const result of RESULTS) {

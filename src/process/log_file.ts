@@ -1,7 +1,11 @@
-/** Where lines go: the terminal or a log file, many in one write, and never an exception. */
-import { closeSync, fstatSync, openSync, writeSync } from "node:fs";
+/**
+ * Where lines go: the terminal or a log file, many in one write, and never an exception. A pipe or terminal that takes
+ * nothing is not waited for: lines wait, within bounds, and what is lost is counted. Files of a disk are written at once.
+ */
+import { closeSync, constants, fstatSync, openSync, writeSync } from "node:fs";
 import process from "node:process";
 import { codeOf, errorText } from "../errors.ts";
+import { wrongKind } from "./kinds.ts";
 import type { LogSink } from "../log.ts";
 
 /** How long to wait before writing to something that took nothing. */
@@ -11,6 +15,18 @@ const WAITING_MAX_CHARS = 4 * 1024 * 1024;
 /** Characters that are written without waiting for more. */
 const WRITE_CHARS = 256 * 1024;
 const NEWLINE = 0x0a;
+/** A write of so many bytes to a pipe is whole or not at all. */
+const PIPE_BUF_BYTES = 4096;
+
+/** Paths that mean a descriptor that the program was started with. */
+export const STANDARD: ReadonlyMap<string, number> = new Map([["/dev/stdout", 1], ["/dev/stderr", 2]]);
+/** How long a program that ends waits for what is left, where it is not told otherwise. */
+const LINGER_MS = 1000;
+/** How often it tries meanwhile. */
+const LINGER_LOOK_MS = 5;
+
+/** Makes writes to a socket return at once, in the way of the runtime; false: it cannot. */
+export type SetNonBlocking = (fd: number) => boolean;
 
 /** Lines on their way to the descriptor. */
 interface Batch {
@@ -28,19 +44,36 @@ export class LineWriter {
   readonly sink: LogSink = (line) => this.#write(line);
   /** Makes the line that tells how many were lost. */
   lostLine = (count: number): string => `(${count} log lines were lost: they could not be written)`;
+  /** How long the end of the program waits for what is left. */
+  lingerMs = LINGER_MS;
   #fd: number;
+  readonly #setNonBlocking: SetNonBlocking;
   #lines: string[] = [];
   #weights: number[] = [];
   #chars = 0;
   #batch: Batch | null = null;
   #scheduled = false;
   #lost = 0;
+  /** Deno writes until it fails, and does not tell how much of it went: a pipe takes so much at once or nothing. */
+  get #atOnce(): number {
+    return this.#batch?.sizeBefore === null ? PIPE_BUF_BYTES : Infinity;
+  }
   /** The last line that was written has no end. */
   #torn = false;
 
-  constructor(fd: number) {
-    this.#fd = fd;
-    process.on("exit", () => this.flush());
+  constructor(fd: number, setNonBlocking: SetNonBlocking) {
+    this.#setNonBlocking = setNonBlocking;
+    this.#fd = unblocked(fd, setNonBlocking);
+    process.on("exit", () => this.#end());
+  }
+
+  /** The program ends: what waits has a moment. */
+  #end(): void {
+    for (let waited = 0;; waited += LINGER_LOOK_MS) {
+      this.flush();
+      if ((this.#batch === null && this.#lines.length === 0) || waited >= this.lingerMs) return;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LINGER_LOOK_MS);
+    }
   }
 
   #write(line: string): void {
@@ -79,7 +112,14 @@ export class LineWriter {
       const batch = this.#batch ??= this.#take();
       if (batch === null) return;
       try {
-        while (batch.at < batch.bytes.length) batch.at += writeSync(this.#fd, batch.bytes, batch.at);
+        while (batch.at < batch.bytes.length) {
+          batch.at += writeSync(
+            this.#fd,
+            batch.bytes,
+            batch.at,
+            Math.min(this.#atOnce, batch.bytes.length - batch.at),
+          );
+        }
         this.#batch = null;
       } catch (error) {
         if (codeOf(error) === "EAGAIN") this.#retryLater();
@@ -93,14 +133,14 @@ export class LineWriter {
   protected moveTo(fd: number): number {
     this.flush();
     const before = this.#fd;
-    this.#fd = fd;
+    this.#fd = unblocked(fd, this.#setNonBlocking);
     this.#torn = false;
     return before;
   }
 
   #take(): Batch | null {
-    if (this.#lines.length === 0) return null;
     this.#tellLost();
+    if (this.#lines.length === 0) return null;
     const text = `${this.#torn ? "\n" : ""}${this.#lines.join("\n")}\n`;
     const batch = {
       bytes: new TextEncoder().encode(text),
@@ -140,8 +180,8 @@ export class LogFile extends LineWriter {
   readonly #path: string;
 
   /** @throws {Error} With the file's name. */
-  constructor(path: string) {
-    super(open(path));
+  constructor(path: string, setNonBlocking: SetNonBlocking) {
+    super(open(path), setNonBlocking);
     this.#path = path;
   }
 
@@ -151,7 +191,8 @@ export class LogFile extends LineWriter {
    * @throws {Error} With the file's name; the old file stays in use.
    */
   reopen(): void {
-    closeSync(this.moveTo(open(this.#path)));
+    const before = this.moveTo(open(this.#path));
+    if (before > 2) closeSync(before);
   }
 }
 
@@ -165,9 +206,39 @@ function sizeOf(fd: number): number | null {
 }
 
 function open(path: string): number {
+  const standard = STANDARD.get(path);
+  if (standard !== undefined) return standard;
   try {
-    return openSync(path, "a", 0o640);
+    const wrong = wrongKind(path, "lines");
+    if (wrong !== null) throw new Error(wrong);
+    const { O_WRONLY, O_APPEND, O_CREAT, O_NONBLOCK } = constants;
+    return openSync(path, O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK, 0o640);
   } catch (error) {
-    throw new Error(`cannot open logfile ${path}: ${errorText(error)}`);
+    const why = codeOf(error) === "ENXIO" ? "it is a pipe that nobody reads" : errorText(error);
+    throw new Error(`cannot open logfile ${path}: ${why}`);
   }
 }
+
+/**
+ * A descriptor of the same that is never waited for. One of our own, where it can be had: whether writes wait is a property
+ * that all who share a descriptor share, and the shell shares its terminal with us.
+ */
+function unblocked(fd: number, setNonBlocking: SetNonBlocking): number {
+  try {
+    const stat = fstatSync(fd);
+    if (stat.isFile()) return fd;
+    if (stat.isSocket()) {
+      setNonBlocking(fd);
+      return fd;
+    }
+    return openSync(
+      `/proc/self/fd/${fd}`,
+      constants.O_WRONLY | constants.O_APPEND | constants.O_NONBLOCK | NO_TERMINAL,
+    );
+  } catch {
+    setNonBlocking(fd);
+    return fd;
+  }
+}
+/** What is opened does not become our terminal. */
+const NO_TERMINAL = constants.O_NOCTTY ?? 0;

@@ -4,6 +4,7 @@
  */
 import {
   closeSync,
+  constants,
   existsSync,
   fstatSync,
   linkSync,
@@ -18,6 +19,7 @@ import {
 } from "node:fs";
 import process from "node:process";
 import { codeOf, errorText } from "../errors.ts";
+import { wrongKind } from "./kinds.ts";
 
 /** So often is a file looked at that others want too, */
 const CLAIMS_MAX = 200;
@@ -48,6 +50,8 @@ export type Holder =
  * @throws {Error} Another server runs with this file, or it cannot be written.
  */
 export function claimPidfile(path: string): Pidfile {
+  const wrong = wrongKind(path, "whole");
+  if (wrong !== null) throw new Error(`cannot write pidfile ${path}: ${wrong}`);
   const own = `${path}.${process.pid}`;
   let fd: number;
   try {
@@ -151,7 +155,8 @@ function names(path: string, fd: number): boolean {
 export function holderOf(path: string): Holder {
   let fd: number;
   try {
-    fd = openSync(path, "r");
+    // A pipe would hold us up.
+    fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (error) {
     return { pid: null, why: codeOf(error) === "ENOENT" ? "there is no such file" : errorText(error) };
   }

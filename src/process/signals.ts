@@ -5,7 +5,7 @@ import type { Cancel, Processes } from "../contracts/environment.ts";
 const NUMBERS = { SIGINT: 2, SIGTERM: 15 } as const;
 
 /** Calls `stop` at the first signal; a second one ends the program at once. */
-export function onStopSignal(processes: Processes, stop: (signal: string) => void): Cancel {
+function onStopSignal(processes: Processes, stop: (signal: string) => void): Cancel {
   let stopping = false;
   const cancels = (Object.keys(NUMBERS) as (keyof typeof NUMBERS)[]).map((signal) =>
     processes.onSignal(signal, () => {
@@ -20,7 +20,7 @@ export function onStopSignal(processes: Processes, stop: (signal: string) => voi
 }
 
 /** Calls `reload` at each SIGHUP, one after the other; those that come meanwhile are one. */
-export function onReloadSignal(processes: Processes, reload: () => Promise<void>): Cancel {
+function onReloadSignal(processes: Processes, reload: () => Promise<void>): Cancel {
   let running = false;
   let again = false;
   const run = async () => {
@@ -37,4 +37,29 @@ export function onReloadSignal(processes: Processes, reload: () => Promise<void>
     }
   };
   return processes.onSignal("SIGHUP", () => void run());
+}
+
+/** Hears signals from its making on; what came before somebody asked for it is told then. */
+export class EarlySignals {
+  #stop: ((signal: string) => void) | null = null;
+  #reload: (() => Promise<void>) | null = null;
+  #stopped: string | null = null;
+
+  constructor(processes: Processes) {
+    onStopSignal(processes, (signal) => {
+      if (this.#stop === null) this.#stopped = signal;
+      else this.#stop(signal);
+    });
+    // A config that is yet to be used is as new as can be.
+    onReloadSignal(processes, () => this.#reload?.() ?? Promise.resolve());
+  }
+
+  onStop(stop: (signal: string) => void): void {
+    this.#stop = stop;
+    if (this.#stopped !== null) stop(this.#stopped);
+  }
+
+  onReload(reload: () => Promise<void>): void {
+    this.#reload = reload;
+  }
 }

@@ -2,6 +2,8 @@
 import { accessSync, constants, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { codeOf, errnoText, errorText } from "../errors.ts";
+import { wrongKind } from "./kinds.ts";
+import { STANDARD } from "./log_file.ts";
 
 /** Options that name a file to write. */
 export type FileOption = "logfile" | "pidfile" | "infofile";
@@ -26,8 +28,10 @@ export function unwritableFiles(options: Readonly<Record<FileOption, string | nu
 /** Why a file cannot be written: itself, when lines are added to it, or another in its place. */
 function cannotWrite(path: string, adds: boolean): string | null {
   try {
+    if (adds && STANDARD.has(path)) return null;
+    const wrong = wrongKind(path, adds ? "lines" : "whole");
+    if (wrong !== null) return wrong;
     const file = statSync(path, { throwIfNoEntry: false });
-    if (file?.isDirectory()) return "it is a folder";
     accessSync(file !== undefined && adds ? path : dirname(path), constants.W_OK);
     return null;
   } catch (error) {

@@ -4,10 +4,24 @@ import { endpointText } from "../endpoint.ts";
 import { Buffer } from "node:buffer";
 import type { Address, Link, LinkEvents, LinkOptions, Listener } from "../contracts/links.ts";
 import { CCError, systemError } from "../errors.ts";
-import { loadLibc } from "./bun_libc.ts";
+import { lastErrno, loadLibc } from "./bun_libc.ts";
 import { ARENA, BunLink, type Slot, trim, VECTORS, windowBytes } from "./bun_link.ts";
-import { AF_UNIX, CLOCK_MONOTONIC, NOTIFY_FLAGS, SOCK_DGRAM, timespecMicros, unixAddress } from "./common.ts";
-import { prepareSocketFile, removeSocketFile } from "./ipc.ts";
+import {
+  AF_UNIX,
+  CLOCK_MONOTONIC,
+  ECONNREFUSED,
+  ENOENT,
+  F_GETFL,
+  F_SETFL,
+  NOTIFY_FLAGS,
+  O_NONBLOCK,
+  SOCK_DGRAM,
+  SOCK_NONBLOCK,
+  SOCK_STREAM,
+  timespecMicros,
+  unixAddress,
+} from "./common.ts";
+import { askBy, listenOnFile, prepareSocketFile, removeSocketFile } from "./ipc.ts";
 import { applyOptions, type SetOption, setReceiveBuffer } from "./sockopt.ts";
 import type { Runtime } from "./types.ts";
 
@@ -18,6 +32,7 @@ const runtime: Runtime = {
   loadsTypeScript: true,
   notifiesItself: true,
   notify,
+  setNonBlocking,
   nextTurn: (f) => void setImmediate(f),
   monotonicMicros,
   arena: ARENA,
@@ -26,7 +41,7 @@ const runtime: Runtime = {
   trim,
   listen,
   connect,
-  prepareSocketFile: (path) => prepareSocketFile(path, connect),
+  prepareSocketFile: (path) => prepareSocketFile(path, answers),
   removeSocketFile,
   loadLibzmq: () =>
     Promise.reject(
@@ -93,8 +108,15 @@ function listen(
   const data: Slot = { link: null };
   try {
     if (address.transport === "ipc") {
-      const listener = Bun.listen<Slot>({ unix: address.path, socket, data, allowHalfOpen: true });
-      return Promise.resolve({ address, close: () => Promise.resolve(listener.stop()) });
+      const { path } = address;
+      return listenOnFile(path, answers, (unix) => {
+        try {
+          const listener = Bun.listen<Slot>({ unix, socket, data, allowHalfOpen: true });
+          return Promise.resolve({ address, close: () => Promise.resolve(listener.stop()) });
+        } catch (error) {
+          return Promise.reject(systemError(error, `cannot listen on ${endpointText(address)}`));
+        }
+      });
     }
     const { host, port } = address;
     const listener = Bun.listen<Slot>({ hostname: host, port, socket, data, allowHalfOpen: true });
@@ -107,6 +129,21 @@ function listen(
   } catch (error) {
     return Promise.reject(systemError(error, `cannot listen on ${endpointText(address)}`));
   }
+}
+
+/** Bun says "refused", whatever the reason was: the system's own word is asked for. */
+async function answers(path: string): Promise<boolean> {
+  const libc = process.platform === "linux" ? loadLibc() : null;
+  const to = unixAddress(path);
+  if (libc === null || to === null) return await askBy(connect)(path);
+  const fd = libc.socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
+  if (fd < 0) return true;
+  // Loaded before: that makes calls of its own.
+  lastErrno();
+  const failed = libc.connect(fd, to, to.length) !== 0;
+  const errno = lastErrno();
+  libc.close(fd);
+  return !failed || errno !== ECONNREFUSED && errno !== ENOENT;
 }
 
 function connect(
@@ -134,6 +171,8 @@ function connect(
         setOptions((socket as unknown as { fd: number }).fd, options);
       }
       const link = new BunLink(socket, endpointText(address));
+      // What a Unix socket holds is gone with its peer.
+      if (address.transport === "tcp") link.keepDescriptor();
       socket.data = { link };
       link.events = open(link);
     },
@@ -157,6 +196,13 @@ function setOptions(fd: number, options: LinkOptions): void {
 
 function setterOf(fd: number): SetOption {
   return (level, name, value) => void loadLibc()?.setsockopt(fd, level, name, Int32Array.of(value), 4);
+}
+
+function setNonBlocking(fd: number): boolean {
+  const libc = process.platform === "linux" ? loadLibc() : null;
+  if (libc === null) return false;
+  const flags = libc.fcntl(fd, F_GETFL, 0);
+  return flags >= 0 && libc.fcntl(fd, F_SETFL, flags | O_NONBLOCK) === 0;
 }
 
 function notify(socket: string, text: string): boolean {

@@ -1,5 +1,5 @@
 /** The C library on Bun, by bun:ffi: what its sockets and the `node:` modules do not give. */
-import { dlopen } from "bun:ffi";
+import { dlopen, type Pointer, read } from "bun:ffi";
 
 /** Functions of the C library. */
 export interface Libc {
@@ -16,7 +16,11 @@ export interface Libc {
     to: Uint8Array,
     toSize: number,
   ): number | bigint;
+  connect(fd: number, to: Uint8Array, size: number): number;
+  fcntl(fd: number, command: number, value: number): number;
   close(fd: number): number;
+  dup(fd: number): number;
+  ioctl(fd: number, request: number, to: Int32Array): number;
   clock_gettime(clock: number, to: BigInt64Array): number;
 }
 const SIGNATURES = {
@@ -26,15 +30,22 @@ const SIGNATURES = {
   writev: { args: ["i32", "ptr", "i32"], returns: "i64" },
   socket: { args: ["i32", "i32", "i32"], returns: "i32" },
   sendto: { args: ["i32", "ptr", "usize", "i32", "ptr", "u32"], returns: "i64" },
+  connect: { args: ["i32", "ptr", "u32"], returns: "i32" },
+  fcntl: { args: ["i32", "i32", "i32"], returns: "i32" },
   close: { args: ["i32"], returns: "i32" },
+  dup: { args: ["i32"], returns: "i32" },
+  ioctl: { args: ["i32", "u64", "ptr"], returns: "i32" },
   clock_gettime: { args: ["i32", "ptr"], returns: "i32" },
 } as const;
 let libc: Libc | null | undefined;
 
+const MUSL_ARCH = process.arch === "arm64" ? "aarch64" : "x86_64";
+const LINUX_NAMES = ["libc.so.6", `libc.musl-${MUSL_ARCH}.so.1`];
+
 /** Null where there is none to be had. */
 export function loadLibc(): Libc | null {
   if (libc !== undefined) return libc;
-  for (const name of ["libc.so.6", `libc.musl-${MUSL_ARCH}.so.1`, "libSystem.B.dylib"]) {
+  for (const name of [...LINUX_NAMES, "libSystem.B.dylib"]) {
     try {
       return libc = dlopen(name, SIGNATURES).symbols as unknown as Libc;
     } catch {
@@ -43,4 +54,19 @@ export function loadLibc(): Libc | null {
   }
   return libc = null;
 }
-const MUSL_ARCH = process.arch === "arm64" ? "aarch64" : "x86_64";
+
+let errnoAt: Pointer | null = null;
+
+/** Why the last call of this thread failed, on Linux; 0 where that cannot be told. */
+export function lastErrno(): number {
+  for (const name of errnoAt === null ? LINUX_NAMES : []) {
+    try {
+      const { symbols } = dlopen(name, { __errno_location: { args: [], returns: "ptr" } });
+      errnoAt = symbols.__errno_location();
+      break;
+    } catch {
+      // the next name
+    }
+  }
+  return errnoAt === null ? 0 : read.i32(errnoAt, 0);
+}

@@ -5,7 +5,7 @@ import type { Link, LinkEvents } from "../contracts/links.ts";
 import { Arena, SHARED_READ_BYTES } from "../memory/arena.ts";
 import { ENTRY_BYTES, LIST_BYTES, Vectors } from "../memory/vectors.ts";
 import { type Libc, loadLibc } from "./bun_libc.ts";
-import { fairReadBytes } from "./common.ts";
+import { fairReadBytes, SIOCOUTQ } from "./common.ts";
 import { type HotLink, type LightLink, Manner, MUCH_BYTES, Pace, Rounds } from "./turn.ts";
 
 export const ARENA = new Arena();
@@ -71,6 +71,9 @@ export class BunLink implements Link, HotLink, LightLink {
   #smallTurns = 0;
   readonly #manner = new Manner();
   readonly #pace = new Pace();
+  /** Another descriptor of the socket, as Bun has closed its own when it tells of the end; -1: there is none. */
+  #kept = -1;
+  #unacknowledged = -1;
 
   constructor(socket: Bun.Socket<Slot>, remote: string) {
     this.#socket = socket;
@@ -200,6 +203,26 @@ export class BunLink implements Link, HotLink, LightLink {
     this.events.written();
   }
 
+  /** From now on it tells what is unacknowledged. */
+  keepDescriptor(): void {
+    const { fd } = this.#socket as unknown as { fd: number };
+    if (process.platform === "linux" && fd >= 0) this.#kept = loadLibc()?.dup(fd) ?? -1;
+  }
+
+  unacknowledgedBytes(): number {
+    if (this.#kept < 0) return this.#unacknowledged;
+    const bytes = new Int32Array(1);
+    return loadLibc()!.ioctl(this.#kept, SIOCOUTQ, bytes) === 0 ? bytes[0] : -1;
+  }
+
+  /** A socket ends when all its descriptors are closed. */
+  #closeKept(): void {
+    if (this.#kept < 0) return;
+    this.#unacknowledged = this.unacknowledgedBytes();
+    loadLibc()!.close(this.#kept);
+    this.#kept = -1;
+  }
+
   pause(): void {
     this.#paused = true;
     if (this.#hot) ROUNDS.remove(this);
@@ -224,6 +247,7 @@ export class BunLink implements Link, HotLink, LightLink {
     openLinks--;
     if (this.#hot) ROUNDS.remove(this);
     this.#rest = null;
+    this.#closeKept();
     // terminate() resets, and the kernel forgets what it has not sent yet.
     if (this.#ending) this.#socket.close();
     else this.#socket.terminate();
@@ -234,6 +258,7 @@ export class BunLink implements Link, HotLink, LightLink {
     this.#gone = true;
     openLinks--;
     if (this.#hot) ROUNDS.remove(this);
+    this.#closeKept();
     this.events.closed(error);
   }
 

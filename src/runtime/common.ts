@@ -17,9 +17,21 @@ export function fairReadBytes(links: number, mostBytes: number): number {
   return share;
 }
 
+/** `ioctl` on Linux: bytes of a socket that the other end's system has not acknowledged. */
+export const SIOCOUTQ = 0x5411;
+
 export const AF_UNIX = 1;
+export const SOCK_STREAM = 1;
 export const SOCK_DGRAM = 2;
+/** Numbers of Linux, on all processors that these runtimes run on. */
+export const SOCK_NONBLOCK = 0x800;
+export const ENOENT = 2;
+export const ECONNREFUSED = 111;
 export const CLOCK_MONOTONIC = 1;
+/** `fcntl` on Linux. */
+export const F_GETFL = 3;
+export const F_SETFL = 4;
+export const O_NONBLOCK = 0x800;
 /** A service manager that is stuck does not hold us up, and one that is gone does not end us. Linux numbers. */
 export const NOTIFY_FLAGS = 0x40 /* MSG_DONTWAIT */ | 0x4000 /* MSG_NOSIGNAL */;
 

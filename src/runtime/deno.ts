@@ -6,17 +6,22 @@ import type { Address, Link, LinkEvents, LinkOptions, Listener } from "../contra
 import { systemError } from "../errors.ts";
 import { Arena, READ_BLOCK_BYTES } from "../memory/arena.ts";
 import { Block } from "../memory/block.ts";
+import { collect, countTraffic } from "./collector.ts";
 import {
   AF_UNIX,
   CLOCK_MONOTONIC,
   copyByView,
+  F_GETFL,
+  F_SETFL,
   fairReadBytes,
   NOTIFY_FLAGS,
+  O_NONBLOCK,
+  SIOCOUTQ,
   SOCK_DGRAM,
   timespecMicros,
   unixAddress,
 } from "./common.ts";
-import { prepareSocketFile, removeSocketFile } from "./ipc.ts";
+import { askBy, listenOnFile, prepareSocketFile, removeSocketFile } from "./ipc.ts";
 import { applyOptions } from "./sockopt.ts";
 import { Budget, Share } from "./turn.ts";
 import type { Runtime } from "./types.ts";
@@ -51,13 +56,15 @@ const runtime: Runtime = {
   loadsTypeScript: true,
   notifiesItself: true,
   notify,
+  setNonBlocking,
   nextTurn,
   monotonicMicros,
   arena: ARENA,
   copy: copyByView,
+  trim,
   listen,
   connect,
-  prepareSocketFile: (path) => prepareSocketFile(path, connect),
+  prepareSocketFile: (path) => prepareSocketFile(path, answers),
   removeSocketFile,
   // Its uv_poll calls back once and then never again (denoland/deno#36317).
   loadLibzmq: async () => ({ zmq: await import("zeromq"), pollMs: 1 }),
@@ -102,10 +109,24 @@ class DenoLink implements Link {
   #writing = false;
   #ending = false;
   #gone = false;
+  #fd: number | null = null;
+  #unacknowledged = -1;
 
   constructor(conn: Deno.Conn, remote: string) {
     this.#conn = conn;
     this.remote = remote;
+  }
+
+  /** From now on it tells what is unacknowledged. */
+  keepDescriptor(fd: number): void {
+    this.#fd = fd;
+  }
+
+  unacknowledgedBytes(): number {
+    const libc = this.#fd === null ? null : loadLibc();
+    if (libc === null || this.#gone) return this.#unacknowledged;
+    const bytes = new Int32Array(1);
+    return libc.ioctl(this.#fd!, BigInt(SIOCOUTQ), bytes) === 0 ? bytes[0] : -1;
   }
 
   start(): void {
@@ -139,6 +160,7 @@ class DenoLink implements Link {
       }
       if (this.#gone) return;
       const cameAt = performance.now();
+      countTraffic(n);
       if (direct === null) events.data(to.block.buf, to.block.start, to.block.start + n);
       else events.commitRead(n);
       if (!BUDGET.spend(this.#share, n, cameAt)) await new Promise<void>(rest);
@@ -204,6 +226,7 @@ class DenoLink implements Link {
 
   destroy(): void {
     if (this.#gone) return;
+    this.#unacknowledged = this.unacknowledgedBytes();
     this.#gone = true;
     openLinks--;
     this.resume();
@@ -217,8 +240,36 @@ class DenoLink implements Link {
   }
 }
 
-async function listen(
+/** Linux: the pages are taken back, and come again as zeros. */
+const MADV_DONTNEED = 4;
+/** Smaller blocks are not worth a system call. */
+const TRIM_MIN_BYTES = 64 * 1024;
+
+function trim(): void {
+  collect();
+  const libc = loadLibc();
+  if (libc === null) return;
+  for (const { start, end } of ARENA.freeBlocks(TRIM_MIN_BYTES)) {
+    libc.madvise(Deno.UnsafePointer.of(ARENA.buf.subarray(start, end)), BigInt(end - start), MADV_DONTNEED);
+  }
+}
+
+const answers = askBy((...args) => connect(...args));
+
+function listen(
   address: Address,
+  options: LinkOptions,
+  accept: (link: Link) => LinkEvents,
+): Promise<Listener> {
+  return address.transport === "tcp"
+    ? listenAt(address, address, options, accept)
+    : listenOnFile(address.path, answers, (path) => listenAt({ ...address, path }, address, options, accept));
+}
+
+/** @param named The address as it is called. */
+async function listenAt(
+  address: Address,
+  named: Address,
   options: LinkOptions,
   accept: (link: Link) => LinkEvents,
 ): Promise<Listener> {
@@ -228,7 +279,7 @@ async function listen(
       ? Deno.listen({ transport: "unix", path: address.path })
       : Deno.listen({ transport: "tcp", hostname: address.host, port: address.port });
   } catch (error) {
-    throw systemError(error, `cannot listen on ${endpointText(address)}`);
+    throw systemError(error, `cannot listen on ${endpointText(named)}`);
   }
   // Linux hands the options of a listening socket to those it accepts.
   setByDescriptor(options, listener.addr, 0);
@@ -248,7 +299,7 @@ async function listen(
         continue;
       }
       failures = 0;
-      const link = new DenoLink(conn, remoteOf(conn, address));
+      const link = new DenoLink(conn, remoteOf(conn, named));
       setOptions(conn, options);
       link.events = accept(link);
       link.start();
@@ -284,7 +335,8 @@ function connect(
     }
     const link = new DenoLink(conn, endpointText(address));
     setOptions(conn, options);
-    if (address.transport === "tcp") setByDescriptor(options, conn.localAddr, address.port);
+    const fd = address.transport === "tcp" ? setByDescriptor(options, conn.localAddr, address.port) : null;
+    if (fd !== null) link.keepDescriptor(fd);
     link.events = open(link);
     link.start();
   }, (error) => {
@@ -313,15 +365,16 @@ function setOptions(conn: Deno.Conn, options: LinkOptions): void {
 }
 
 /** Deno shows no descriptor of its sockets, and sets few options; the system tells which one it is. */
-function setByDescriptor(options: LinkOptions, local: Deno.Addr, remotePort: number): void {
-  if (local.transport !== "tcp") return;
+function setByDescriptor(options: LinkOptions, local: Deno.Addr, remotePort: number): number | null {
+  if (local.transport !== "tcp") return null;
   const libc = loadLibc();
   const fd = libc === null ? null : descriptorOf(local.port, remotePort);
-  if (libc === null || fd === null) return;
+  if (libc === null || fd === null) return null;
   applyOptions(
     options,
     (level, name, value) => void libc.setsockopt(fd, level, name, Int32Array.of(value), 4),
   );
+  return fd;
 }
 
 /** The descriptor of our TCP socket with these ports, the remote one 0 where it listens. */
@@ -337,8 +390,9 @@ function descriptorOf(localPort: number, remotePort: number): number | null {
         }
       }
     }
-    for (const name of readdirSync("/proc/self/fd")) {
-      if (inodes.has(linkOf(`/proc/self/fd/${name}`))) return Number(name);
+    // The newest socket has, most likely, the highest number.
+    for (const name of readdirSync("/proc/self/fd").map(Number).sort((a, b) => b - a)) {
+      if (inodes.has(linkOf(`/proc/self/fd/${name}`))) return name;
     }
   } catch {
     // no such files: not Linux, or not for us to read
@@ -367,6 +421,9 @@ const SIGNATURES = {
   sendto: { parameters: ["i32", "buffer", "usize", "i32", "buffer", "u32"], result: "isize" },
   setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
   close: { parameters: ["i32"], result: "i32" },
+  fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  madvise: { parameters: ["pointer", "usize", "i32"], result: "i32" },
+  ioctl: { parameters: ["i32", "u64", "buffer"], result: "i32" },
   clock_gettime: { parameters: ["i32", "buffer"], result: "i32" },
 } as const;
 let libc: Deno.DynamicLibrary<typeof SIGNATURES>["symbols"] | null | undefined;
@@ -379,6 +436,13 @@ function loadLibc() {
   } catch {
     return libc = null;
   }
+}
+
+function setNonBlocking(fd: number): boolean {
+  const libc = loadLibc();
+  if (libc === null) return false;
+  const flags = libc.fcntl(fd, F_GETFL, 0);
+  return flags >= 0 && libc.fcntl(fd, F_SETFL, flags | O_NONBLOCK) === 0;
 }
 
 function notify(socket: string, text: string): boolean {

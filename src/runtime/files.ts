@@ -1,6 +1,6 @@
 /** Files of the machine, by `node:fs`: the same on all runtimes. */
 import { constants } from "node:fs";
-import { type FileHandle, open, rename, rm, writeFile } from "node:fs/promises";
+import { type FileHandle, open, rename, rm, stat, writeFile } from "node:fs/promises";
 import type { Files } from "../contracts/environment.ts";
 import { CCError, codeOf, systemError } from "../errors.ts";
 
@@ -26,6 +26,8 @@ export const FILES: Files = {
   async replace(path, bytes, options = {}) {
     const beside = `${path}.new`;
     try {
+      const there = await stat(path).catch(() => null);
+      if (there !== null && !there.isFile()) throw new CCError("EINVAL", "what stands there is no file");
       // What a crash left is removed, and what then is there, put there by others, is not written through.
       await rm(beside, { force: true });
       await writeFile(beside, bytes, { flag: "wx", mode: options.mode });

@@ -1,28 +1,117 @@
-/** The files of `ipc://` sockets: a stale one is taken over, a live or foreign one never. */
-import { existsSync, lstatSync, unlinkSync } from "node:fs";
-import { dirname } from "node:path";
-import type { Transport } from "../contracts/links.ts";
-import { CCError } from "../errors.ts";
+/**
+ * The files of `ipc://` sockets: a stale one is taken over, a live or foreign one never. All runtimes remove the path that
+ * they bound, whoever's file lies there by then: so a socket is bound beside its place and linked to it, and at the end only
+ * the file that is ours is removed.
+ */
+import { existsSync, linkSync, lstatSync, renameSync, type Stats, unlinkSync } from "node:fs";
+import { dirname, join } from "node:path";
+import process from "node:process";
+import type { Listener, Transport } from "../contracts/links.ts";
+import { CCError, codeOf, errorText } from "../errors.ts";
 
-/** How a driver connects; what answers there is told by it. */
-type Connect = Transport["connect"];
+/** Does a server listen at this path, however busy it is? */
+export type Answers = (path: string) => Promise<boolean>;
+
+/** One that has not answered by then is busy, and so there. */
+const ANSWER_MS = 2000;
+/** So often a path is looked at that others want too. */
+const LOOKS_MAX = 20;
 
 /**
  * Makes room for a socket at `path`: the file of a server that is gone is removed.
  *
  * @throws {CCError} `EADDRINUSE`: a server answers there, or the file is no socket; `ENOENT`: there is no such folder.
  */
-export async function prepareSocketFile(path: string, connect: Connect): Promise<void> {
-  const stat = lstatSync(path, { throwIfNoEntry: false });
-  if (stat === undefined) {
-    if (existsSync(dirname(path))) return;
-    // libuv would say that permission is denied.
-    throw new CCError("ENOENT", `cannot listen on ipc://${path}: no such file or folder`);
+export async function prepareSocketFile(path: string, answers: Answers): Promise<void> {
+  for (let looks = 0;; looks++) {
+    const stat = lstatSync(path, { throwIfNoEntry: false });
+    if (stat === undefined) {
+      if (existsSync(dirname(path))) return;
+      // libuv would say that permission is denied.
+      throw new CCError("ENOENT", `cannot listen on ipc://${path}: no such file or folder`);
+    }
+    if (!stat.isSocket()) throw inUse(path, "a file that is not a socket stands there");
+    if (looks === LOOKS_MAX || await answers(path)) throw inUse(path, "the address is in use");
+    takeAway(path, stat);
   }
-  const inUse = (why: string) => new CCError("EADDRINUSE", `cannot listen on ipc://${path}: ${why}`);
-  if (!stat.isSocket()) throw inUse("a file that is not a socket stands there");
-  if (await answers(path, connect)) throw inUse("the address is in use");
-  unlinkSync(path);
+}
+
+/**
+ * Listens at `path`, where there is room for it.
+ *
+ * @param listenAt Binds a socket to the path it is given.
+ * @throws {CCError} As {@link prepareSocketFile}.
+ */
+export async function listenOnFile(
+  path: string,
+  answers: Answers,
+  listenAt: (path: string) => Promise<Listener>,
+): Promise<Listener> {
+  await prepareSocketFile(path, answers);
+  const beside = besideOf(path);
+  const listener = await listenAt(beside);
+  try {
+    const own = lstatSync(beside);
+    link(beside, path);
+    return {
+      address: { transport: "ipc", path },
+      close() {
+        removeOwn(path, own);
+        return listener.close();
+      },
+    };
+  } catch (error) {
+    await listener.close();
+    throw error;
+  } finally {
+    removeSocketFile(beside);
+  }
+}
+
+/** A name for this moment, no longer than most names of sockets: a path has few bytes. */
+function besideOf(path: string): string {
+  return join(dirname(path), `.${process.pid.toString(36)}${Math.floor(Math.random() * 1e6).toString(36)}`);
+}
+
+function link(beside: string, path: string): void {
+  try {
+    linkSync(beside, path);
+  } catch (error) {
+    if (codeOf(error) === "EEXIST") throw inUse(path, "the address is in use");
+    throw new CCError(
+      codeOf(error) ?? "cannot-listen",
+      `cannot listen on ipc://${path}: ${errorText(error)}`,
+    );
+  }
+}
+
+/** Removes a file that was found stale, unless another server has put its own there since. */
+function takeAway(path: string, stale: Stats): void {
+  const aside = besideOf(path);
+  try {
+    renameSync(path, aside);
+  } catch (error) {
+    if (codeOf(error) === "ENOENT") return;
+    throw new CCError(
+      codeOf(error) ?? "cannot-listen",
+      `cannot listen on ipc://${path}: ${errorText(error)}`,
+    );
+  }
+  try {
+    if (!isSame(lstatSync(aside), stale)) linkSync(aside, path);
+  } catch {
+    // Another has come already.
+  }
+  removeSocketFile(aside);
+}
+
+function removeOwn(path: string, own: Stats): void {
+  const stat = lstatSync(path, { throwIfNoEntry: false });
+  if (stat !== undefined && isSame(stat, own)) removeSocketFile(path);
+}
+
+function isSame(a: Stats, b: Stats): boolean {
+  return a.ino === b.ino && a.dev === b.dev;
 }
 
 /** Removes the file of a socket of ours; it may be gone already. */
@@ -34,17 +123,38 @@ export function removeSocketFile(path: string): void {
   }
 }
 
-function answers(path: string, connect: Connect): Promise<boolean> {
-  return new Promise((resolve) => {
-    connect(
-      { transport: "ipc", path },
-      { keepAlive: null, receiveBufferBytes: 0, sendBufferBytes: 0 },
-      (link) => {
+function inUse(path: string, why: string): CCError {
+  return new CCError("EADDRINUSE", `cannot listen on ipc://${path}: ${why}`);
+}
+
+/** Asks by connecting. Only who is refused, or finds nothing, knows that nobody is there. */
+export function askBy(connect: Transport["connect"]): Answers {
+  return (path) =>
+    new Promise((resolve) => {
+      const timer = setTimeout(() => {
+        cancel();
         resolve(true);
-        queueMicrotask(() => link.destroy());
-        return { data() {}, readTarget: () => null, commitRead() {}, written() {}, ended() {}, closed() {} };
-      },
-      () => resolve(false),
-    );
-  });
+      }, ANSWER_MS);
+      const settle = (there: boolean) => {
+        clearTimeout(timer);
+        resolve(there);
+      };
+      const cancel = connect(
+        { transport: "ipc", path },
+        { keepAlive: null, receiveBufferBytes: 0, sendBufferBytes: 0 },
+        (link) => {
+          settle(true);
+          queueMicrotask(() => link.destroy());
+          return {
+            data() {},
+            readTarget: () => null,
+            commitRead() {},
+            written() {},
+            ended() {},
+            closed() {},
+          };
+        },
+        (error) => settle(!["ECONNREFUSED", "ENOENT"].includes(codeOf(error) ?? "")),
+      );
+    });
 }

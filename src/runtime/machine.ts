@@ -33,8 +33,34 @@ const HOST: Host = {
   folder: startFolder(),
   platform: `${os.type()} ${os.release()} ${os.arch()}`,
   runtime: `${runtime.name} ${runtime.version}`,
+  get descriptorsMax() {
+    const [, soft] = /^Max open files +(\d+)/m.exec(textOf("/proc/self/limits")) ?? [];
+    return soft === undefined ? null : Number(soft);
+  },
+  get memoryBytes() {
+    return Math.min(os.totalmem(), ...controlGroupBytes());
+  },
   usage,
 };
+
+function textOf(file: string): string {
+  try {
+    return readFileSync(file, "latin1");
+  } catch {
+    return ""; // not on this system
+  }
+}
+
+/** What the control groups of this process allow: version 2, then 1, those of a container at their roots. */
+function controlGroupBytes(): number[] {
+  const [, path = ""] = /^0::(.*)$/m.exec(textOf("/proc/self/cgroup")) ?? [];
+  const [, path1 = ""] = /:memory:(.*)$/m.exec(textOf("/proc/self/cgroup")) ?? [];
+  const root = "/sys/fs/cgroup";
+  return [`${root}${path}/memory.max`, `${root}/memory.max`]
+    .concat([`${root}/memory${path1}`, `${root}/memory`].map((folder) => `${folder}/memory.limit_in_bytes`))
+    .map((file) => parseInt(textOf(file), 10))
+    .filter((bytes) => bytes > 0);
+}
 
 /** A program may have been started in a folder that is gone. */
 function startFolder(): string {
@@ -96,6 +122,7 @@ const PROCESSES: Processes = {
       process.off("unhandledRejection", f);
     };
   },
+  setNonBlocking: runtime.setNonBlocking,
   serviceManager: {
     hearsUs: runtime.notifiesItself,
     notify: (socket, text) => runtime.notify(socket, text),

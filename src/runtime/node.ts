@@ -1,13 +1,15 @@
 /** The driver for Node: `node:net`, read into one buffer that all links share. */
 import { endpointText } from "../endpoint.ts";
 import { spawn } from "node:child_process";
+import { readFile } from "node:fs/promises";
 import net from "node:net";
 import process from "node:process";
 import type { Address, Link, LinkEvents, LinkOptions, Listener } from "../contracts/links.ts";
 import { systemError } from "../errors.ts";
 import { Arena, READ_BLOCK_BYTES } from "../memory/arena.ts";
+import { collect, countTraffic } from "./collector.ts";
 import { copyByView, fairReadBytes } from "./common.ts";
-import { prepareSocketFile, removeSocketFile } from "./ipc.ts";
+import { askBy, listenOnFile, prepareSocketFile, removeSocketFile } from "./ipc.ts";
 import { Budget, Share } from "./turn.ts";
 import type { Runtime } from "./types.ts";
 
@@ -33,13 +35,15 @@ const runtime: Runtime = {
   loadsTypeScript: false,
   notifiesItself: false,
   notify,
+  setNonBlocking,
   nextTurn: (f) => void setImmediate(f),
   monotonicMicros: () => process.hrtime.bigint() / 1000n,
   arena: ARENA,
   copy: copyByView,
+  trim: collect,
   listen,
   connect,
-  prepareSocketFile: (path) => prepareSocketFile(path, connect),
+  prepareSocketFile: (path) => prepareSocketFile(path, answers),
   removeSocketFile,
   loadLibzmq: async () => ({ zmq: await import("zeromq"), pollMs: null }),
 };
@@ -54,6 +58,36 @@ const BUDGET = new Budget({
   mixedMs: 1,
 });
 
+/** How often the system is asked what is unacknowledged: Node has no call for that, only a file of all sockets. */
+const ASK_MS = 1000;
+/** Links that want to know, by their local and remote port, as the file has them. */
+const ASKING = new Map<string, NodeLink>();
+let asks: NodeJS.Timeout | null = null;
+
+function ask(link: NodeLink, ports: string): void {
+  ASKING.set(ports, link);
+  asks ??= setInterval(() => void askAll(), ASK_MS).unref();
+}
+
+function askNoMore(ports: string): void {
+  ASKING.delete(ports);
+  if (ASKING.size > 0 || asks === null) return;
+  clearInterval(asks);
+  asks = null;
+}
+
+async function askAll(): Promise<void> {
+  if (![...ASKING.values()].some((link) => link.wroteSince())) return;
+  for (const table of ["/proc/self/net/tcp", "/proc/self/net/tcp6"]) {
+    const text = await readFile(table, "latin1").catch(() => "");
+    for (const [, local, remote, queued] of text.matchAll(SOCKET_LINE)) {
+      ASKING.get(`${parseInt(local, 16)} ${parseInt(remote, 16)}`)?.sawUnacknowledged(parseInt(queued, 16));
+    }
+  }
+}
+/** Of a line of the file: both ports, and bytes that are unacknowledged. */
+const SOCKET_LINE = /:([0-9A-F]{4}) [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]{2} ([0-9A-F]{8}):/g;
+
 class NodeLink implements Link {
   readonly remote: string;
   events!: LinkEvents;
@@ -65,6 +99,10 @@ class NodeLink implements Link {
   #size = 0;
   #writtenAtEnd = -1;
   #gone = false;
+  #unacknowledged = -1;
+  /** Bytes written when the system was asked last, and how they are found in its answer. */
+  #askedAt = 0;
+  #ports: string | null = null;
 
   constructor(remote: string) {
     this.remote = remote;
@@ -78,6 +116,7 @@ class NodeLink implements Link {
     callback: (n: number, buffer: Uint8Array): boolean => {
       if (this.#gone) return false;
       const cameAt = performance.now();
+      countTraffic(n);
       if (buffer.byteOffset === READ_BUFFER.byteOffset && buffer.buffer === READ_BUFFER.buffer) {
         this.events.data(ARENA.buf, READ_BLOCK.start, READ_BLOCK.start + n);
       } else this.events.commitRead(n);
@@ -109,6 +148,7 @@ class NodeLink implements Link {
       if (this.#gone) return;
       this.#gone = true;
       countLink(-1);
+      this.#askNoMore();
       this.events.closed(cause && systemError(cause, this.remote));
     });
     socket.setNoDelay(true);
@@ -142,6 +182,35 @@ class NodeLink implements Link {
     return handle ? this.#size - handle.writeQueueSize : this.#writtenAtEnd;
   }
 
+  /** From now on it tells what is unacknowledged. */
+  askForUnacknowledged(): void {
+    const { localPort, remotePort } = this.#socket;
+    if (process.platform !== "linux" || localPort === undefined || remotePort === undefined) return;
+    this.#ports = `${localPort} ${remotePort}`;
+    ask(this, this.#ports);
+  }
+
+  #askNoMore(): void {
+    if (this.#ports !== null) askNoMore(this.#ports);
+    this.#ports = null;
+  }
+
+  /** Has anything been written since it was asked, or was something on its way then? */
+  wroteSince(): boolean {
+    const { bytesWritten } = this.#socket;
+    const wrote = bytesWritten !== this.#askedAt || this.#unacknowledged > 0;
+    this.#askedAt = bytesWritten;
+    return wrote;
+  }
+
+  sawUnacknowledged(bytes: number): void {
+    this.#unacknowledged = bytes;
+  }
+
+  unacknowledgedBytes(): number {
+    return this.#unacknowledged;
+  }
+
   pause(): void {
     this.#paused = true;
     this.#socket.pause();
@@ -160,6 +229,7 @@ class NodeLink implements Link {
     if (this.#gone) return;
     this.#gone = true;
     countLink(-1);
+    this.#askNoMore();
     this.#writtenAtEnd = this.writtenBytes();
     this.#socket.destroy();
   }
@@ -173,14 +243,43 @@ function handleOf(socket: net.Socket): Handle | null {
   return (socket as unknown as { _handle: Handle | null })._handle;
 }
 
+/** Kept: what is collected closes its descriptor. */
+const NON_BLOCKING: net.Socket[] = [];
+
+/** Node does that with each descriptor that it makes a stream of. */
+function setNonBlocking(fd: number): boolean {
+  try {
+    const socket = new net.Socket({ fd, readable: false, writable: true });
+    socket.on("error", () => {/* who writes to the descriptor is told */});
+    NON_BLOCKING.push(socket.unref());
+    return true;
+  } catch {
+    return false; // of a kind that no stream is made of
+  }
+}
+
+const answers = askBy((...args) => connect(...args));
+
 function listen(
   address: Address,
   options: LinkOptions,
   accept: (link: Link) => LinkEvents,
 ): Promise<Listener> {
+  return address.transport === "tcp"
+    ? listenAt(address, address, options, accept)
+    : listenOnFile(address.path, answers, (path) => listenAt({ ...address, path }, address, options, accept));
+}
+
+/** @param named The address as it is called. */
+function listenAt(
+  address: Address,
+  named: Address,
+  options: LinkOptions,
+  accept: (link: Link) => LinkEvents,
+): Promise<Listener> {
   const server = net.createServer({ pauseOnConnect: true, allowHalfOpen: true }, (accepted) => {
     const link = new NodeLink(
-      address.transport === "ipc" ? endpointText(address) : endpointText({
+      address.transport === "ipc" ? endpointText(named) : endpointText({
         transport: "tcp",
         host: accepted.remoteAddress ?? "?",
         port: accepted.remotePort ?? 0,
@@ -199,7 +298,7 @@ function listen(
     socket.resume();
   });
   return new Promise((resolve, reject) => {
-    server.once("error", (error) => reject(systemError(error, `cannot listen on ${endpointText(address)}`)));
+    server.once("error", (error) => reject(systemError(error, `cannot listen on ${endpointText(named)}`)));
     const listening = () => {
       server.removeAllListeners("error");
       // A failed accept (out of descriptors, say) does not end the server.
@@ -241,6 +340,7 @@ function connect(
     socket.off("error", refuse);
     link.start(socket);
     setOptions(socket, options);
+    if (address.transport === "tcp") link.askForUnacknowledged();
     link.events = open(link);
   });
   return () => {

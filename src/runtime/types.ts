@@ -23,6 +23,8 @@ export interface Runtime extends Transport {
    * @returns False when it could not be sent.
    */
   notify(socket: string, text: string): boolean | Promise<boolean>;
+  /** Makes writes to a descriptor return at once; false where that cannot be done. */
+  setNonBlocking(fd: number): boolean;
   /** Calls `f` in a later turn of the event loop, once the sockets that are ready have been read. */
   nextTurn(f: () => void): void;
   /** The system's monotonic clock (CLOCK_MONOTONIC) in microseconds; null where it cannot be read. */

@@ -1,6 +1,6 @@
 /** What a server counts; `observe/` tells it. */
 import type { Counter, Meter } from "../contracts/handler.ts";
-import { COUNTERS_MAX, REFUSED_CODES_MAX, TYPES_TRACKED } from "../limits.ts";
+import { COUNTERS_MAX, REFUSED_CODES_MAX, TYPE_UNUSED_MS, TYPES_TRACKED } from "../limits.ts";
 
 /** What became of a message, as the statistics have it. */
 export type Result =
@@ -45,8 +45,16 @@ function tallies(): Tallies {
 export class TypeCounters {
   readonly name: string;
   readonly byResult: Tallies = tallies();
+  /** How many there were when it was looked at last, and when that had changed. */
+  seen = 0;
+  seenAt = -Infinity;
+
   constructor(name: string) {
     this.name = name;
+  }
+
+  get count(): number {
+    return RESULTS.reduce((sum, result) => sum + this.byResult[result].count, 0);
   }
 }
 
@@ -94,7 +102,10 @@ export class Statistics {
   readonly byResult: Tallies = tallies();
   /** Messages sent to clients: replies, and what handlers send along a way that was kept. */
   readonly replies = new Tally();
+  /** What was lost, by `drops.REASON` and `unconfirmed`. */
+  losses: () => ReadonlyMap<string, number> = () => new Map();
   readonly #types = new Map<string, TypeCounters>();
+  #routed: ReadonlySet<string> = new Set();
   readonly #refused = new Map<string, number>();
   readonly #counters = new Map<string, HandlerCounter>();
   readonly #gauges = new Map<string, HandlerGauge>();
@@ -109,11 +120,38 @@ export class Statistics {
     const name = type.replace(WITH_UID, "$1.<uid>");
     let found = this.#types.get(name);
     if (found === undefined) {
-      const known = this.#types.size < TYPES_TRACKED ? name : "other";
+      const known = this.#routed.has(name) || this.#types.size < TYPES_TRACKED ? name : "other";
       found = this.#types.get(known) ?? new TypeCounters(known);
       this.#types.set(known, found);
     }
     return found;
+  }
+
+  /** Types that have counters of their own whatever others there are: those that the routes name. */
+  route(types: Iterable<string>): void {
+    this.#routed = new Set(types);
+  }
+
+  /**
+   * Takes the counters of types that nobody sends any more, where there are none for others. What was counted stays in the
+   * totals.
+   *
+   * @returns Whether some were taken: whoever keeps counters must ask for them anew.
+   */
+  expireTypes(now: number): boolean {
+    for (const counters of this.#types.values()) {
+      const { count } = counters;
+      if (count !== counters.seen || counters.seenAt === -Infinity) counters.seenAt = now;
+      counters.seen = count;
+    }
+    if (this.#types.size < TYPES_TRACKED) return false;
+    const before = this.#types.size;
+    for (const [name, { seenAt }] of this.#types) {
+      if (now - seenAt >= TYPE_UNUSED_MS && !this.#routed.has(name) && name !== "other") {
+        this.#types.delete(name);
+      }
+    }
+    return this.#types.size < before;
   }
 
   /** Adds a run of messages. */

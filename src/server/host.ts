@@ -104,6 +104,11 @@ export class Host {
     return this.#inFlight.size;
   }
 
+  /** Has it answered all it was given? One that keeps messages gives them back when it is stopped. */
+  get settled(): boolean {
+    return this.#inFlight.size === 0 || this.#config.definition.keepsMessages === true;
+  }
+
   /** Why the server is not ready, as far as this handler goes; null where it is. */
   unready(): string | null {
     if (this.#state !== "running") return `${this.name} is ${this.#state}`;

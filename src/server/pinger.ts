@@ -10,8 +10,10 @@ export class Pinger {
   readonly #environment: Environment;
   readonly #log: Logger;
   readonly #endpoint: string;
+  readonly #periodMs: number;
   readonly #cancel: Cancel;
   #lastPong: number;
+  #lookedAt: number;
   #warned = false;
   /** The latest one in seconds; null: none yet. */
   roundTripSeconds: number | null = null;
@@ -21,7 +23,8 @@ export class Pinger {
     this.#environment = environment;
     this.#log = log;
     this.#endpoint = endpoint;
-    this.#lastPong = environment.clock.now();
+    this.#periodMs = periodMs;
+    this.#lastPong = this.#lookedAt = environment.clock.now();
     this.#cancel = environment.clock.every(periodMs, () => {
       this.#look();
       send();
@@ -47,12 +50,23 @@ export class Pinger {
     }
   }
 
+  /** The upstream is there again: what was measured before is of another link. */
+  up(): void {
+    this.#lastPong = this.#environment.clock.now();
+    this.roundTripSeconds = null;
+  }
+
   close(): void {
     this.#cancel();
   }
 
   #look(): void {
-    const silent = this.#environment.clock.now() - this.#lastPong;
+    const now = this.#environment.clock.now();
+    // A process that was stopped for a while has not asked meanwhile.
+    const slept = now - this.#lookedAt > 2 * this.#periodMs + LATE_MS / 2;
+    this.#lookedAt = now;
+    if (slept) this.#lastPong = now;
+    const silent = now - this.#lastPong;
     if (silent <= LATE_MS) return;
     const text = `no pong from ${this.#endpoint} for ${Math.round(silent / 1000)} s`;
     this.#log.warnRarely("ping", this.#endpoint, text);

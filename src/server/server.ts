@@ -16,7 +16,14 @@ import type { Draft, Outcome } from "../contracts/message.ts";
 import type { Seal } from "../contracts/seal.ts";
 import { isLoopback, parseEndpoint } from "../endpoint.ts";
 import { codeOf, errorText } from "../errors.ts";
-import { MESSAGE_MAX_FRAMES } from "../limits.ts";
+import {
+  DESCRIPTORS_KEPT,
+  DESCRIPTORS_PER_HANDLER,
+  IDENTITY_FRAME_MAX_BYTES,
+  MEMORY_SHARE,
+  MESSAGE_MAX_FRAMES,
+  PEERS_MAX,
+} from "../limits.ts";
 import type { Logger } from "../log.ts";
 import type { RelayTable } from "../relay/table.ts";
 import { SocketContext } from "../socket/context.ts";
@@ -33,8 +40,20 @@ import { Host, type HostServices, lifeError } from "./host.ts";
 import { Post } from "./post.ts";
 import { Reload } from "./reload.ts";
 import { RouteTable } from "./routes.ts";
-import { dropsOf, type ServerState, upstreamsOf } from "./state.ts";
+import { dropsOf, lossesOf, type ServerState, upstreamsOf } from "./state.ts";
 import { isOutcome, type Verdict } from "./verdict.ts";
+
+/**
+ * Parts of linger by which a stopping server tells its clients that it ends, and takes nothing more from them: answers
+ * under way go out before the first, what clients had sent by then is handled before the second, and what handlers have
+ * queued has the rest.
+ */
+const ANSWERS_SHARE = 0.5;
+const DRAIN_SHARE = 0.75;
+/** How often memory and counters that nobody uses are given back. */
+const UPKEEP_MS = 30_000;
+/** How often a stopping server looks whether all has been handled. */
+const SETTLED_LOOK_MS = 5;
 
 /** What a server is made of, besides its config. */
 export interface ServerParts {
@@ -75,6 +94,7 @@ export class Server {
   /** Handlers that a reload is ending. */
   #leaving: readonly Host[] = [];
   readonly #pastDrops = new Map<string, Map<DropReason, number>>();
+  readonly #pastUnconfirmed = new Map<string, number>();
   /** Aborts when the server should stop, in the middle of its start too. */
   readonly #stop = new AbortController();
   #starting: Promise<string> | null = null;
@@ -84,6 +104,7 @@ export class Server {
   #engine: Engine | null = null;
   #router: RouterSocket | null = null;
   #endpoint: string | null = null;
+  #cancelUpkeep: () => void = () => {};
 
   constructor(config: ServerConfig, { environment, log, seal, observe }: ServerParts) {
     const { options } = config;
@@ -108,6 +129,8 @@ export class Server {
       hwm: options.zmq_hwm,
       messageMaxBytes: options.zmq_maxmsgsize,
     };
+    this.statistics.route(config.routes.map(({ type }) => type));
+    this.statistics.losses = () => lossesOf(this.state);
     this.#observer = observe?.(this) ?? null;
   }
 
@@ -139,8 +162,11 @@ export class Server {
       engine: this.#engine?.description ?? "",
       peers: this.#router?.peers ?? 0,
       drops: this.#router?.drops ?? null,
+      peersMax: this.#router?.peersMax ?? null,
+      closed: this.#router?.closed ?? new Map(),
       upstreams: upstreamsOf([...hosts, ...this.#leaving]),
       pastDrops: this.#pastDrops,
+      unconfirmed: this.#unconfirmed([...hosts, ...this.#leaving]),
       unready,
     };
   }
@@ -165,6 +191,7 @@ export class Server {
       // What stop() does is done here; it waits for it.
       await this.#tearDown(0);
       await this.#observer?.stopped(false);
+      this.log.tellHeld();
       throw error instanceof StartError
         ? error
         : new StartError(codeOf(error) ?? "start-failed", errorText(error));
@@ -189,11 +216,21 @@ export class Server {
     this.#engine = await makeEngine(options["zmq-engine"], this.context);
     unlessStopped();
     this.#table = this.context.relayTable({
-      messageMaxBytes: this.#socketOptions.messageMaxBytes,
-      messageMaxFrames: MESSAGE_MAX_FRAMES,
+      // A relayed message gets an identity in front: those at the bounds are looked at one by one.
+      messageMaxBytes: this.#socketOptions.messageMaxBytes - IDENTITY_FRAME_MAX_BYTES,
+      messageMaxFrames: MESSAGE_MAX_FRAMES - 1,
     });
     this.#dispatcher.table = this.#table;
-    this.#router = this.#engine.router(this.#socketOptions, this.#dispatcher);
+    this.#router = this.#engine.router(
+      {
+        ...this.#socketOptions,
+        identityTakeover: options["identity-takeover"],
+        maxClients: this.#maxClients(config),
+        messageTimeoutMs: options["message-timeout"] * 1000,
+        memoryBudgetBytes: options["memory-budget"] ?? this.environment.host.memoryBytes * MEMORY_SHARE,
+      },
+      this.#dispatcher,
+    );
     this.#post.router = this.#router;
     const hosts = new Map<string, Host>();
     this.#generation = { ...this.#generation, hosts };
@@ -206,6 +243,7 @@ export class Server {
     await this.#observer?.starting();
     unlessStopped();
     this.#endpoint = await this.#router.bind(options["cc-socket"]);
+    this.#cancelUpkeep = this.environment.clock.every(UPKEEP_MS, () => this.#upkeep());
     unlessStopped();
     await this.#observer?.started();
     unlessStopped();
@@ -237,6 +275,7 @@ export class Server {
     const generation = await reload.prepare();
     if (generation === null) return reload.changes;
     this.#generation = generation;
+    this.statistics.route(generation.config.routes.map(({ type }) => type));
     for (const host of generation.hosts.values()) host.join(generation.hosts);
     this.#dispatcher.invalidate();
     this.#observer?.reloaded();
@@ -248,11 +287,21 @@ export class Server {
     return reload.changes;
   }
 
+  #unconfirmed(hosts: readonly Host[]): Map<string, number> {
+    const sums = new Map(this.#pastUnconfirmed);
+    for (const { handler, upstream } of upstreamsOf(hosts)) {
+      sums.set(handler, (sums.get(handler) ?? 0) + upstream.dealer.unconfirmed);
+    }
+    return sums;
+  }
+
   /** A handler's drops stay known when it has ended. */
   #rememberDrops(hosts: readonly Host[]): void {
     for (const { handler, upstream } of upstreamsOf(hosts)) {
       const past = this.#pastDrops.get(handler) ?? new Map<DropReason, number>();
       this.#pastDrops.set(handler, past);
+      const { unconfirmed } = upstream.dealer;
+      this.#pastUnconfirmed.set(handler, (this.#pastUnconfirmed.get(handler) ?? 0) + unconfirmed);
       for (const [reason, count] of upstream.dealer.drops.byReason) {
         past.set(reason, (past.get(reason) ?? 0) + count);
       }
@@ -272,18 +321,55 @@ export class Server {
     this.#observer?.stopping();
     await this.#tearDown(this.config.options.zmq_linger);
     await this.#observer?.stopped(true);
+    this.log.tellHeld();
     this.log.info("shutdown", "stopped");
   }
 
   async #tearDown(lingerMs: number): Promise<void> {
     const { clock } = this.environment;
     const until = clock.now() + lingerMs;
-    this.#router?.stopReceiving();
-    await endAll([...this.#generation.hosts.values()], lingerMs, clock.now);
-    await this.#router?.close(Math.max(0, until - clock.now()));
+    const left = (share: number) => Math.max(0, until - clock.now() - (1 - share) * lingerMs);
+    const hosts = [...this.#generation.hosts.values()];
+    this.#cancelUpkeep();
+    this.#router?.stopListening();
+    await this.#settled(hosts, left(ANSWERS_SHARE));
+    await this.#router?.drain(left(DRAIN_SHARE));
+    await endAll(hosts, left(1), clock.now);
+    await this.#router?.close(left(1));
     this.#dispatcher.table = null;
     this.#table?.close();
     this.#table = null;
+  }
+
+  /** As many as there are descriptors for. */
+  #maxClients({ options, handlers }: ServerConfig): number {
+    const { descriptorsMax } = this.environment.host;
+    const kept = DESCRIPTORS_KEPT + DESCRIPTORS_PER_HANDLER * handlers.size;
+    const possible = descriptorsMax === null ? PEERS_MAX : Math.max(1, descriptorsMax - kept);
+    const asked = options["max-clients"];
+    if (asked !== null && asked > possible) {
+      this.log.warn(
+        "startup",
+        `max-clients is ${asked}, but of ${descriptorsMax} descriptors (ulimit -n) only ${possible} are left for clients`,
+      );
+    }
+    return Math.min(asked ?? PEERS_MAX, possible);
+  }
+
+  /** What a load left behind is not kept while none comes, nor what made-up types left for those that are sent. */
+  #upkeep(): void {
+    this.context.trim();
+    if (this.statistics.expireTypes(this.environment.clock.now())) this.#dispatcher.invalidate();
+  }
+
+  /** Waits until what had come has been handled, at most `ms`. */
+  async #settled(hosts: readonly Host[], ms: number): Promise<void> {
+    const { clock } = this.environment;
+    const until = clock.now() + ms;
+    const settled = () => (this.#router?.idle ?? true) && hosts.every((host) => host.settled);
+    while (!settled() && clock.now() < until) {
+      await new Promise<void>((resolve) => void clock.after(SETTLED_LOOK_MS, resolve));
+    }
   }
 
   #warnings(): void {

@@ -68,7 +68,10 @@ export class HandlerUpstream implements Upstream, MessageSink {
       },
       this,
       {
-        up: () => guard.call("onChange", () => options.onChange?.(true, "")),
+        up: () => {
+          this.#pinger?.up();
+          guard.call("onChange", () => options.onChange?.(true, ""));
+        },
         down: (why) => guard.call("onChange", () => options.onChange?.(false, why)),
       },
     );
@@ -86,9 +89,10 @@ export class HandlerUpstream implements Upstream, MessageSink {
     return this.dealer.queued;
   }
 
-  /** The latest ping's; null where nothing was pinged, or nothing answered yet. */
+  /** The latest ping's; null where nothing was pinged, nothing answered yet, or the upstream is down. */
   get roundTripSeconds(): number | null {
-    return this.#pinger === null ? null : this.#pinger.roundTripSeconds;
+    // Of one that is away, the latest says nothing.
+    return this.#pinger === null || !this.up ? null : this.#pinger.roundTripSeconds;
   }
 
   send(what: Draft | Message): Outcome | Promise<Outcome> {

@@ -10,7 +10,8 @@
  * ```
  *
  * While paused, what the link still brings waits in `unread`. A peer that ends its side while paused is `draining`: what had
- * come is still taken, unless the socket has stopped receiving.
+ * come is still taken, unless the socket has stopped receiving. While finishing, nothing is sent any more, but all that
+ * comes is taken: what a peer had sent before it saw our FIN is not lost.
  */
 import type { Link, LinkEvents } from "../contracts/links.ts";
 import { errorStack, errorText } from "../errors.ts";
@@ -28,6 +29,7 @@ import { type CommandSink, Decoder } from "../zmtp/decoder.ts";
 import { ProtocolError } from "../zmtp/frame.ts";
 import {
   commandName,
+  encodeError,
   encodePong,
   encodeReady,
   errorReason,
@@ -40,6 +42,8 @@ import { BORROW_MIN_BYTES, type Egress } from "./egress.ts";
 import type { MessageSink, Source } from "./types.ts";
 import { Unread } from "./unread.ts";
 
+/** One that is told why it is not taken has so long to read it. */
+const REFUSED_MAX_MS = 1000;
 /** A ROUTER sends READY so long after connecting at the latest. */
 const READY_LATEST_MS = 50;
 
@@ -63,11 +67,17 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
   #ready = false;
   #closed = false;
   #pauses = 0;
+  /** Reads that brought something. */
+  #chunks = 0;
+  /** The handshake is done, but not yet whether it is taken. */
+  #waiting = false;
   readonly #unread = new Unread();
   /** Called when the peer has closed its side too; set while finishing. */
   #finished: (() => void) | null = null;
   #draining = false;
   #stopped = false;
+  /** Nothing more is read from the link; what has come is taken. */
+  #held = false;
   #cancelTimer: () => void;
   #cancelReady: () => void = () => {};
   #readyCommand: Uint8Array | null;
@@ -111,20 +121,43 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
     return this.#ready && !this.#closed;
   }
 
+  /** Bytes that are held for it: of a message that has not come whole, of what waits to be taken, and to be sent. */
+  get heldBytes(): number {
+    return (this.#decoder?.reserved ?? 0) + this.#unread.bytes + this.egress.bytes;
+  }
+
+  /** Is it in the middle of a message, and not held back by us? */
+  get expectsMore(): boolean {
+    return this.#pauses === 0 && this.#decoder?.idle === false;
+  }
+
+  /** Reads so far that brought something: whoever sends lives. */
+  get chunks(): number {
+    return this.#chunks;
+  }
+
+  /** Does somebody hold it back? */
+  get paused(): boolean {
+    return this.#pauses > 0;
+  }
+
   /** Is the connection over? */
   get over(): boolean {
     return this.#closed;
   }
 
-  /** The peer is known; returns the frame to put in front of its messages. May throw {@link ProtocolError}. */
-  protected abstract handshaken(peer: PeerProperties): Uint8Array;
+  /**
+   * The peer is known; returns the frame to put in front of its messages, or null: it waits for {@link admit} or
+   * {@link refuse}. May throw {@link ProtocolError}.
+   */
+  protected abstract handshaken(peer: PeerProperties): Uint8Array | null;
   /** So many messages came and were not looked at. */
   protected abstract discarded(messages: number): void;
   /** The connection is over; called once, unless by {@link close}. */
   protected abstract disconnected(why: string, error: Error | undefined): void;
 
   data(chunk: Uint8Array, start: number, end: number): void {
-    if (this.#finished !== null) return;
+    this.#chunks++;
     if (!this.#unread.empty) {
       this.#unread.add(chunk, start, end);
       return;
@@ -135,6 +168,7 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
 
   /** Returns how far the chunk was taken: to its end, unless someone pauses us or the connection is over. */
   readonly #take = (chunk: Uint8Array, start: number, end: number): number => {
+    if (this.#waiting) return start;
     let at = end;
     this.context.flusher.beginChunk(chunk, start, end);
     try {
@@ -158,11 +192,12 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
   }
 
   readTarget(minBytes: number): Uint8Array | null {
-    return this.#decoder === null || this.#finished !== null ? null : this.#decoder.readTarget(minBytes);
+    return this.#decoder === null ? null : this.#decoder.readTarget(minBytes);
   }
 
   commitRead(bytes: number): void {
-    if (this.#finished !== null || this.#closed) return;
+    if (this.#closed) return;
+    this.#chunks++;
     this.context.flusher.beginChunk();
     try {
       this.#decoder!.commitRead(bytes);
@@ -179,6 +214,12 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
 
   ended(): void {
     this.#drainUnread();
+    // What the system has taken of ours still goes out: a link that is broken off would forget it.
+    if (!this.#closed) this.link.end();
+    this.#endedByPeer();
+  }
+
+  #endedByPeer(): void {
     const cut = this.#handshake !== null
       ? " before the handshake was done"
       : this.#decoder?.idle === false
@@ -192,7 +233,7 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
     this.egress.shut();
     this.#drainUnread();
     if (error) this.#end(error.message, error);
-    else this.ended();
+    else this.#endedByPeer();
   }
 
   command(buf: Uint8Array, start: number, end: number): void {
@@ -221,18 +262,36 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
     if (this.#closed || this.#pauses > 0) return;
     this.#decoder?.resume();
     this.#workUnread();
-    if (this.#pauses === 0 && !this.#closed) this.link.resume();
+    if (this.#pauses === 0 && !this.#held && !this.#closed) this.link.resume();
   };
 
-  /** Nothing is taken from it any more, not even what had come before. */
+  /** Nothing more is read until {@link finish}; what has come is still taken. */
+  hold(): void {
+    this.#held = true;
+    this.link.pause();
+  }
+
+  /** Has all that came been taken? */
+  get idle(): boolean {
+    return this.#unread.empty;
+  }
+
+  /** Was FIN sent, so that nothing else can be? */
+  get finishing(): boolean {
+    return this.#finished !== null;
+  }
+
+  /** Nothing is taken from it any more, not even what had come before: that is counted. */
   stopReceiving(): void {
+    if (this.#closed) return;
     this.#stopped = true;
     this.pause();
+    this.#discardUnread();
   }
 
   /** The peer has gone while we were paused: what had come from it is still taken. */
   #drainUnread(): void {
-    if (this.#unread.empty || this.#closed || this.#stopped || this.#finished !== null) return;
+    if (this.#unread.empty || this.#closed || this.#stopped || this.#waiting) return;
     this.#draining = true;
     this.#decoder?.resume();
     this.#workUnread();
@@ -244,14 +303,13 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
 
   readonly #isClosed = (): boolean => this.#closed;
 
-  /** Sends FIN and throws away what still comes, until the peer closes its side. */
+  /** Sends FIN and takes what still comes, until the peer closes its side. */
   finish(done: () => void): void {
     if (this.#closed) return done();
     this.#finished = done;
-    this.#discardUnread();
-    this.#decoder?.clear();
-    this.link.end();
-    this.link.resume();
+    this.egress.end();
+    this.#held = false;
+    if (this.#pauses === 0) this.link.resume();
   }
 
   /** Ends the connection because of what the peer sent, or an error of our own. */
@@ -280,6 +338,13 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
     this.link.destroy();
   }
 
+  /** The same, but what the system has taken to send, it sends, then FIN; {@link close} may reset the link. */
+  abandon(): void {
+    if (this.#closed) return;
+    this.link.end();
+    this.close();
+  }
+
   #discardUnread(): void {
     const messages = this.#unread.discard();
     if (messages > 0) this.discarded(messages);
@@ -289,20 +354,50 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
     if (!handshake.push(chunk, start, end)) return end;
     this.#handshake = null;
     this.#cancelTimer();
-    this.identityFrame = this.handshaken(handshake.peer!);
+    const at = end - handshake.rest.length;
+    const identityFrame = this.handshaken(handshake.peer!);
     this.#cancelReady();
+    if (identityFrame === null) {
+      this.#waiting = true;
+      this.pause();
+      return at;
+    }
+    // What came behind the handshake lies at the end of this chunk.
+    return this.#push(this.#begin(identityFrame), chunk, at, end);
+  }
+
+  /** One that waited is taken. */
+  admit(identityFrame: Uint8Array): void {
+    if (this.#closed) return;
+    this.#waiting = false;
+    this.#begin(identityFrame);
+    this.resume();
+  }
+
+  /** One that waited is told why it is not taken, and the connection ends. */
+  refuse(reason: string): void {
+    const { egress } = this;
+    const end = () => this.fail(new ProtocolError("identity-in-use", reason));
+    this.#cancelTimer = this.context.clock.after(REFUSED_MAX_MS, end);
+    egress.control(encodeError(reason));
+    egress.onempty = end;
+    egress.flush();
+  }
+
+  #begin(identityFrame: Uint8Array): Decoder<Source & CommandSink> {
+    this.identityFrame = identityFrame;
     this.#sendReady();
-    this.#decoder = new Decoder<Source & CommandSink>(this, this.#sink, {
+    const decoder = new Decoder<Source & CommandSink>(this, this.#sink, {
       messageMaxBytes: this.#messageMaxBytes,
       messageMaxFrames: MESSAGE_MAX_FRAMES,
       commandMaxBytes: COMMAND_MAX_BYTES,
       announcedMaxBytes: ANNOUNCED_MAX_BYTES,
-    }, this.identityFrame);
-    if (this.#pauses > 0) this.#decoder.pause();
+    }, identityFrame);
+    this.#decoder = decoder;
+    if (this.#pauses > 0) decoder.pause();
     this.#ready = true;
     this.egress.open();
-    // What came behind the handshake lies at the end of this chunk.
-    return this.#push(this.#decoder, chunk, end - handshake.rest.length, end);
+    return decoder;
   }
 
   #sendReady(): void {

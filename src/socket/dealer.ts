@@ -9,6 +9,8 @@ import {
   EGRESS_MAX_BYTES,
   RECONNECT_MAX_MS,
   RECONNECT_MIN_MS,
+  RECONNECT_STEADY_MS,
+  SEND_TRIES,
   UPSTREAM_EGRESS_FLOOR_BYTES,
   UPSTREAM_STALL_MS,
 } from "../limits.ts";
@@ -16,16 +18,29 @@ import type { Logger } from "../log.ts";
 import type { Block } from "../memory/block.ts";
 import type { RunQueue } from "../relay/group.ts";
 import type { PeerProperties } from "../zmtp/handshake.ts";
+import { boundPassed } from "./bounds.ts";
 import { Connection } from "./connection.ts";
 import type { SocketContext } from "./context.ts";
+import { describeMessage } from "./describe.ts";
 import { DropCounter } from "./drops.ts";
 import { Egress } from "./egress.ts";
 import { parseEndpoint } from "../endpoint.ts";
+import { counted } from "../text.ts";
 import { finish, waitEmpty, watchStall } from "./linger.ts";
 import { PausedSources } from "./paused.ts";
-import type { DealerEvents, DealerOptions, DealerSocket, MessageSink, SendResult, Source } from "./types.ts";
+import type {
+  DealerEvents,
+  DealerOptions,
+  DealerSocket,
+  DropReason,
+  MessageSink,
+  SendResult,
+  Source,
+} from "./types.ts";
 
 const NO_IDENTITY = new Uint8Array(0);
+/** How often a link is asked what is unacknowledged. */
+const UNACKNOWLEDGED_ASK_MS = 1000;
 
 export class Dealer implements DealerSocket {
   readonly endpoint: string;
@@ -40,9 +55,16 @@ export class Dealer implements DealerSocket {
   readonly #paused: PausedSources;
   #link: UpstreamLink | null = null;
   #up = false;
+  /** Since when. */
+  #upSince = 0;
   #closed = false;
-  #receiving = true;
+  /** Attempts to connect since a link was steady; the more, the longer the wait. */
   #attempts = 0;
+  /** Messages whose arrival is unknown, as a link broke behind them. */
+  #unconfirmed = 0;
+  /** What was unacknowledged when it was asked last, -1: unknown; and the end of asking. */
+  #unacknowledged = -1;
+  #cancelAsking: () => void = () => {};
   /** Ends what is under way: an attempt to connect, or the wait before the next. */
   #cancel: () => void = () => {};
   #cancelStall: (() => void) | null = null;
@@ -68,6 +90,7 @@ export class Dealer implements DealerSocket {
       floorBytes: UPSTREAM_EGRESS_FLOOR_BYTES,
       fullBytes: EGRESS_FULL_BYTES,
       maxBytes: EGRESS_MAX_BYTES,
+      marksSent: true,
     });
     this.#paused = new PausedSources(() => this.#mayResume(), context.clock.soon);
     this.#egress.ondrained = () => this.#drained();
@@ -76,6 +99,10 @@ export class Dealer implements DealerSocket {
 
   get up(): boolean {
     return this.#up;
+  }
+
+  get unconfirmed(): number {
+    return this.#unconfirmed;
   }
 
   get queued(): number {
@@ -94,6 +121,8 @@ export class Dealer implements DealerSocket {
       this.drops.add("linger", this.endpoint);
       return "dropped";
     }
+    const passed = boundPassed(identityFrame, buf, start, end, this.#options.messageMaxBytes);
+    if (passed !== null) return this.#refuse(passed, identityFrame, buf, start, end);
     if (this.#up) {
       if (egress.bytes >= EGRESS_MAX_BYTES) {
         this.drops.add("upstream-full", this.endpoint);
@@ -110,6 +139,22 @@ export class Dealer implements DealerSocket {
     }
     egress.append(identityFrame, buf, start, end, block);
     return "queued";
+  }
+
+  #refuse(
+    reason: DropReason,
+    identityFrame: Uint8Array,
+    buf: Uint8Array,
+    start: number,
+    end: number,
+  ): "dropped" {
+    this.drops.add(reason, this.endpoint, 1, () => {
+      const message = new Uint8Array(identityFrame.length + end - start);
+      message.set(identityFrame, 0);
+      message.set(buf.subarray(start, end), identityFrame.length);
+      return describeMessage(message, 0, message.length);
+    });
+    return "dropped";
   }
 
   get runs(): RunQueue {
@@ -131,27 +176,22 @@ export class Dealer implements DealerSocket {
     const stallMs = this.#options.stallMs ?? UPSTREAM_STALL_MS;
     this.#cancelStall = watchStall(this.#context.clock, this.#egress, stallMs, () => {
       const why = `it took nothing for ${stallMs / 1000} s while its queue was full`;
-      this.#link?.close();
+      this.#link?.abandon();
       this.disconnected(why);
     });
     this.#egress.watch();
   }
 
-  stopReceiving(): void {
-    this.#receiving = false;
-    // One whose handshake is under way is paused once that is done.
-    if (this.#up) this.#link?.stopReceiving();
-  }
-
   async close(lingerMs: number): Promise<void> {
     const { clock } = this.#context;
     const until = clock.now() + lingerMs;
-    if (this.#receiving) this.stopReceiving();
     await waitEmpty(clock, [this.#egress], lingerMs);
     this.#closed = true;
     this.#cancel();
     if (this.#link !== null && this.#up) await finish(clock, [this.#link], until - clock.now());
-    this.#link?.close();
+    if (this.#link !== null && !this.#link.over) this.#countUnconfirmed(this.#link);
+    this.#link?.abandon();
+    this.#cancelAsking();
     this.#resumeAll();
     this.#up = false;
     this.drops.add("linger", this.endpoint, this.#egress.clear());
@@ -160,21 +200,54 @@ export class Dealer implements DealerSocket {
   /** The handshake is done; called by the connection. */
   handshaken(): void {
     this.#up = true;
-    this.#attempts = 0;
+    this.#upSince = this.#context.clock.now();
+    this.#askUnacknowledged();
     this.#log.debug("connect", `${this.endpoint} is up`);
-    if (!this.#receiving) this.#link?.stopReceiving();
     this.#events.up?.();
   }
 
   /** The connection is over; called by it. */
   disconnected(why: string): void {
     const wasUp = this.#up;
+    if (wasUp && this.#context.clock.now() - this.#upSince >= RECONNECT_STEADY_MS) this.#attempts = 0;
     this.#up = false;
+    if (wasUp && this.#link !== null) why += this.#countUnconfirmed(this.#link);
     this.#link = null;
     this.drops.add("link-lost", this.endpoint, this.#egress.detach());
+    if (this.#egress.breaks >= SEND_TRIES) this.#dropBreaking();
     this.#resumeAll();
     if (wasUp) this.#events.down?.(why);
     this.#retry(why);
+  }
+
+  /** Some links can only be asked while they are there. */
+  #askUnacknowledged(): void {
+    this.#cancelAsking();
+    this.#unacknowledged = -1;
+    const { link } = this.#link ?? {};
+    if (link?.unacknowledgedBytes === undefined) return;
+    this.#cancelAsking = this.#context.clock.every(UNACKNOWLEDGED_ASK_MS, () => {
+      this.#unacknowledged = link.unacknowledgedBytes!();
+    });
+  }
+
+  /** The link is over; says what is not known of what was written to it. */
+  #countUnconfirmed({ link }: UpstreamLink): string {
+    this.#cancelAsking();
+    const now = link.unacknowledgedBytes?.() ?? -1;
+    const messages = this.#egress.messagesAmong(now < 0 ? this.#unacknowledged : now);
+    if (messages === 0) return "";
+    this.#unconfirmed += messages;
+    return `, and up to ${
+      counted(messages, "message")
+    } may not have arrived (unconfirmed, ${this.#unconfirmed} in all)`;
+  }
+
+  /** Whatever the upstream has against it, those behind it shall pass. */
+  #dropBreaking(): void {
+    this.#egress.dropFirst((buf, start, end) => {
+      this.drops.add("breaks-link", this.endpoint, 1, () => describeMessage(buf, start, end));
+    });
   }
 
   #drained(): void {

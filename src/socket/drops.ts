@@ -10,9 +10,13 @@ const TEXTS: Record<DropReason, string> = {
   "no-route": "it has no route",
   "upstream-down": "the upstream is down and its queue is full",
   "upstream-full": "it does not keep up and its queue is full",
+  "too-large": "with its client's identity in front it is larger than zmq_maxmsgsize",
+  "too-many-frames": "it has been through too many servers. A loop?",
+  "breaks-link": "the upstream closes on it",
   "unread": "the connection was closed before they were looked at",
   "client-gone": "it left before they were sent",
   "link-lost": "the link broke while they were written",
+  "stopping": "it had been told that the server ends",
   "linger": "linger ran out before they were sent",
 };
 
@@ -26,22 +30,28 @@ export class DropCounter implements Drops {
     this.#log = log;
   }
 
-  /** @param peer Who it was for: an endpoint or an identity. */
-  add(reason: DropReason, peer: string, messages = 1): void {
+  /**
+   * @param peer Who it was for: an endpoint or an identity.
+   * @param which Tells more of the message; asked for a line that is written.
+   */
+  add(reason: DropReason, peer: string, messages = 1, which?: () => string): void {
     if (messages === 0) return;
     this.total += messages;
-    const count = (this.byReason.get(reason) ?? 0) + messages;
-    this.byReason.set(reason, count);
-    const ofPeer = this.#countPeer(reason, peer, messages);
-    this.#log.warnRarely(
-      "drop",
-      `${reason} ${peer}`,
-      `dropped ${counted(messages, "message")} for ${printable(peer)}: ${TEXTS[reason]} ` +
-        `(${reason}, ${count} in all, ${ofPeer} of them for it)`,
-    );
+    this.byReason.set(reason, (this.byReason.get(reason) ?? 0) + messages);
+    const counts = this.#countsOf(peer);
+    counts.set(reason, (counts.get(reason) ?? 0) + messages);
+    let described = which;
+    const text = (times: number) => {
+      const what = counted(times, "message") + (described === undefined ? "" : ` (${described()})`);
+      return `dropped ${what} for ${printable(peer)}: ${TEXTS[reason]} ` +
+        `(${reason}, ${this.byReason.get(reason)} in all, ${counts.get(reason)} of them for it)`;
+    };
+    this.#log.warnRarely("drop", `${reason} ${peer}`, text, messages);
+    // Later lines are of several messages, and this one's bytes are gone by then.
+    described = undefined;
   }
 
-  #countPeer(reason: DropReason, peer: string, messages: number): number {
+  #countsOf(peer: string): Map<DropReason, number> {
     const counts = this.byPeer.get(peer) ?? new Map<DropReason, number>();
     // The one counted last stands last.
     this.byPeer.delete(peer);
@@ -50,8 +60,6 @@ export class DropCounter implements Drops {
       const [oldest] = this.byPeer.keys();
       this.byPeer.delete(oldest);
     }
-    const count = (counts.get(reason) ?? 0) + messages;
-    counts.set(reason, count);
-    return count;
+    return counts;
   }
 }

@@ -26,12 +26,13 @@ import { BLOCK_BYTES } from "../memory/blocks.ts";
 import { POOL } from "../memory/pool.ts";
 import { AHEAD, ENTRIES } from "../memory/vectors.ts";
 import type { RunQueue, RunSpace } from "../relay/group.ts";
-import { lastBoundary } from "../zmtp/frame.ts";
+import { lastBoundary, messageEnd } from "../zmtp/frame.ts";
 import { BlockWriter } from "./block_writer.ts";
 import type { SocketContext } from "./context.ts";
 import type { Borrower, Flushable, Flusher } from "./flusher.ts";
 import { Gather } from "./gather.ts";
 import { Segment, SegmentQueue } from "./segment.ts";
+import { SentMarks } from "./sent_marks.ts";
 
 /** From here on a message that owns its buffer is not copied. */
 const REFERENCE_MIN_BYTES = 64 * 1024;
@@ -55,6 +56,8 @@ export interface EgressOptions {
   fullBytes?: number;
   /** Bytes at which nothing more may be put there. */
   maxBytes: number;
+  /** Can it tell {@link Egress.messagesAmong}? That takes 8 KiB. */
+  marksSent?: boolean;
 }
 
 export class Egress implements Flushable, Borrower, RunQueue {
@@ -82,7 +85,14 @@ export class Egress implements Flushable, Borrower, RunQueue {
   #control: Uint8Array[] = [];
   #queue = new SegmentQueue();
   #watched = false;
+  /** Bytes of all that has been written whole: where the first message that waits stands in the stream. */
   #written = 0;
+  /** Bytes of control frames, which belong to their link. */
+  #controlBytes = 0;
+  readonly #sent: SentMarks | null;
+  /** Where it stood when a link broke while a message was written, and how many links did so there. */
+  #brokeAt = -1;
+  #breaks = 0;
 
   constructor(context: SocketContext, options: EgressOptions) {
     this.#context = context;
@@ -91,6 +101,7 @@ export class Egress implements Flushable, Borrower, RunQueue {
     this.#floorBytes = options.floorBytes;
     this.#fullBytes = options.fullBytes ?? options.maxBytes;
     this.#maxBytes = options.maxBytes;
+    this.#sent = options.marksSent ? new SentMarks() : null;
     this.#gather = context.vectors === null ? null : new Gather(context.vectors);
     this.#writer = new BlockWriter(context.blocks, context.copy);
   }
@@ -130,13 +141,34 @@ export class Egress implements Flushable, Borrower, RunQueue {
   /** Bytes the link took since the start; does it move? */
   get progress(): number {
     const inFlight = this.#inFlight !== null && this.#link !== null ? this.#link.writtenBytes() : 0;
-    return this.#written + this.#skipped + Math.max(0, inFlight);
+    return this.#controlBytes + this.#written + this.#skipped + Math.max(0, inFlight);
   }
 
   /** Writes go here from now on: control frames at once, messages after {@link open}. */
   attach(link: Link): void {
     this.#link = link;
     this.#open = false;
+    this.#sent?.begin(this.#written);
+  }
+
+  /** A segment has been written whole. */
+  #went(segment: Segment): void {
+    if (segment.messages === 0) this.#controlBytes += segment.bytes;
+    else this.#gone(segment.bytes, segment.messages);
+    release(segment);
+  }
+
+  /** So much of the stream has been written, or given up, `messages` of it to the link. */
+  #gone(bytes: number, messages: number): void {
+    this.#written += bytes;
+    this.#sent?.add(this.#written, messages);
+  }
+
+  /** How many messages, at most, have bytes among the last so many that this link took; by written blocks. */
+  messagesAmong(lastBytes: number): number {
+    return lastBytes <= 0 || this.#sent === null
+      ? 0
+      : this.#sent.since(this.progress - this.#controlBytes - lastBytes);
   }
 
   /** The handshake is done: messages may go. */
@@ -148,6 +180,14 @@ export class Egress implements Flushable, Borrower, RunQueue {
   /** The link is gone: no message is written to it any more. */
   shut(): void {
     this.#open = false;
+  }
+
+  /** Sends FIN, nothing being in flight; what is put here later waits. */
+  end(): void {
+    this.#open = false;
+    this.#control = [];
+    this.#link?.end();
+    this.#link = null;
   }
 
   /**
@@ -166,17 +206,48 @@ export class Egress implements Flushable, Borrower, RunQueue {
     this.#skipped = 0;
     if (link === null || segment === null || segment.messages === 0) return 0;
     const written = link.writtenBytes();
-    const { at, messages } = written < 0
-      ? { at: segment.end, messages: 0 }
-      : lastBoundary(segment.buf, segment.start, segment.end, segment.start + skipped + written);
+    if (written < 0) {
+      this.#gone(segment.bytes, 0);
+      release(segment);
+      return segment.messages;
+    }
+    const limit = segment.start + skipped + written;
+    const { at, messages } = lastBoundary(segment.buf, segment.start, segment.end, limit);
+    this.#gone(at - segment.start, segment.messages - messages);
     if (messages === 0) {
       release(segment);
-      return written < 0 ? segment.messages : 0;
+      return 0;
     }
     segment.start = at;
     segment.messages = messages;
     this.#queue.unshift(segment);
+    if (limit > at) this.#broke();
     return 0;
+  }
+
+  /** A link broke when the first message had been written in part. */
+  #broke(): void {
+    if (this.#brokeAt !== this.#written) this.#breaks = 0;
+    this.#brokeAt = this.#written;
+    this.#breaks++;
+  }
+
+  /** How many links in a row broke while the message that is now the first was written. */
+  get breaks(): number {
+    return this.#brokeAt === this.#written ? this.#breaks : 0;
+  }
+
+  /** Drops the first message that waits, no link being there; `tell` sees it before. */
+  dropFirst(tell: (buf: Uint8Array, start: number, end: number) => void): void {
+    const segment = this.#queue.shift();
+    if (segment === null) return;
+    const end = messageEnd(segment.buf, segment.start);
+    tell(segment.buf, segment.start, end);
+    this.#gone(end - segment.start, 0);
+    segment.start = end;
+    segment.messages--;
+    if (segment.messages > 0) this.#queue.unshift(segment);
+    else release(segment);
   }
 
   /** Drops everything that waits, its link being destroyed; returns how many messages that were. */
@@ -288,7 +359,7 @@ export class Egress implements Flushable, Borrower, RunQueue {
     this.#advance(Math.min(written, waited));
     written -= waited;
     if (written === bytes) {
-      this.#written += bytes;
+      this.#gone(bytes, messages);
       return;
     }
     this.copyBorrowed();
@@ -304,7 +375,7 @@ export class Egress implements Flushable, Borrower, RunQueue {
       const size = vectors.bytes(i);
       if (written >= identityFrame.length + size) {
         written -= identityFrame.length + size;
-        this.#written += identityFrame.length + size;
+        this.#gone(identityFrame.length + size, 1);
         continue;
       }
       if (written > 0) this.#skipped = written;
@@ -335,9 +406,8 @@ export class Egress implements Flushable, Borrower, RunQueue {
     const segment = this.#inFlight;
     if (segment === null) return;
     this.#inFlight = null;
-    this.#written += segment.bytes;
+    this.#went(segment);
     this.#skipped = 0;
-    release(segment);
     this.#send();
   }
 
@@ -353,8 +423,7 @@ export class Egress implements Flushable, Borrower, RunQueue {
       if (this.#link !== link) return;
       this.#inFlight = null;
       this.#skipped = 0;
-      this.#written += segment.bytes;
-      release(segment);
+      this.#went(segment);
     }
     if (this.#watched && this.#drained()) {
       this.#watched = false;
@@ -381,9 +450,8 @@ export class Egress implements Flushable, Borrower, RunQueue {
     const queue = this.#queue;
     for (let s = queue.head; s !== null && bytes >= s.bytes; s = queue.head) {
       bytes -= s.bytes;
-      this.#written += s.bytes;
       queue.shift();
-      release(s);
+      this.#went(s);
     }
     this.#skipped = bytes;
   }

@@ -10,15 +10,18 @@ import { Block } from "../memory/block.ts";
 import { hex, latin1 } from "../text.ts";
 import { copyOf, decodeFrames, encodeFrame, encodeFrames, MORE } from "../zmtp/frame.ts";
 import type { SocketContext } from "./context.ts";
+import { boundPassed } from "./bounds.ts";
 import { DropCounter } from "./drops.ts";
 import { parseEndpoint } from "../endpoint.ts";
 import { PausedSources } from "./paused.ts";
 import type {
+  ClosedReason,
   DealerEvents,
   DealerOptions,
   DealerSocket,
   Engine,
   MessageSink,
+  RouterOptions,
   RouterSocket,
   SendResult,
   SocketOptions,
@@ -34,6 +37,8 @@ interface Loaded {
 type Socket = InstanceType<Libzmq["Router"]> | InstanceType<Libzmq["Dealer"]>;
 
 const NO_IDENTITY = new Uint8Array(0);
+/** When nothing has come for so long, nothing more is expected. */
+const DRAINED_MS = 20;
 
 export function libzmqEngine(context: SocketContext, library: LoadedLibzmq): Engine {
   const loaded: Loaded = { zmq: library.zmq as Libzmq, pollMs: library.pollMs };
@@ -75,6 +80,8 @@ abstract class LibzmqSocket<S extends Socket> {
   #pauses = 0;
   #resume: (() => void) | null = null;
   protected onroom: (() => void) | null = null;
+  /** Messages so far. */
+  protected received = 0;
   #onempty: (() => void) | null = null;
 
   constructor(
@@ -100,6 +107,11 @@ abstract class LibzmqSocket<S extends Socket> {
   stopReceiving(): void {
     this.#receiving = false;
   }
+
+  readonly peersMax = null;
+  /** libzmq does not tell what has come. */
+  readonly idle: boolean = true;
+  readonly closed: ReadonlyMap<ClosedReason, number> = new Map();
 
   async close(lingerMs: number): Promise<void> {
     const { clock } = this.context;
@@ -131,6 +143,7 @@ abstract class LibzmqSocket<S extends Socket> {
         const received: Uint8Array[] = await this.#ready(() => this.socket.receive());
         while (this.#pauses > 0) await new Promise<void>((resolve) => this.#resume = resolve);
         if (!this.#receiving) continue;
+        this.received++;
         const { source, frames } = this.sourceOf(received);
         if (frames.length === 0) continue;
         const message = encodeFrames(frames);
@@ -213,14 +226,16 @@ class LibzmqRouter extends LibzmqSocket<InstanceType<Libzmq["Router"]>> implemen
   protected override readonly peerName = "clients";
   readonly #sources = new Map<string, Source>();
   #path: string | null = null;
+  #bound: string | null = null;
   #peers = 0;
   readonly #hwm: number;
 
-  constructor(context: SocketContext, { zmq, pollMs }: Loaded, options: SocketOptions, sink: MessageSink) {
+  constructor(context: SocketContext, { zmq, pollMs }: Loaded, options: RouterOptions, sink: MessageSink) {
     super(context, new zmq.Router(), pollMs, options, sink);
     this.#hwm = options.hwm;
     this.socket.mandatory = true;
-    this.socket.handover = true;
+    // libzmq asks nobody.
+    this.socket.handover = options.identityTakeover !== "never";
     this.socket.events.on("handshake", () => this.#peers++);
     this.socket.events.on("disconnect", () => this.#peers--);
   }
@@ -245,7 +260,8 @@ class LibzmqRouter extends LibzmqSocket<InstanceType<Libzmq["Router"]>> implemen
       );
     }
     this.receive();
-    return this.socket.lastEndpoint ?? endpoint;
+    this.#bound = this.socket.lastEndpoint;
+    return this.#bound ?? endpoint;
   }
 
   send(buf: Uint8Array, start: number, end: number): boolean {
@@ -255,6 +271,23 @@ class LibzmqRouter extends LibzmqSocket<InstanceType<Libzmq["Router"]>> implemen
     }
     this.push(decodeFrames(buf, start, end));
     return true;
+  }
+
+  stopListening(): void {
+    if (this.#bound !== null) this.socket.unbind(this.#bound).catch(() => {/* it is closed soon */});
+    this.#bound = null;
+  }
+
+  /** Takes what comes, until nothing has come for a while. */
+  async drain(ms: number): Promise<void> {
+    this.stopListening();
+    const { clock } = this.context;
+    const until = clock.now() + ms;
+    for (let before = -1; before !== this.received && clock.now() < until;) {
+      before = this.received;
+      await new Promise<void>((resolve) => void clock.after(DRAINED_MS, resolve));
+    }
+    this.stopReceiving();
   }
 
   override async close(lingerMs: number): Promise<void> {
@@ -291,8 +324,11 @@ class LibzmqRouter extends LibzmqSocket<InstanceType<Libzmq["Router"]>> implemen
 
 class LibzmqDealer extends LibzmqSocket<InstanceType<Libzmq["Dealer"]>> implements DealerSocket {
   readonly runs = null;
+  /** libzmq does not tell. */
+  readonly unconfirmed = 0;
   protected override readonly peerName: string;
   readonly #hwm: number;
+  readonly #messageMaxBytes: number;
   readonly #paused: PausedSources;
   readonly #source: Source;
   #up = false;
@@ -312,6 +348,7 @@ class LibzmqDealer extends LibzmqSocket<InstanceType<Libzmq["Dealer"]>> implemen
     super(context, new zmq.Dealer(identity), pollMs, options, sink);
     this.peerName = endpoint;
     this.#hwm = options.hwm;
+    this.#messageMaxBytes = options.messageMaxBytes;
     this.#paused = new PausedSources(() => this.queued < this.#hwm, context.clock.soon);
     this.#source = {
       identityFrame: NO_IDENTITY,
@@ -345,6 +382,11 @@ class LibzmqDealer extends LibzmqSocket<InstanceType<Libzmq["Dealer"]>> implemen
   }
 
   send(identityFrame: Uint8Array, buf: Uint8Array, start: number, end: number): SendResult {
+    const passed = boundPassed(identityFrame, buf, start, end, this.#messageMaxBytes);
+    if (passed !== null) {
+      this.drops.add(passed, this.peerName);
+      return "dropped";
+    }
     if (!this.#up && this.queued >= this.#hwm) {
       this.drops.add("upstream-down", this.peerName);
       return "dropped";

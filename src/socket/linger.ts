@@ -35,13 +35,22 @@ export function waitEmpty(clock: Clock, queues: readonly Egress[], ms: number): 
   );
 }
 
-/** Sends FIN to all and waits until they have closed their side too: what was sent is read by then. */
+/** Sends FIN to each, once nothing is queued for it, and waits until it has closed its side too: by then it has read all. */
 export function finish(clock: Clock, connections: readonly Connection[], ms: number): Promise<void> {
   return within(
     clock,
     ms,
-    connections.filter(({ egress, over }) => egress.empty && !over).map((connection) =>
-      new Promise<void>((resolve) => connection.finish(resolve))
+    connections.filter(({ over }) => !over).map((connection) =>
+      new Promise<void>((resolve) => {
+        const { egress } = connection;
+        const end = () => {
+          egress.onempty = null;
+          connection.finish(resolve);
+        };
+        if (egress.empty) return end();
+        egress.onempty = end;
+        egress.flush();
+      })
     ),
   );
 }

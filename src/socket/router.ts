@@ -2,6 +2,7 @@
  * A ROUTER (RFC 28): every peer has an identity; what comes from it carries the identity in front, and a message goes
  * to the peer whose identity is its first frame.
  */
+import type { Cancel } from "../contracts/environment.ts";
 import type { Link, LinkEvents, Listener } from "../contracts/links.ts";
 import { errorText } from "../errors.ts";
 import {
@@ -9,22 +10,26 @@ import {
   CLIENT_STALL_MAX_MS,
   EGRESS_FULL_BYTES,
   EGRESS_MAX_BYTES,
-  PEERS_MAX,
 } from "../limits.ts";
 import type { Logger } from "../log.ts";
 import type { Block } from "../memory/block.ts";
-import { hex, latin1, printableBytes } from "../text.ts";
+import { POOL } from "../memory/pool.ts";
+import { latin1 } from "../text.ts";
 import { bodyStart, encodeFrame, frameEnd, MORE, ProtocolError } from "../zmtp/frame.ts";
-import type { PeerProperties } from "../zmtp/handshake.ts";
+import { type PeerProperties, PING } from "../zmtp/handshake.ts";
+import { Claims } from "./claims.ts";
 import { Connection } from "./connection.ts";
 import type { SocketContext } from "./context.ts";
+import { identityName } from "./describe.ts";
 import { DropCounter } from "./drops.ts";
 import { Egress } from "./egress.ts";
 import { endpointText, parseEndpoint } from "../endpoint.ts";
 import { finish, waitEmpty, watchStall } from "./linger.ts";
-import type { MessageSink, RouterSocket, SocketOptions } from "./types.ts";
+import type { ClosedReason, MessageSink, RouterOptions, RouterSocket } from "./types.ts";
 
 const NO_IDENTITY = new Uint8Array(0);
+/** So often within the time that a message may take is it looked whether more of it has come. */
+const MESSAGE_LOOKS = 4;
 /** Bytes of an identity frame that we made: flags, size, a zero byte, four of a counter; as libzmq makes them. */
 const OWN_FRAME_BYTES = 7;
 
@@ -32,8 +37,9 @@ export class Router implements RouterSocket {
   readonly drops: DropCounter;
   readonly #context: SocketContext;
   readonly #log: Logger;
-  readonly #options: SocketOptions;
+  readonly #options: RouterOptions;
   readonly #sink: MessageSink;
+  readonly #claims: Claims<Peer, Peer>;
   readonly #listeners: Listener[] = [];
   readonly #unbinding: Promise<void>[] = [];
   /** Every connection, those in their handshake too. */
@@ -46,14 +52,29 @@ export class Router implements RouterSocket {
   /** Whom the last message went to: runs of replies go to one peer. */
   #last: Peer | null = null;
   #closed = false;
+  readonly closed = new Map<ClosedReason, number>();
+  readonly #cancels: Cancel[] = [];
+  #shedding = false;
+  /** Those in the middle of a message, what they had brought when they were looked at, and how often it was just that. */
+  #waiting = new Map<Peer, { chunks: number; looks: number }>();
 
-  constructor(context: SocketContext, options: SocketOptions, sink: MessageSink) {
+  constructor(context: SocketContext, options: RouterOptions, sink: MessageSink) {
     this.#context = context;
     this.#log = context.log;
     this.#options = options;
     this.#sink = sink;
     this.drops = new DropCounter(context.log);
+    this.#claims = new Claims(context.clock, options.identityTakeover);
+    const { clock } = context;
+    this.#cancels.push(
+      clock.every(options.messageTimeoutMs / MESSAGE_LOOKS, () => this.#endUnfinished()),
+      POOL.watch(options.memoryBudgetBytes, () => this.#overBudget()),
+    );
     this.#counter = Math.floor(context.environment.random() * 0x1_0000_0000);
+  }
+
+  get peersMax(): number {
+    return this.#options.maxClients;
   }
 
   get peers(): number {
@@ -69,8 +90,6 @@ export class Router implements RouterSocket {
         throw new Error(`cannot listen on ${endpoint}: ${errorText(error)}`);
       });
       address = { ...address, host: ip };
-    } else {
-      await this.#context.environment.links.prepareSocketFile(address.path);
     }
     const listener = await this.#context.environment.links.listen(
       address,
@@ -103,22 +122,36 @@ export class Router implements RouterSocket {
     return false;
   }
 
-  stopReceiving(): void {
-    const { links } = this.#context.environment;
-    for (const listener of this.#listeners) {
-      this.#unbinding.push(listener.close());
-      if (listener.address.transport === "ipc") links.removeSocketFile(listener.address.path);
-    }
+  stopListening(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#claims.close();
+    for (const cancel of this.#cancels) cancel();
+    for (const listener of this.#listeners) this.#unbinding.push(listener.close());
     this.#listeners.length = 0;
     for (const peer of this.#connections) {
-      if (peer.ready) peer.stopReceiving();
+      if (peer.ready) peer.hold();
       else peer.close();
     }
-    this.#closed = true;
+  }
+
+  get idle(): boolean {
+    for (const peer of this.#connections) if (!peer.idle) return false;
+    return true;
+  }
+
+  async drain(ms: number): Promise<void> {
+    this.stopListening();
+    await finish(this.#context.clock, [...this.#connections], ms);
+    for (const peer of this.#connections) {
+      peer.stopReceiving();
+      // All was sent to it, and it does not end: what it sends on stays with it.
+      if (peer.finishing) peer.close();
+    }
   }
 
   async close(lingerMs: number): Promise<void> {
-    if (!this.#closed) this.stopReceiving();
+    await this.drain(0);
     const { clock } = this.#context;
     const until = clock.now() + lingerMs;
     const peers = [...this.#connections];
@@ -140,6 +173,7 @@ export class Router implements RouterSocket {
     sink: () => this.#sink,
     admit: (peer, identity) => this.#admit(peer, identity),
     disconnected: (peer, why, error) => this.#disconnected(peer, why, error),
+    stalled: (peer, why) => this.#end(peer, "stalled", why),
   };
 
   #accept(link: Link): LinkEvents {
@@ -152,42 +186,123 @@ export class Router implements RouterSocket {
     const peer = new Peer(this.#forPeers, this.#context, link, egress, this.#options.messageMaxBytes);
     if (this.#closed) {
       peer.close();
-    } else if (this.#connections.size >= PEERS_MAX) {
-      this.#log.warnRarely(
-        "accept",
-        "peers",
-        `refused ${link.remote}: ${PEERS_MAX} connections are open already`,
-      );
-      peer.close();
+    } else if (this.#connections.size >= this.#options.maxClients) {
+      this.#count("max-clients", link.remote, `${this.#options.maxClients} clients are here already`);
+      peer.abandon();
     } else {
       this.#connections.add(peer);
     }
     return peer;
   }
 
-  #admit(peer: Peer, identity: Uint8Array): Uint8Array {
-    if (identity.length > 0) {
-      const key = latin1(identity, 0, identity.length);
-      const before = this.#byName.get(key);
-      if (before !== undefined) {
-        this.#log.info(
-          "peer",
-          `${peer.name} takes over the identity ${identityName(identity)} from ${before.name}`,
-        );
-        before.close();
-        this.#forget(before);
+  /** The one place where clients are closed for a reason of ours: counted, and told within limits. */
+  #count(reason: ClosedReason, who: string, why: string): void {
+    const count = (this.closed.get(reason) ?? 0) + 1;
+    this.closed.set(reason, count);
+    this.#log.warnRarely("client", reason, `closed ${who}: ${why} (${reason}, ${count} in all)`);
+  }
+
+  #end(peer: Peer, reason: ClosedReason, why: string): void {
+    this.#count(reason, peer.name, why);
+    peer.close();
+    this.#forget(peer);
+  }
+
+  /** A message that was begun comes to its end, or its memory is given back. */
+  #endUnfinished(): void {
+    const before = this.#waiting;
+    this.#waiting = new Map();
+    for (const peer of this.#connections) {
+      if (!peer.expectsMore) continue;
+      const { chunks } = peer;
+      const last = before.get(peer);
+      const looks = last !== undefined && last.chunks === chunks ? last.looks + 1 : 0;
+      if (looks < MESSAGE_LOOKS) {
+        this.#waiting.set(peer, { chunks, looks });
+        continue;
       }
-      this.#byName.set(key, peer);
-      peer.key = key;
-    } else {
-      identity = new Uint8Array(5);
-      do {
-        this.#counter = (this.#counter + 1) >>> 0;
-      } while (this.#byNumber.has(this.#counter));
-      new DataView(identity.buffer).setUint32(1, this.#counter);
-      this.#byNumber.set(this.#counter, peer);
-      peer.number = this.#counter;
+      const seconds = this.#options.messageTimeoutMs / 1000;
+      this.#end(peer, "message-timeout", `it began a message and sent nothing more of it for ${seconds} s`);
     }
+  }
+
+  /** Not at once: who takes memory is in the middle of a chunk. */
+  #overBudget(): void {
+    if (this.#shedding) return;
+    this.#shedding = true;
+    this.#context.clock.soon(() => {
+      this.#shedding = false;
+      this.#shed();
+    });
+  }
+
+  #shed(): void {
+    const { memoryBudgetBytes } = this.#options;
+    while (POOL.usedBytes > memoryBudgetBytes && !this.#closed) {
+      let most: Peer | null = null;
+      for (const peer of this.#connections) {
+        if (peer.heldBytes > (most?.heldBytes ?? 0)) most = peer;
+      }
+      // What upstreams hold is theirs.
+      if (most === null) return;
+      const [held, budget] = [most.heldBytes, memoryBudgetBytes].map((bytes) => (bytes / 2 ** 20).toFixed(1));
+      this.#end(most, "memory-budget", `it held ${held} MiB, and all together more than ${budget} MiB`);
+    }
+  }
+
+  /** The frame for a peer's messages; null: whether it may have its identity is known later. */
+  #admit(peer: Peer, identity: Uint8Array): Uint8Array | null {
+    if (identity.length === 0) return this.#admitNumbered(peer);
+    const key = latin1(identity, 0, identity.length);
+    const holder = this.#byName.get(key);
+    if (holder === undefined) return this.#admitNamed(peer, identity, key);
+    const handedOver = this.#claims.claim(key, holder, peer, (handedOver) => {
+      if (handedOver) peer.admit(this.#handOver(key, peer, identity));
+      else this.#refuse(peer, identity, key);
+    });
+    if (handedOver === null) return null;
+    if (handedOver) return this.#handOver(key, peer, identity);
+    this.#refuse(peer, identity, key);
+    return null;
+  }
+
+  #refuse(peer: Peer, identity: Uint8Array, key: string): void {
+    const holder = this.#byName.get(key)?.name ?? "another";
+    peer.refuse(`the identity ${identityName(identity)} is in use by ${holder}, which lives`);
+  }
+
+  #handOver(key: string, peer: Peer, identity: Uint8Array): Uint8Array {
+    const holder = this.#byName.get(key);
+    if (holder !== undefined) {
+      this.#log.warnRarely(
+        "peer",
+        `takeover ${hostOf(peer.name)}`,
+        `${peer.name} takes over the identity ${identityName(identity)} from ${holder.name}`,
+      );
+      holder.close();
+      this.#forget(holder);
+    }
+    return this.#admitNamed(peer, identity, key);
+  }
+
+  #admitNamed(peer: Peer, identity: Uint8Array, key: string): Uint8Array {
+    this.#byName.set(key, peer);
+    peer.key = key;
+    return this.#admitted(peer, identity);
+  }
+
+  #admitNumbered(peer: Peer): Uint8Array {
+    const identity = new Uint8Array(5);
+    do {
+      this.#counter = (this.#counter + 1) >>> 0;
+    } while (this.#byNumber.has(this.#counter));
+    new DataView(identity.buffer).setUint32(1, this.#counter);
+    this.#byNumber.set(this.#counter, peer);
+    peer.number = this.#counter;
+    return this.#admitted(peer, identity);
+  }
+
+  #admitted(peer: Peer, identity: Uint8Array): Uint8Array {
     this.#log.debug("peer", `${peer.name} connected as ${identityName(identity)}`);
     return encodeFrame(identity, MORE);
   }
@@ -203,6 +318,7 @@ export class Router implements RouterSocket {
 
   #forget(peer: Peer): void {
     this.#connections.delete(peer);
+    this.#waiting.delete(peer);
     if (peer.number >= 0) this.#byNumber.delete(peer.number);
     if (peer.key !== null && this.#byName.get(peer.key) === peer) this.#byName.delete(peer.key);
     if (this.#last === peer) this.#last = null;
@@ -222,8 +338,9 @@ export class Router implements RouterSocket {
 interface PeerOwner {
   drops(): DropCounter;
   sink(): MessageSink;
-  admit(peer: Peer, identity: Uint8Array): Uint8Array;
+  admit(peer: Peer, identity: Uint8Array): Uint8Array | null;
   disconnected(peer: Peer, why: string, error: Error | undefined): void;
+  stalled(peer: Peer, why: string): void;
 }
 
 /** One client of a ROUTER. */
@@ -232,6 +349,7 @@ class Peer extends Connection {
   number = -1;
   key: string | null = null;
   readonly #owner: PeerOwner;
+  #answersPing = false;
   #pausedBySelf = false;
   #cancelStall: () => void = () => {};
 
@@ -240,8 +358,19 @@ class Peer extends Connection {
     this.#owner = owner;
   }
 
-  protected override handshaken(peer: PeerProperties): Uint8Array {
+  protected override handshaken(peer: PeerProperties): Uint8Array | null {
+    this.#answersPing = peer.version !== "3.0";
     return this.#owner.admit(this, peer.identity);
+  }
+
+  /** Until it has gone, or its queue is full for too long, one that cannot be asked or heard counts as alive. */
+  get mute(): boolean {
+    return this.paused || !this.#answersPing;
+  }
+
+  ask(): void {
+    this.egress.control(PING);
+    this.egress.flush();
   }
 
   override close(): void {
@@ -264,6 +393,10 @@ class Peer extends Connection {
    */
   send(buf: Uint8Array, start: number, end: number, block: Block | null): boolean {
     const { egress } = this;
+    if (this.finishing) {
+      this.#owner.drops().add("stopping", this.name);
+      return false;
+    }
     if (this.#pausedBySelf && egress.overfull) {
       this.#owner.drops().add("client-full", this.name);
       return false;
@@ -282,13 +415,7 @@ class Peer extends Connection {
     this.#cancelStall = watchStall(this.context.clock, egress, CLIENT_STALL_MAX_MS, () => {
       if (this.over) return;
       const why = `it took nothing for ${CLIENT_STALL_MAX_MS / 1000} s while its queue was full`;
-      this.context.log.warnRarely(
-        "peer",
-        `stalled ${hostOf(this.name)}`,
-        `disconnecting ${this.name}: ${why}`,
-      );
-      this.close();
-      this.#owner.disconnected(this, why, undefined);
+      this.#owner.stalled(this, why);
     });
     egress.ondrained = () => {
       this.#cancelStall();
@@ -304,12 +431,6 @@ function startsWith(frame: Uint8Array, buf: Uint8Array, start: number, next: num
   if (frame.length !== next - start) return false;
   for (let i = 1; i < frame.length; i++) if (frame[i] !== buf[start + i]) return false;
   return true;
-}
-
-/** An identity for people: text where it is printable, else hexadecimal. */
-export function identityName(identity: Uint8Array): string {
-  if (identity.every((b) => b > 0x20 && b < 0x7f)) return `"${printableBytes(identity, 255)}"`;
-  return hex(identity.subarray(0, 32));
 }
 
 /** The address without its port: all connections of one host are one subject of the rate limiter. */

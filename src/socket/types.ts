@@ -6,6 +6,7 @@
  */
 import type { Block } from "../memory/block.ts";
 import type { RunQueue } from "../relay/group.ts";
+import type { Takeover } from "./claims.ts";
 
 /** Where a message came from. */
 export interface Source {
@@ -62,12 +63,20 @@ export type DropReason =
   | "upstream-down"
   /** The upstream is there, but so much waits for it that nothing more is taken. */
   | "upstream-full"
+  /** With its client's identity in front, a message would be larger than a message may be. */
+  | "too-large"
+  /** It would have more frames: it has been through too many servers. */
+  | "too-many-frames"
+  /** Again and again the upstream's link broke while this message was written. */
+  | "breaks-link"
   /** What had come from a client, but was not looked at when it was closed. */
   | "unread"
   /** What waited when a client left. */
   | "client-gone"
   /** What was being written when a link broke, where the runtime cannot tell how far it came. */
   | "link-lost"
+  /** It was for a client that had been told that the server ends. */
+  | "stopping"
   /** What still waited when linger ran out. */
   | "linger";
 
@@ -95,13 +104,24 @@ export interface RouterSocket {
    * @returns False when it was dropped; it is counted then.
    */
   send(buf: Uint8Array, start: number, end: number, block: Block | null): boolean;
-  /** No more messages come in; what is queued still goes out. */
-  stopReceiving(): void;
+  /** No more clients, and nothing more is read from those that are there until {@link drain}; what has come is taken. */
+  stopListening(): void;
+  /** Has all been taken that came? */
+  readonly idle: boolean;
+  /**
+   * Sends each client what is queued for it, then FIN, and takes what it had sent before it closes its side too, for at
+   * most `ms`; nothing is taken after that.
+   */
+  drain(ms: number): Promise<void>;
   /** Waits up to `lingerMs` for what is queued, then ends everything. */
   close(lingerMs: number): Promise<void>;
   /** Peers whose handshake is done. */
   readonly peers: number;
   readonly drops: Drops;
+  /** As many as there may be; null: the engine sets no bound. */
+  readonly peersMax: number | null;
+  /** Clients that were closed for a reason of ours. */
+  readonly closed: ReadonlyMap<ClosedReason, number>;
 }
 
 /**
@@ -129,12 +149,17 @@ export interface DealerSocket {
   pause(source: Source): void;
   /** The queue that takes runs of messages; null where the engine has none. */
   readonly runs: RunQueue | null;
-  stopReceiving(): void;
+  /** Waits up to `lingerMs` for what is queued, then ends the connection. What comes meanwhile is taken. */
   close(lingerMs: number): Promise<void>;
   /** Is the peer there, its handshake done? */
   readonly up: boolean;
   /** Messages that wait. */
   readonly queued: number;
+  /**
+   * Messages that were written to a link that broke before the peer's system had acknowledged them, by an estimate: some of
+   * them may have arrived. They are not sent again.
+   */
+  readonly unconfirmed: number;
   readonly drops: Drops;
 }
 
@@ -160,6 +185,29 @@ export interface SocketOptions {
   messageMaxBytes: number;
 }
 
+/** Why a ROUTER closed a client that had broken no rule of ZMTP. */
+export type ClosedReason =
+  /** As many as may be were there already. */
+  | "max-clients"
+  /** All clients together held too much, and it most of it. */
+  | "memory-budget"
+  /** It had begun a message, and then sent nothing for too long. */
+  | "message-timeout"
+  /** Its queue was full, and it took nothing for too long. */
+  | "stalled";
+
+/** Options of a ROUTER. */
+export interface RouterOptions extends SocketOptions {
+  /** Clients at one time; those that come past it are closed at once. */
+  maxClients: number;
+  /** A client that has begun a message and sends nothing for so long is closed. */
+  messageTimeoutMs: number;
+  /** Bytes of unfinished messages and large ones that wait, all together; past it the client that holds most is closed. */
+  memoryBudgetBytes: number;
+  /** Who has an identity that two peers claim. */
+  identityTakeover: Takeover;
+}
+
 /** Options of a DEALER. */
 export interface DealerOptions extends SocketOptions {
   /** Sent to the peer; empty lets the peer choose one. */
@@ -173,6 +221,6 @@ export interface Engine {
   readonly name: "native" | "libzmq";
   /** One line for people: which implementation, which version. */
   readonly description: string;
-  router(options: SocketOptions, sink: MessageSink): RouterSocket;
+  router(options: RouterOptions, sink: MessageSink): RouterSocket;
   dealer(endpoint: string, options: DealerOptions, sink: MessageSink, events?: DealerEvents): DealerSocket;
 }

@@ -12,6 +12,11 @@ export class Unread {
     return this.#block === null;
   }
 
+  /** Bytes that are held for them. */
+  get bytes(): number {
+    return this.#block?.size ?? 0;
+  }
+
   /** Puts bytes behind those that wait already. */
   add(chunk: Uint8Array, start: number, end: number): void {
     const before = this.#block;

@@ -33,6 +33,7 @@ export type ProtocolErrorCode =
   | "bad-handshake"
   | "bad-metadata"
   | "bad-identity"
+  | "identity-in-use"
   | "socket-type"
   | "peer-error"
   | "reserved-flags"
@@ -105,6 +106,12 @@ export function frameEnd(buf: Uint8Array, at: number): number {
   const high = ((buf[at + 1] << 24) | (buf[at + 2] << 16) | (buf[at + 3] << 8) | buf[at + 4]) >>> 0;
   const low = ((buf[at + 5] << 24) | (buf[at + 6] << 16) | (buf[at + 7] << 8) | buf[at + 8]) >>> 0;
   return at + 9 + high * 0x1_0000_0000 + low;
+}
+
+/** Where the message at `at` ends. It must be whole and valid. */
+export function messageEnd(buf: Uint8Array, at: number): number {
+  while ((buf[at] & MORE) !== 0) at = frameEnd(buf, at);
+  return frameEnd(buf, at);
 }
 
 /** The bodies of the frames in `buf[start, end)`: views, not copies. The bytes must be whole, valid frames. */

@@ -66,6 +66,15 @@ export function encodePong(buf: Uint8Array, start: number, end: number): Uint8Ar
   return encodeCommand("PONG", buf.subarray(context, end));
 }
 
+/** Asks a peer of ZMTP 3.1 and later for a sign of life. */
+export const PING: Uint8Array = encodeCommand("PING", [0, 0]);
+
+/** Tells a peer why it is not taken, before READY or instead of it. */
+export function encodeError(reason: string): Uint8Array {
+  const text = latin1Bytes(reason.slice(0, 255));
+  return encodeCommand("ERROR", [text.length, ...text]);
+}
+
 /** The name of the command in `buf[start, end)`. */
 export function commandName(buf: Uint8Array, start: number, end: number): string {
   const size = start < end ? buf[start] : 0;

@@ -1,0 +1,29 @@
+/** Peers and messages, in words for people. */
+import { counted, hex, printableBytes } from "../text.ts";
+import { bodyStart, frameEnd, MORE } from "../zmtp/frame.ts";
+
+/** Bytes of a type that are told. */
+const TYPE_TEXT_BYTES = 64;
+
+/** An identity for people: text where it is printable, else hexadecimal. */
+export function identityName(identity: Uint8Array): string {
+  if (identity.every((b) => b > 0x20 && b < 0x7f)) return `"${printableBytes(identity, 255)}"`;
+  return hex(identity.subarray(0, 32));
+}
+
+/** The message at `buf[start, end)` with a client's identity in front, or without: its type, size and client. */
+export function describeMessage(buf: Uint8Array, start: number, end: number): string {
+  let at = start;
+  while (frameEnd(buf, at) > bodyStart(buf, at) && (buf[at] & MORE) !== 0) at = frameEnd(buf, at);
+  // Behind the delimiter stands the type.
+  const typeAt = frameEnd(buf, at);
+  const type = typeAt < end
+    ? `"${printableBytes(buf.subarray(bodyStart(buf, typeAt), frameEnd(buf, typeAt)), TYPE_TEXT_BYTES)}"`
+    : "of no type";
+  const client = at === start ? "" : ` from the client ${firstIdentity(buf, start)}`;
+  return `${type}, ${counted(end - start, "byte")}${client}`;
+}
+
+function firstIdentity(buf: Uint8Array, start: number): string {
+  return identityName(buf.subarray(bodyStart(buf, start), frameEnd(buf, start)));
+}
