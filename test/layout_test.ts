@@ -297,7 +297,10 @@ const COLD: Record<string, Readonly<Record<string, string>>> = {
     "#find": "once a run of messages to a peer",
     "#pauseSelf": "once a queue that is full",
   },
-  "socket/dealer.ts": { "#watchFull": "once a queue that is full" },
+  "socket/dealer.ts": {
+    "#watchFull": "once a queue that is full",
+    "#refuse": "a message at a bound, which is dropped",
+  },
 };
 const ALLOCATES =
   /\bPromise\b|\basync\b|\bawait\b|=>|\[\.\.\.|\{\s*\.\.\.|\.emit\(|\.bind\(|[=(,:]\s*\[|\.map\(|\.split\(|\bnew\b|\.subarray\(|\.slice\(|`|\bfunction\b/;

@@ -72,7 +72,7 @@ test("log: text and JSON say the same; what was held back is a figure", () => {
   const [plain, first, held, ...json] = lines;
   assert.match(plain, /^2026-11-22 \d\d:09:26,967 7 INFO CCServer\.startup: a "quoted"\\nname$/);
   assert.match(first, / 7 WARNING CCServer\.peer: nonsense came$/);
-  assert.match(held, /: nonsense came \(3 more like this held back\)$/);
+  assert.match(held, /: nonsense came \(4 more like this held back\)$/);
   const common = { time: "2026-11-22T07:09:26.967Z", pid: 7 };
   assert.deepEqual(json.map((line) => JSON.parse(line)), [
     { ...common, level: "INFO", logger: "CCServer.startup", msg: 'a "quoted"\\nname' },
@@ -82,8 +82,8 @@ test("log: text and JSON say the same; what was held back is a figure", () => {
       time: "2026-11-22T07:09:36.967Z",
       level: "WARNING",
       logger: "CCServer.peer",
-      msg: "nonsense came (3 more like this held back)",
-      held_back: 3,
+      msg: "nonsense came (4 more like this held back)",
+      held_back: 4,
     },
   ]);
 });
@@ -91,7 +91,7 @@ test("log: text and JSON say the same; what was held back is a figure", () => {
 test("log: however many lines come in one turn, all are written", () => {
   using folder = tempFolder();
   const file = join(folder.path, "test.log");
-  const log = new LogFile(file);
+  const log = new LogFile(file, () => false);
   const lines = Array.from({ length: 100_000 }, (_, i) => `${i} ${"x".repeat(100)}`);
   for (const line of lines) log.sink(line);
   log.flush();

@@ -30,10 +30,10 @@ import { ARENA } from "./helpers/vectors.ts";
 const COLLECTOR = "collector:22632";
 
 /** Drops of messages on their way up, by the sockets that sent them on. */
-const UP_DROPS = ["upstream-down", "upstream-full", "link-lost", "linger"];
+const UP_DROPS = ["upstream-down", "upstream-full", "link-lost", "breaks-link", "linger"];
 /** Drops of replies, by a server's own socket: of those that it had taken, and of those that it had not. */
 const DOWN_DROPS = ["client-gone", "linger"];
-const NOT_REPLIED = ["client-full", "no-such-peer", "no-route"];
+const NOT_REPLIED = ["client-full", "no-such-peer", "no-route", "stopping"];
 
 /** What happens in a world, and what has to come out. */
 class Scenario {

@@ -292,7 +292,13 @@ test("a chunk is borrowed: its buffer is used again, while sources are paused an
 
 test("a peer that does not finish its handshake is closed in time", async () => {
   const { world, network, lines, context } = simulated();
-  const router = new PlainRouter(context, OPTIONS, new Inbox());
+  const router = new PlainRouter(context, {
+    ...OPTIONS,
+    identityTakeover: "probe",
+    maxClients: 100,
+    messageTimeoutMs: 60_000,
+    memoryBudgetBytes: Infinity,
+  }, new Inbox());
   await router.bind("tcp://127.0.0.1:1");
   const client = network.accept();
   client.give(GREETING.subarray(0, 30));

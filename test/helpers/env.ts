@@ -41,7 +41,7 @@ export function tempFolder(): { path: string; [Symbol.dispose](): void } {
 
 /** Waits until `check` gives something true; an error says what was waited for. */
 export async function until<T>(
-  what: string,
+  what: string | (() => string),
   check: () => T,
   timeoutMs = 10_000,
   periodMs = 5,
@@ -50,7 +50,9 @@ export async function until<T>(
   for (;;) {
     const value = check();
     if (value) return value;
-    if (performance.now() > end) throw new Error(`waited ${timeoutMs / 1000} s for ${what}`);
+    if (performance.now() > end) {
+      throw new Error(`waited ${timeoutMs / 1000} s for ${typeof what === "string" ? what : what()}`);
+    }
     await new Promise((r) => setTimeout(r, periodMs));
   }
 }

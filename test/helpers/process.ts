@@ -57,7 +57,7 @@ export class ServerProcess {
 
   /** Waits for a line of its output. */
   async until(pattern: RegExp, timeoutMs = 15_000): Promise<RegExpExecArray> {
-    return await until(`${pattern} in:\n${this.output}`, () => {
+    return await until(() => `${pattern} in:\n${this.output}`, () => {
       const found = pattern.exec(this.output);
       if (!found && this.#done) throw new Error(`the server ended before ${pattern}:\n${this.output}`);
       return found;

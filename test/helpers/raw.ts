@@ -57,16 +57,25 @@ export class RawPeer {
   }
 
   /** A connection without a handshake. */
-  static async connect(port: number): Promise<RawPeer> {
-    const socket = net.connect(port, "127.0.0.1");
+  static async connect(port: number, allowHalfOpen = false): Promise<RawPeer> {
+    const socket = net.connect({ port, host: "127.0.0.1", allowHalfOpen });
     await new Promise((resolve, reject) => socket.once("connect", resolve).once("error", reject));
     socket.setNoDelay(true);
     return new RawPeer(socket);
   }
 
-  /** A connection with its handshake done on both sides. */
-  static async open(port: number, type = "DEALER", identity = ""): Promise<RawPeer> {
-    const peer = await RawPeer.connect(port);
+  /**
+   * A connection with its handshake done on both sides.
+   *
+   * @param allowHalfOpen It does not end by itself when the other side does.
+   */
+  static async open(
+    port: number,
+    type = "DEALER",
+    identity = "",
+    allowHalfOpen = false,
+  ): Promise<RawPeer> {
+    const peer = await RawPeer.connect(port, allowHalfOpen);
     peer.write(GREETING, ready(type, identity));
     await peer.handshake();
     return peer;
@@ -122,6 +131,11 @@ export class RawPeer {
       this.bytes = bytes.subarray(at);
       return frames;
     }
+  }
+
+  /** All that has come and was not taken. */
+  rest(): Buffer {
+    return this.#gather();
   }
 
   #gather(): Buffer {

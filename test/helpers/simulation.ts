@@ -377,13 +377,11 @@ class SimulatedLink implements Link {
       this.events!.ended();
       return;
     }
-    const discards = this.#ending;
     const direct = this.events!.readTarget(1 + Math.floor(this.#world.random() * 20_000));
     const bytes = pipe.take(
       direct === null ? this.#split(pipe.size) : Math.min(direct.length, this.#split(pipe.size)),
     );
-    // What comes behind our own FIN is not looked at any more.
-    if (!discards) pipe.handedOver.push(bytes);
+    pipe.handedOver.push(bytes);
     this.#lastBytes = bytes.length;
     this.#world.note(bytes.length);
     if (direct !== null) {
@@ -537,6 +535,8 @@ export class World {
         folder: "/",
         platform: "simulated",
         runtime: driver,
+        descriptorsMax: null,
+        memoryBytes: 2 ** 40,
         usage: () => ({
           userSeconds: 0,
           systemSeconds: 0,
@@ -554,6 +554,7 @@ export class World {
         load: absent,
         onSignal: () => () => {},
         onUncaught: () => () => {},
+        setNonBlocking: () => false,
         serviceManager: { hearsUs: false, notify: () => false, monotonicMicros: () => null },
       },
     };

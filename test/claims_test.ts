@@ -1,0 +1,85 @@
+/** Who may have an identity that another has: the rules, on a clock of the test's own. */
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { Claims, type Takeover } from "../src/socket/claims.ts";
+import { TestClock } from "./helpers/clock.ts";
+
+function world(takeover: Takeover = "probe") {
+  const clock = new TestClock();
+  const holder = { over: false, mute: false, chunks: 7, asked: 0, ask: () => void holder.asked++ };
+  const claims = new Claims<typeof holder, { over: boolean }>(clock, takeover);
+  const verdicts: boolean[] = [];
+  const claim = (claimant = { over: false }) =>
+    claims.claim("web1", holder, claimant, (handedOver) => verdicts.push(handedOver));
+  return { clock, holder, claims, verdicts, claim };
+}
+
+test("claims: a holder that answers keeps its name, and nobody is asked again for 5 s", () => {
+  const { clock, holder, verdicts, claim } = world();
+  assert.equal(claim(), null);
+  assert.equal(holder.asked, 1);
+  clock.pass(100);
+  assert.deepEqual(verdicts, []);
+  holder.chunks++;
+  clock.pass(20);
+  assert.deepEqual(verdicts, [false]);
+  clock.pass(4900);
+  assert.equal(claim(), false);
+  clock.pass(200);
+  assert.equal(claim(), null);
+  assert.equal(holder.asked, 2);
+});
+
+test("claims: a holder that says nothing for 2 s, or ends, loses its name", () => {
+  for (const ends of [false, true]) {
+    const { clock, holder, verdicts, claim } = world();
+    assert.equal(claim(), null);
+    clock.pass(1900);
+    assert.deepEqual(verdicts, []);
+    holder.over = ends;
+    clock.pass(ends ? 20 : 120);
+    assert.deepEqual(verdicts, [true]);
+  }
+});
+
+test("claims: one that we hold back, or that cannot be asked, counts as alive; one that is over does not", () => {
+  const { clock, holder, verdicts, claim } = world();
+  holder.mute = true;
+  assert.equal(claim(), false);
+  holder.mute = false;
+  assert.equal(claim(), null);
+  // It is held back while it is asked.
+  holder.mute = true;
+  clock.pass(20);
+  assert.deepEqual(verdicts, [false]);
+  holder.over = true;
+  assert.equal(claim(), true);
+});
+
+test("claims: one claimant at a time waits; when it leaves, the next one does", () => {
+  const { clock, holder, verdicts, claim } = world();
+  const first = { over: false };
+  assert.equal(claim(first), null);
+  assert.equal(claim(), false, "another waits already");
+  clock.pass(1000);
+  first.over = true;
+  assert.equal(claim(), null);
+  clock.pass(1500);
+  assert.deepEqual(verdicts, [], "asked anew");
+  clock.pass(600);
+  assert.deepEqual(verdicts, [true]);
+  assert.equal(holder.asked, 2);
+});
+
+test("claims: never and always ask nobody; once closed, nobody is told", () => {
+  for (const [takeover, handedOver] of [["never", false], ["always", true]] as const) {
+    const { holder, claim } = world(takeover);
+    assert.equal(claim(), handedOver);
+    assert.equal(holder.asked, 0);
+  }
+  const { clock, claims, verdicts, claim } = world();
+  claim();
+  claims.close();
+  clock.pass(5000);
+  assert.deepEqual(verdicts, []);
+});
