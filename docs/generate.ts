@@ -79,6 +79,11 @@ key does not start). \`zmq_rcvbuf\`, \`zmq_sndbuf\` and the keep-alive times are
 A peer's queue never counts as full below 64 KB for a client and 1 MB for an upstream: those stand in for the kernel's send
 buffer. Above, \`zmq_hwm\` messages are the mark, or ${EGRESS_FULL_BYTES / 2 ** 20} MB.
 
+Two clients may claim one identity: one host that comes back while its old connection is half open, or two hosts with one name. With
+\`identity-takeover = probe\` the one that has it is asked (PING) when another claims it. Any byte of it within 2 s, and it keeps the name
+for at least 5 s more; the other is told so, and closed. One that is held back by this server, or that speaks ZMTP 3.0 and cannot be
+asked, counts as alive until its connection ends. \`never\` is what libzmq does, \`always\` gives the name to who came last.
+
 ### Statistics line
 
 Every \`stats-period\`, and once at exit: \`{count: 14, bytes: 883, seconds: 0.0124, count.ok: 6, …}\`. Each message counts under one
@@ -86,15 +91,17 @@ outcome:
 
 | outcome | |
 | --- | --- |
-| \`ok\` | its handlers took it, if only to drop it. What an upstream dropped after that is in \`cc_drops\`, with the reason |
+| \`ok\` | its handlers took it, if only to drop it. What an upstream lost after that is in \`drops.REASON\` and \`unconfirmed\` |
 | \`dropped\` | no handler took it: its type has no route, or a handler said that it cannot now |
 | \`refused\` | it cannot be read, or a handler would not have it; \`refused.CODE\` counts by the code ([errors.md](errors.md#messages)) |
 | \`crashed\` | a handler threw, or did not answer within \`handler-timeout\` |
 | \`invalid\` | not a CC message |
 
-Then \`replies\` and \`replies.bytes\`: what was sent to clients; the handlers' own counters (where several handlers count under one name,
+Then \`replies\` and \`replies.bytes\`: what was sent to clients; \`drops.REASON\` and \`unconfirmed\`: what was lost, by
+[reliability.md](reliability.md#what-is-counted); the handlers' own counters (where several handlers count under one name,
 the sum, and each under \`NAME.h:HANDLER\`); at level 2 also \`count.ok.msg.TYPE\`, \`bytes.…\`, \`seconds.…\`. The first ${TYPES_TRACKED} types are
-told apart, all others are \`other\`. A line ends at about ${LOG_TEXT_MAX_CHARS} characters with how many counters it leaves out; the infofile
+told apart, and those that \`[routes]\` names; all others are \`other\`. One that has not come for 15 minutes makes room, where there is
+none. A line ends at about ${LOG_TEXT_MAX_CHARS} characters with how many counters it leaves out; the infofile
 and \`/metrics\` have them all.
 
 ### Infofile
@@ -129,14 +136,17 @@ With \`http-listen\`:
 | \`cc_replies_total\`, \`cc_reply_bytes_total\` | | messages sent to clients |
 | \`cc_handler_total\`, \`cc_handler_value\` | handler, counter or gauge, and the handler's own | what the handlers count and measure |
 | \`cc_drops_total\` | socket, reason | messages dropped by the listening socket (\`router\`) or a handler's (\`h:name\`) |
-| \`cc_peers\` | | connected clients |
+| \`cc_unconfirmed_total\` | handler | messages that were written to an upstream whose link broke before they were acknowledged: an estimate |
+| \`cc_clients_closed_total\` | reason | clients that were closed over a bound: \`max-clients\`, \`memory-budget\`, \`message-timeout\`, \`stalled\` |
+| \`cc_peers\`, \`cc_peers_max\` | | connected clients; as many as there may be |
 | \`cc_upstream_up\`, \`cc_upstream_queued_messages\` | handler, endpoint | is it connected; messages that wait for it |
-| \`cc_upstream_round_trip_seconds\` | handler, endpoint | of the latest ping that was answered |
+| \`cc_upstream_round_trip_seconds\` | handler, endpoint | of the latest ping that was answered; none while the upstream is down |
 | \`cc_event_loop_lag_seconds\` | quantile | over the last minute or two |
 | \`process_resident_memory_bytes\`, \`process_cpu_seconds_total\`, \`process_start_time_seconds\` | | |
 | \`cc_info\` | version, runtime, engine | 1 |
 
-It has neither a password nor TLS: keep it on a loopback address, or behind something that has them.
+It has neither a password nor TLS: keep it on a loopback address, or behind something that has them. A request must name an IP
+address, \`localhost\`, this host or one of \`http-hosts\` as its host, so that no page in a browser reads it by a name of its own.
 
 ## [routes]
 
