@@ -157,7 +157,8 @@ class NodeLink implements Link {
   /** Writes come back in order, so the last one's call-back tells that the one in flight is done. */
   readonly #written = (error?: Error | null): void => {
     this.#callbacks--;
-    if (error) return; // the close that follows tells
+    // Of a socket that was destroyed Node says so without an error, written or not. The close that follows tells.
+    if (error || this.#socket.destroyed) return;
     if (this.#callbacks === 0 && this.#pending && !this.#gone && this.#socket.writableLength === 0) {
       this.#pending = false;
       this.events.written();
