@@ -114,6 +114,7 @@ export {
   Logger,
   type LogOptions,
   type LogSink,
+  type RareText,
 } from "./src/log.ts";
 export type { Arena, ArenaMemory } from "./src/memory/arena.ts";
 export type { Block, BlockHome } from "./src/memory/block.ts";

@@ -62,7 +62,7 @@ export function lastErrno(): number {
   for (const name of errnoAt === null ? LINUX_NAMES : []) {
     try {
       const { symbols } = dlopen(name, { __errno_location: { args: [], returns: "ptr" } });
-      errnoAt = symbols.__errno_location();
+      errnoAt = symbols.__errno_location() as Pointer | null;
       break;
     } catch {
       // the next name
