@@ -244,7 +244,7 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
     } else if (name === "READY") {
       throw new ProtocolError("bad-command", "a second READY");
     }
-    // PONG answers a PING we do not send; other commands belong to other sockets and later versions.
+    // That a PONG came is all there is to it; other commands belong to other sockets and later versions.
   }
 
   pause(): void {
