@@ -6,7 +6,7 @@ import { TestClock } from "./helpers/clock.ts";
 
 function world(takeover: Takeover = "probe") {
   const clock = new TestClock();
-  const holder = { over: false, mute: false, chunks: 7, asked: 0, ask: () => void holder.asked++ };
+  const holder = { over: false, mute: false, signs: 7, asked: 0, ask: () => void holder.asked++ };
   const claims = new Claims<typeof holder, { over: boolean }>(clock, takeover);
   const verdicts: boolean[] = [];
   const claim = (claimant = { over: false }) =>
@@ -20,7 +20,7 @@ test("claims: a holder that answers keeps its name, and nobody is asked again fo
   assert.equal(holder.asked, 1);
   clock.pass(100);
   assert.deepEqual(verdicts, []);
-  holder.chunks++;
+  holder.signs++;
   clock.pass(20);
   assert.deepEqual(verdicts, [false]);
   clock.pass(4900);

@@ -11,7 +11,7 @@ import process from "node:process";
 import { test } from "node:test";
 import { CCClient } from "../mod.ts";
 import { type Target, TARGETS, tempFolder, until } from "./helpers/env.ts";
-import { Collector, Flood, numbers } from "./helpers/collector.ts";
+import { Answering, Collector, Flood, numbers } from "./helpers/collector.ts";
 import { run, ServerProcess } from "./helpers/process.ts";
 import { GREETING, message, RawPeer, ready } from "./helpers/raw.ts";
 
@@ -327,6 +327,92 @@ for (const target of TARGETS) {
     await second.query(echo);
     await first.until(/takes over the identity "web2" from tcp:/);
     await until("the end of the silent one", () => silent.closed);
+  });
+
+  test(`${on}: an identity goes to nobody but who asked for it of the one that had it`, async () => {
+    await using first = await ServerProcess.start(
+      server("echo = h:echo") + "[h:echo]\nhandler = echo\n",
+      target,
+    );
+    for (let i = 0; i < 10; i++) {
+      const identity = `name${i}`;
+      using holder = await RawPeer.open(first.port, "DEALER", identity);
+      using claimant = await RawPeer.connect(first.port);
+      claimant.write(GREETING, ready("DEALER", identity));
+      await new Promise((resolve) => setTimeout(resolve, 40));
+      holder.close();
+      // It comes when the holder has gone and the claimant is not yet let in, perhaps.
+      using third = await RawPeer.connect(first.port);
+      third.write(GREETING, ready("DEALER", identity));
+      const has = (peer: RawPeer) => peer.rest().includes("\x05READY");
+      await until("one of them has it", () => has(third) || has(claimant));
+      await new Promise((resolve) => setTimeout(resolve, 60));
+      const winner = has(third) ? third : claimant;
+      assert.equal(winner.closed, false, "who was let in stays");
+    }
+  });
+
+  test(`${on}: a client that takes a large reply, slowly, lives: nobody takes its identity`, async () => {
+    using up = await Answering.listen(() => Buffer.alloc(40 * MIB));
+    await using first = await ServerProcess.start(server("big = h:up") + proxy("up", up.endpoint), target);
+    await first.until(/is up/);
+    using holder = await RawPeer.open(first.port, "DEALER", "slow");
+    const { socket } = holder;
+    let bytes = 0;
+    socket.removeAllListeners("data").on("data", (chunk) => {
+      bytes += chunk.length;
+      socket.pause();
+      setTimeout(() => socket.resume(), chunk.length / 10_000);
+    });
+    holder.write(message("", "big.request", "{}", ""));
+    await until("some of it", () => bytes > MIB);
+    using claimant = await RawPeer.connect(first.port);
+    claimant.write(GREETING, ready("DEALER", "slow"));
+    await until("its refusal", () => claimant.closed);
+    await until("all of it", () => bytes > 40 * MIB, 30_000);
+  });
+
+  test(`${on}: a reply that would pass the bound is dropped; the link of all stays`, async () => {
+    await using servers = await chain(
+      target,
+      server("echo = h:echo", "zmq_maxmsgsize = 4 KB") + "[h:echo]\nhandler = echo\n",
+      (endpoint) => server("echo = h:up", "zmq_maxmsgsize = 4 KB") + proxy("up", endpoint),
+    );
+    const { first, second } = servers;
+    using client = await RawPeer.open(first.port);
+    const ask = (text: string) =>
+      client.write(message("", "echo.request", JSON.stringify({ req: "echo.request", target: text }), ""));
+    // The answer says more than the question.
+    ask("x".repeat(3950));
+    await second.until(/dropped 1 message \("echo\.response", 4\d\d\d bytes.*larger than zmq_maxmsgsize/);
+    ask("y");
+    assert.equal((await client.receive())[1].toString(), "echo.response");
+    assert.doesNotMatch(first.output, /is down/);
+  });
+
+  test(`${on}: a link that breaks while a server stops leaves messages unconfirmed too`, async () => {
+    using collector = new Collector();
+    const endpoint = await collector.listen({ deafLinks: 1 });
+    await using first = await ServerProcess.start(
+      server("pub = h:up", "zmq_linger = 8000") + proxy("up", endpoint, "zmq_linger = 8000\nzmq_hwm = 10000"),
+      target,
+    );
+    await first.until(/is up/);
+    using client = await RawPeer.open(first.port);
+    for (let n = 0; n < 30; n++) {
+      client.write(message("", "pub.n", `{"n":${n},"x":"${"x".repeat(100_000)}"}`, ""));
+    }
+    const link = await until("a link", () => collector.links[0]);
+    // Asked once a second on Node.
+    await new Promise((resolve) => setTimeout(resolve, 2200));
+    process.kill(first.pid, "SIGTERM");
+    await first.until(/SIGTERM: stopping/);
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    link.socket.resetAndDestroy();
+    assert.equal((await first.exited).code, 0);
+    const told = counter(first.output, "unconfirmed") + drops(first.output, "linger") +
+      drops(first.output, "link-lost");
+    assert.ok(told > 0, first.output);
   });
 
   test(`${on}: the Unix socket of a busy server is not taken over, and only the file that is ours is removed`, async () => {

@@ -15,6 +15,7 @@ import { Pinger } from "../src/server/pinger.ts";
 import { printable } from "../src/text.ts";
 import { TestClock } from "./helpers/clock.ts";
 import { ROOT, type Target, TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { Answering } from "./helpers/collector.ts";
 import { ServerProcess } from "./helpers/process.ts";
 import { GREETING, message, RawPeer, ready } from "./helpers/raw.ts";
 
@@ -232,11 +233,92 @@ for (const target of TARGETS) {
     large.write(begun.subarray(0, 45 * MIB));
     await until("its end", () => large.closed);
     await server.until(
-      /closed tcp:\S+: it held [\d.]+ MiB, and all together more than 32\.0 MiB \(memory-budget, 1 in all\)/,
+      /closed tcp:\S+: it held [\d.]+ MiB, and all together more than they may of 32\.0 MiB \(memory-budget, 1 in all\)/,
     );
     await echoes(witness);
     assert.equal(small.closed, false);
     assert.equal(await metric(server, 'cc_clients_closed_total{reason="memory-budget"}'), 1);
+  });
+
+  test(`${on}: large replies that nobody reads count in memory-budget; clients that hold nothing stay`, async () => {
+    using up = await Answering.listen(() => Buffer.alloc(12 * MIB));
+    await using server = await ServerProcess.start(
+      config("memory-budget = 32 MB", `[h:up]\nhandler = proxy\nremote-cc = ${up.endpoint}\n`)
+        .replace("echo = h:echo", "echo = h:echo\nbig = h:up"),
+      target,
+    );
+    await server.until(/is up/);
+    const before = server.residentBytes;
+    const idle = await Promise.all(Array.from({ length: 5 }, () => RawPeer.open(server.port)));
+    for (const peer of idle) {
+      // In two pieces, so that a buffer for unfinished ones is kept.
+      peer.write(ECHO.subarray(0, 30));
+      await new Promise((resolve) => setTimeout(resolve, 10));
+      peer.write(ECHO.subarray(30));
+      await peer.receive();
+    }
+    const deaf: RawPeer[] = [];
+    for (let i = 0; i < 12; i++) {
+      const peer = await RawPeer.open(server.port);
+      peer.socket.pause();
+      peer.write(message("", "big.request", "{}", ""));
+      deaf.push(peer);
+    }
+    await server.until(/\(memory-budget, \d+ in all\)/);
+    for (let i = 0; up.asked < 12; i++) {
+      assert.ok(i < 500, `${up.asked} asked`);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    for (const peer of idle) await echoes(peer);
+    // The budget, and twice that for what the runtime's collector has not come to.
+    const grown = server.residentBytes - before;
+    assert.ok(grown < 130 * MIB, `memory grew by ${(grown / MIB).toFixed(0)} MiB`);
+    for (const peer of [...idle, ...deaf]) peer.close();
+  });
+
+  test(`${on}: what waits for an upstream that is down costs no other client its connection`, async () => {
+    await using server = await ServerProcess.start(
+      config("memory-budget = 16 MB", "[h:up]\nhandler = proxy\nremote-cc = tcp://127.0.0.1:1\n")
+        .replace("echo = h:echo", "echo = h:echo\nbig = h:up"),
+      target,
+    );
+    using sender = await RawPeer.open(server.port);
+    for (let i = 0; i < 15; i++) sender.write(message("", "big.n", Buffer.alloc(MIB), ""));
+    await server.until(/dropped \d+ messages? for tcp:\S+: the upstream is down and its queue is full/);
+    for (let i = 0; i < 5; i++) {
+      using other = await RawPeer.open(server.port);
+      other.write(message("", "x.large", Buffer.alloc(1.5 * MIB), ""));
+      await echoes(other);
+    }
+    assert.equal(await metric(server, 'cc_clients_closed_total{reason="memory-budget"}'), 0);
+  });
+
+  test(`${on}: memory-budget holds while a server stops`, async () => {
+    await using server = await ServerProcess.start(
+      config("memory-budget = 16 MB\nzmq_linger = 4000"),
+      target,
+    );
+    const peers = await Promise.all(
+      Array.from({ length: 8 }, () => RawPeer.open(server.port, "DEALER", "", true)),
+    );
+    const before = server.residentBytes;
+    process.kill(server.pid, "SIGTERM");
+    await until("FIN", () => peers.every(({ closed }) => closed));
+    const begun = message("", "x.y", Buffer.alloc(40 * MIB), "").subarray(0, 30 * MIB);
+    for (const peer of peers) peer.write(begun);
+    let most = 0;
+    while (server.child.exitCode === null && server.child.signalCode === null) {
+      try {
+        most = Math.max(most, server.residentBytes - before);
+      } catch {
+        break; // it has just ended
+      }
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    await server.exited;
+    assert.match(server.output, /memory-budget, \d+ in all/);
+    assert.ok(most < 150 * MIB, `memory grew by ${(most / MIB).toFixed(0)} MiB`);
+    for (const peer of peers) peer.close();
   });
 
   test(`${on}: a message that is begun and does not go on ends its connection; one that goes on slowly does not`, async () => {

@@ -221,13 +221,15 @@ export class Server {
       messageMaxFrames: MESSAGE_MAX_FRAMES - 1,
     });
     this.#dispatcher.table = this.#table;
+    const memoryBudgetBytes = options["memory-budget"] ?? this.environment.host.memoryBytes * MEMORY_SHARE;
+    this.context.upstreams.budgetBytes = memoryBudgetBytes;
     this.#router = this.#engine.router(
       {
         ...this.#socketOptions,
         identityTakeover: options["identity-takeover"],
         maxClients: this.#maxClients(config),
         messageTimeoutMs: options["message-timeout"] * 1000,
-        memoryBudgetBytes: options["memory-budget"] ?? this.environment.host.memoryBytes * MEMORY_SHARE,
+        memoryBudgetBytes,
       },
       this.#dispatcher,
     );

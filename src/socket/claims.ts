@@ -4,8 +4,8 @@
  * lives.
  *
  * ```
- *   claim ─▶ the holder is asked (PING) ─┬─ any byte of it comes ────▶ refused, and others for 5 s
- *                                        └─ 2 s pass, or it is gone ─▶ the name is handed over
+ *   claim ─▶ the holder is asked (PING) ─┬─ any byte comes, or goes ──▶ refused, and others for 5 s
+ *                                        └─ 2 s pass, or it is gone ──▶ the name is handed over
  * ```
  */
 import type { Cancel, Clock } from "../contracts/environment.ts";
@@ -20,8 +20,8 @@ export interface Holder {
   readonly over: boolean;
   /** Held back by us, it cannot be heard; and a peer of ZMTP 3.0 cannot be asked. */
   readonly mute: boolean;
-  /** Grows with each read that brings something. */
-  readonly chunks: number;
+  /** Grows with each read that brings something, and while it takes what is sent to it. */
+  readonly signs: number;
   /** Asks it for a sign of life. */
   ask(): void;
 }
@@ -72,8 +72,9 @@ export class Claims<H extends Holder, C extends Claimant> {
   }
 
   #ask(name: string, holder: H, claimant: C, now: number, decided: (handedOver: boolean) => void): void {
-    const { chunks } = holder;
+    const { signs } = holder;
     holder.ask();
+    // What is on its way to it goes before our question: whoever takes that lives.
     const decide = (handedOver: boolean) => {
       cancel();
       this.#asked.delete(name);
@@ -82,7 +83,7 @@ export class Claims<H extends Holder, C extends Claimant> {
     };
     const cancel = this.#clock.every(LOOK_MS, () => {
       if (holder.over) decide(true);
-      else if (holder.chunks !== chunks || holder.mute) decide(false);
+      else if (holder.signs !== signs || holder.mute) decide(false);
       else if (this.#clock.now() - now >= IDENTITY_PROBE_MS) decide(true);
     });
     this.#asked.set(name, { claimant, cancel });

@@ -121,9 +121,9 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
     return this.#ready && !this.#closed;
   }
 
-  /** Bytes that are held for it: of a message that has not come whole, of what waits to be taken, and to be sent. */
+  /** Bytes that its end would give back: of a message that has not come whole, of what waits to be taken, and to be sent. */
   get heldBytes(): number {
-    return (this.#decoder?.reserved ?? 0) + this.#unread.bytes + this.egress.bytes;
+    return (this.#decoder?.pooled ?? 0) + this.#unread.bytes + this.egress.heldBytes;
   }
 
   /** Is it in the middle of a message, and not held back by us? */

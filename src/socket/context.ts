@@ -7,6 +7,7 @@ import { POOL } from "../memory/pool.ts";
 import type { Vectors } from "../memory/vectors.ts";
 import { type RelayLimits, RelayTable } from "../relay/table.ts";
 import { Flusher } from "./flusher.ts";
+import { Queues } from "./queues.ts";
 
 export class SocketContext {
   readonly environment: Environment;
@@ -18,6 +19,8 @@ export class SocketContext {
   readonly vectors: Vectors | null;
   /** For what waits to be written. */
   readonly blocks: Blocks;
+  /** What waits for upstreams. */
+  readonly upstreams: Queues = new Queues();
   /** Copies `from[start, end)` to `to` at `at`, in the way that is fastest here. */
   readonly copy: (from: Uint8Array, start: number, end: number, to: Uint8Array, at: number) => void;
 

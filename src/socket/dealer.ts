@@ -92,6 +92,7 @@ export class Dealer implements DealerSocket {
       maxBytes: EGRESS_MAX_BYTES,
       marksSent: true,
     });
+    context.upstreams.add(this.#egress);
     this.#paused = new PausedSources(() => this.#mayResume(), context.clock.soon);
     this.#egress.ondrained = () => this.#drained();
     this.#connect();
@@ -133,7 +134,11 @@ export class Dealer implements DealerSocket {
       this.#watchFull();
       return "full";
     }
-    if (egress.messages >= this.#options.hwm || egress.bytes >= EGRESS_MAX_BYTES) {
+    const { upstreams } = this.#context;
+    if (
+      egress.messages >= this.#options.hwm || egress.bytes >= EGRESS_MAX_BYTES ||
+      !upstreams.takes(end - start)
+    ) {
       this.drops.add("upstream-down", this.endpoint);
       return "dropped";
     }
@@ -189,12 +194,18 @@ export class Dealer implements DealerSocket {
     this.#closed = true;
     this.#cancel();
     if (this.#link !== null && this.#up) await finish(clock, [this.#link], until - clock.now());
-    if (this.#link !== null && !this.#link.over) this.#countUnconfirmed(this.#link);
+    if (this.#link !== null) {
+      const unconfirmed = this.#countUnconfirmed(this.#link);
+      if (unconfirmed !== "") {
+        this.#log.warnRarely("connect", this.endpoint, `${this.endpoint} is left${unconfirmed}`);
+      }
+    }
     this.#link?.abandon();
     this.#cancelAsking();
     this.#resumeAll();
     this.#up = false;
     this.drops.add("linger", this.endpoint, this.#egress.clear());
+    this.#context.upstreams.delete(this.#egress);
   }
 
   /** The handshake is done; called by the connection. */

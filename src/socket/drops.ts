@@ -10,7 +10,7 @@ const TEXTS: Record<DropReason, string> = {
   "no-route": "it has no route",
   "upstream-down": "the upstream is down and its queue is full",
   "upstream-full": "it does not keep up and its queue is full",
-  "too-large": "with its client's identity in front it is larger than zmq_maxmsgsize",
+  "too-large": "with what is put in front of it, it is larger than zmq_maxmsgsize",
   "too-many-frames": "it has been through too many servers. A loop?",
   "breaks-link": "the upstream closes on it",
   "unread": "the connection was closed before they were looked at",

@@ -87,8 +87,6 @@ export class Egress implements Flushable, Borrower, RunQueue {
   #watched = false;
   /** Bytes of all that has been written whole: where the first message that waits stands in the stream. */
   #written = 0;
-  /** Bytes of control frames, which belong to their link. */
-  #controlBytes = 0;
   readonly #sent: SentMarks | null;
   /** Where it stood when a link broke while a message was written, and how many links did so there. */
   #brokeAt = -1;
@@ -133,15 +131,23 @@ export class Egress implements Flushable, Borrower, RunQueue {
     return this.#inFlight === null && this.messages === 0;
   }
 
+  /** Bytes of all that has not been written whole. */
+  get heldBytes(): number {
+    return this.bytes + (this.#inFlight?.bytes ?? 0);
+  }
+
   /** Messages that have not been written whole. */
   get unwritten(): number {
     return this.messages + (this.#inFlight?.messages ?? 0);
   }
 
-  /** Bytes the link took since the start; does it move? */
+  /** Bytes of messages that links took since the start; does it move? */
   get progress(): number {
-    const inFlight = this.#inFlight !== null && this.#link !== null ? this.#link.writtenBytes() : 0;
-    return this.#controlBytes + this.#written + this.#skipped + Math.max(0, inFlight);
+    const ofMessages = this.#inFlight === null || this.#inFlight.messages > 0;
+    const inFlight = this.#inFlight !== null && ofMessages && this.#link !== null
+      ? this.#link.writtenBytes()
+      : 0;
+    return this.#written + this.#skipped + Math.max(0, inFlight);
   }
 
   /** Writes go here from now on: control frames at once, messages after {@link open}. */
@@ -153,8 +159,8 @@ export class Egress implements Flushable, Borrower, RunQueue {
 
   /** A segment has been written whole. */
   #went(segment: Segment): void {
-    if (segment.messages === 0) this.#controlBytes += segment.bytes;
-    else this.#gone(segment.bytes, segment.messages);
+    // Control frames belong to their link.
+    if (segment.messages > 0) this.#gone(segment.bytes, segment.messages);
     release(segment);
   }
 
@@ -166,9 +172,7 @@ export class Egress implements Flushable, Borrower, RunQueue {
 
   /** How many messages, at most, have bytes among the last so many that this link took; by written blocks. */
   messagesAmong(lastBytes: number): number {
-    return lastBytes <= 0 || this.#sent === null
-      ? 0
-      : this.#sent.since(this.progress - this.#controlBytes - lastBytes);
+    return lastBytes <= 0 || this.#sent === null ? 0 : this.#sent.since(this.progress - lastBytes);
   }
 
   /** The handshake is done: messages may go. */

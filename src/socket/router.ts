@@ -20,7 +20,7 @@ import { type PeerProperties, PING } from "../zmtp/handshake.ts";
 import { Claims } from "./claims.ts";
 import { Connection } from "./connection.ts";
 import type { SocketContext } from "./context.ts";
-import { identityName } from "./describe.ts";
+import { describeMessage, identityName } from "./describe.ts";
 import { DropCounter } from "./drops.ts";
 import { Egress } from "./egress.ts";
 import { endpointText, parseEndpoint } from "../endpoint.ts";
@@ -30,6 +30,11 @@ import type { ClosedReason, MessageSink, RouterOptions, RouterSocket } from "./t
 const NO_IDENTITY = new Uint8Array(0);
 /** So often within the time that a message may take is it looked whether more of it has come. */
 const MESSAGE_LOOKS = 4;
+/** A client that holds less is not worth to be closed. */
+const SHED_MIN_BYTES = 64 * 1024;
+/** So many peers are looked at at once, more only every so often. */
+const FEW_PEERS = 100;
+const SHED_LOOK_MS = 20;
 /** Bytes of an identity frame that we made: flags, size, a zero byte, four of a counter; as libzmq makes them. */
 const OWN_FRAME_BYTES = 7;
 
@@ -55,8 +60,8 @@ export class Router implements RouterSocket {
   readonly closed = new Map<ClosedReason, number>();
   readonly #cancels: Cancel[] = [];
   #shedding = false;
-  /** Those in the middle of a message, what they had brought when they were looked at, and how often it was just that. */
-  #waiting = new Map<Peer, { chunks: number; looks: number }>();
+  /** Those in the middle of a message, how far they had come when they were looked at, and how often it was just that. */
+  #waiting = new Map<Peer, { moved: number; looks: number }>();
 
   constructor(context: SocketContext, options: RouterOptions, sink: MessageSink) {
     this.#context = context;
@@ -68,7 +73,7 @@ export class Router implements RouterSocket {
     const { clock } = context;
     this.#cancels.push(
       clock.every(options.messageTimeoutMs / MESSAGE_LOOKS, () => this.#endUnfinished()),
-      POOL.watch(options.memoryBudgetBytes, () => this.#overBudget()),
+      POOL.watch(options.memoryBudgetBytes / 2, () => this.#overBudget()),
     );
     this.#counter = Math.floor(context.environment.random() * 0x1_0000_0000);
   }
@@ -126,7 +131,6 @@ export class Router implements RouterSocket {
     if (this.#closed) return;
     this.#closed = true;
     this.#claims.close();
-    for (const cancel of this.#cancels) cancel();
     for (const listener of this.#listeners) this.#unbinding.push(listener.close());
     this.#listeners.length = 0;
     for (const peer of this.#connections) {
@@ -158,6 +162,7 @@ export class Router implements RouterSocket {
     await waitEmpty(clock, peers.map(({ egress }) => egress), lingerMs);
     await finish(clock, peers, until - clock.now());
     await Promise.all(this.#unbinding);
+    for (const cancel of this.#cancels) cancel();
     for (const peer of this.#connections) {
       peer.close();
       this.drops.add("linger", peer.name, peer.egress.clear());
@@ -208,45 +213,61 @@ export class Router implements RouterSocket {
     this.#forget(peer);
   }
 
-  /** A message that was begun comes to its end, or its memory is given back. */
+  /** A message that was begun comes to its end, and a large one that is sent is taken, or their memory is given back. */
   #endUnfinished(): void {
     const before = this.#waiting;
     this.#waiting = new Map();
     for (const peer of this.#connections) {
-      if (!peer.expectsMore) continue;
-      const { chunks } = peer;
+      const sends = peer.egress.heldBytes >= EGRESS_FULL_BYTES;
+      if (!peer.expectsMore && !sends) continue;
+      // One that sends on and does not read holds what is sent to it all the same.
+      const moved = sends ? peer.egress.progress : peer.chunks;
       const last = before.get(peer);
-      const looks = last !== undefined && last.chunks === chunks ? last.looks + 1 : 0;
+      const looks = last !== undefined && last.moved === moved ? last.looks + 1 : 0;
       if (looks < MESSAGE_LOOKS) {
-        this.#waiting.set(peer, { chunks, looks });
+        this.#waiting.set(peer, { moved, looks });
         continue;
       }
       const seconds = this.#options.messageTimeoutMs / 1000;
-      this.#end(peer, "message-timeout", `it began a message and sent nothing more of it for ${seconds} s`);
+      if (sends) this.#end(peer, "stalled", `it took nothing for ${seconds} s of what is sent to it`);
+      else {this.#end(
+          peer,
+          "message-timeout",
+          `it began a message and sent nothing more of it for ${seconds} s`,
+        );}
     }
   }
 
-  /** Not at once: who takes memory is in the middle of a chunk. */
+  /** Not at once: who takes memory is in the middle of a chunk; and not at each of many: all peers are looked at. */
   #overBudget(): void {
     if (this.#shedding) return;
     this.#shedding = true;
-    this.#context.clock.soon(() => {
+    const { clock } = this.#context;
+    const look = () => {
       this.#shedding = false;
       this.#shed();
-    });
+    };
+    if (this.#connections.size <= FEW_PEERS) clock.soon(look);
+    else clock.after(SHED_LOOK_MS, look);
   }
 
+  /** What waits for upstreams is not its clients' fault: it has a bound of its own. */
   #shed(): void {
     const { memoryBudgetBytes } = this.#options;
-    while (POOL.usedBytes > memoryBudgetBytes && !this.#closed) {
-      let most: Peer | null = null;
-      for (const peer of this.#connections) {
-        if (peer.heldBytes > (most?.heldBytes ?? 0)) most = peer;
-      }
-      // What upstreams hold is theirs.
-      if (most === null) return;
-      const [held, budget] = [most.heldBytes, memoryBudgetBytes].map((bytes) => (bytes / 2 ** 20).toFixed(1));
-      this.#end(most, "memory-budget", `it held ${held} MiB, and all together more than ${budget} MiB`);
+    const most = Math.max(memoryBudgetBytes / 2, memoryBudgetBytes - this.#context.upstreams.bytes);
+    const holders = [...this.#connections].filter(({ heldBytes }) => heldBytes >= SHED_MIN_BYTES)
+      .sort((a, b) => b.heldBytes - a.heldBytes);
+    let held = holders.reduce((sum, { heldBytes }) => sum + heldBytes, 0);
+    for (const peer of holders) {
+      if (held <= most) return;
+      const bytes = peer.heldBytes;
+      held -= bytes;
+      const [mib, budget] = [bytes, memoryBudgetBytes].map((bytes) => (bytes / 2 ** 20).toFixed(1));
+      this.#end(
+        peer,
+        "memory-budget",
+        `it held ${mib} MiB, and all together more than they may of ${budget} MiB`,
+      );
     }
   }
 
@@ -257,8 +278,11 @@ export class Router implements RouterSocket {
     const holder = this.#byName.get(key);
     if (holder === undefined) return this.#admitNamed(peer, identity, key);
     const handedOver = this.#claims.claim(key, holder, peer, (handedOver) => {
-      if (handedOver) peer.admit(this.#handOver(key, peer, identity));
-      else this.#refuse(peer, identity, key);
+      // Another may have come when the one that was asked had gone.
+      const now = this.#byName.get(key);
+      if (handedOver && (now === undefined || now === holder)) {
+        peer.admit(this.#handOver(key, peer, identity));
+      } else this.#refuse(peer, identity, key);
     });
     if (handedOver === null) return null;
     if (handedOver) return this.#handOver(key, peer, identity);
@@ -349,6 +373,7 @@ class Peer extends Connection {
   number = -1;
   key: string | null = null;
   readonly #owner: PeerOwner;
+  readonly #messageMaxBytes: number;
   #answersPing = false;
   #pausedBySelf = false;
   #cancelStall: () => void = () => {};
@@ -356,6 +381,7 @@ class Peer extends Connection {
   constructor(owner: PeerOwner, context: SocketContext, link: Link, egress: Egress, messageMaxBytes: number) {
     super(context, link, egress, owner.sink(), "ROUTER", NO_IDENTITY, messageMaxBytes);
     this.#owner = owner;
+    this.#messageMaxBytes = messageMaxBytes;
   }
 
   protected override handshaken(peer: PeerProperties): Uint8Array | null {
@@ -366,6 +392,10 @@ class Peer extends Connection {
   /** Until it has gone, or its queue is full for too long, one that cannot be asked or heard counts as alive. */
   get mute(): boolean {
     return this.paused || !this.#answersPing;
+  }
+
+  get signs(): number {
+    return this.chunks + this.egress.progress;
   }
 
   ask(): void {
@@ -395,6 +425,10 @@ class Peer extends Connection {
     const { egress } = this;
     if (this.finishing) {
       this.#owner.drops().add("stopping", this.name);
+      return false;
+    }
+    if (end - start > this.#messageMaxBytes) {
+      this.#owner.drops().add("too-large", this.name, 1, () => describeMessage(buf, start, end));
       return false;
     }
     if (this.#pausedBySelf && egress.overfull) {

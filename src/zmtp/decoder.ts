@@ -122,6 +122,11 @@ export class Decoder<S extends CommandSink> {
     return this.#lastBytes;
   }
 
+  /** Of {@link reserved}, what is the pool's: a small buffer is kept between messages. */
+  get pooled(): number {
+    return this.#block?.size ?? 0;
+  }
+
   /** Bytes reserved for a message that has not come whole. */
   get reserved(): number {
     return this.#partial === null ? 0 : this.#room;

@@ -61,6 +61,43 @@ export class Collector {
   }
 }
 
+/** A ROUTER that answers each message with a body of the test's own, without reading what came. */
+export class Answering {
+  asked = 0;
+  readonly #server: net.Server;
+  readonly #peers: RawPeer[] = [];
+
+  private constructor(body: () => Buffer) {
+    this.#server = net.createServer((socket) => {
+      const peer = new RawPeer(socket);
+      this.#peers.push(peer);
+      peer.write(GREETING, ready("ROUTER"));
+      const answer = () => {
+        for (let frames = peer.take(); frames !== null; frames = peer.take()) {
+          this.asked++;
+          peer.write(message(frames[0], "", "big.response", body()));
+        }
+      };
+      peer.handshake().then(() => {
+        socket.on("data", answer);
+        answer();
+      }, () => {/* it came to nothing */});
+    });
+  }
+  static async listen(body: () => Buffer): Promise<Answering> {
+    const answering = new Answering(body);
+    await new Promise<void>((resolve) => answering.#server.listen(0, "127.0.0.1", resolve));
+    return answering;
+  }
+  get endpoint(): string {
+    return `tcp://127.0.0.1:${(this.#server.address() as net.AddressInfo).port}`;
+  }
+  [Symbol.dispose](): void {
+    for (const peer of this.#peers) peer.close();
+    this.#server.close();
+  }
+}
+
 /** Numbered messages, until it is told to stop. */
 export class Flood {
   sent = 0;
