@@ -54,8 +54,9 @@ interface Shared {
   pid: number;
   repeatMs: number;
   held: Map<string, Held>;
-  /** Ends the wait for the next of them to be told; null: nothing is held back. */
+  /** Ends the wait for the next of them to be told, and when that is; null: nothing is held back. */
   cancel: (() => void) | null;
+  tellAt: number;
 }
 
 /** A subject of {@link Logger.warnRarely}. */
@@ -95,6 +96,7 @@ export class Logger {
       repeatMs: options.repeatMs ?? 10_000,
       held: new Map(),
       cancel: null,
+      tellAt: Infinity,
     };
   }
 
@@ -215,7 +217,11 @@ export class Logger {
 
   #tellLater(ms: number): void {
     const shared = this.#shared;
-    shared.cancel ??= shared.clock.after?.(ms, this.#tellDue) ?? null;
+    const at = shared.clock.now() + ms;
+    if (shared.cancel !== null && at >= shared.tellAt) return;
+    shared.cancel?.();
+    shared.cancel = shared.clock.after?.(ms, this.#tellDue) ?? null;
+    shared.tellAt = at;
   }
 
   /** Tells what has been held back for long enough; others have their time to come. */
@@ -260,8 +266,12 @@ class LocalSecond {
 const LINES = new LocalSecond();
 const TIMES = new LocalSecond();
 
-/** `07:09:26,967`, in local time. */
+/** The furthest times that there are dates for. */
+const DATE_MAX_MS = 8.64e15;
+
+/** `07:09:26,967`, in local time; of what is no time, dashes. */
 export function timeOfDay(ms: number): string {
+  if (!(Math.abs(ms) < DATE_MAX_MS)) return "--:--:--,---";
   return TIMES.text(ms).time;
 }
 

@@ -51,36 +51,47 @@ function programOf(environment: Environment): Program {
     name: processes.self.length === 1 ? processes.self[0] : "npm run -s ccserver --",
     // Tools tell their own results; of the sockets below only what is grave.
     log: new Logger("ccserver", {
-      sink: new LineWriter(2, processes.setNonBlocking).sink,
+      sink: LineWriter.ofStandard(2, processes.setNonBlocking).sink,
       level: "ERROR",
       pid: host.pid,
       clock,
     }),
-    print: writeOut,
-    tell: (text) => console.error(text),
+    print: writeResult,
+    tell,
   };
 }
 
-const STDOUT = 1;
 /** A reader that takes nothing is waited for so long, looked at this often. */
 const READER_MAX_MS = 30_000;
 const READER_LOOK_MS = 5;
 
-/**
- * Writes results, whole, before anything else happens.
- *
- * @throws {Exit} They cannot be written: a full disk, a reader that has gone.
- */
-function writeOut(text: string): void {
+/** @throws {Exit} A result cannot be written: a full disk, a reader that has gone. */
+function writeResult(text: string): void {
+  try {
+    writeAll(1, text);
+  } catch (error) {
+    throw new Exit(EXIT.io, `ccserver: cannot write to stdout: ${errorText(error)}`);
+  }
+}
+
+/** What cannot be told leaves the exit code. */
+function tell(text: string): void {
+  try {
+    writeAll(2, `${text}\n`);
+  } catch {
+    // a full disk, or nobody there
+  }
+}
+
+/** Writes all of it before anything else happens. */
+function writeAll(fd: number, text: string): void {
   const bytes = utf8(text);
-  let waited = 0;
-  for (let at = 0; at < bytes.length;) {
+  for (let at = 0, waited = 0; at < bytes.length;) {
     try {
-      at += writeSync(STDOUT, bytes, at);
+      at += writeSync(fd, bytes, at);
+      waited = 0;
     } catch (error) {
-      if (codeOf(error) !== "EAGAIN" || waited >= READER_MAX_MS) {
-        throw new Exit(EXIT.io, `ccserver: cannot write to stdout: ${errorText(error)}`);
-      }
+      if (codeOf(error) !== "EAGAIN" || waited >= READER_MAX_MS) throw error;
       waited += READER_LOOK_MS;
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, READER_LOOK_MS);
     }

@@ -111,6 +111,7 @@ async function runServer(
   const signals = new EarlySignals(processes);
   const { writer, pidfile } = filesOrExit(config, processes.setNonBlocking);
   writer.lingerMs = options["log-linger"] * 1000;
+  signals.onEnd = () => writer.lingerMs = 0;
   const log = new Logger("CCServer", {
     sink: writer.sink,
     level,
@@ -143,7 +144,7 @@ async function runServer(
     const endpoint = await server.start();
     notifier.ready(`listening on ${endpoint}`);
     onListen();
-    if (file === null) program.print(`${welcome(endpoint, program.name)}\n`);
+    if (file === null) greet(program, endpoint, log);
     await stopped;
     return EXIT.ok;
   } catch (error) {
@@ -154,7 +155,7 @@ async function runServer(
   } finally {
     await notifier.end();
     log.tellHeld();
-    writer.flush();
+    await writer.drained();
     pidfile?.remove();
   }
 }
@@ -233,7 +234,7 @@ function filesOrExit(
   };
   const writer = attempt(
     "logfile",
-    () => logfile === null ? new LineWriter(2, setNonBlocking) : new LogFile(logfile, setNonBlocking),
+    () => logfile === null ? LineWriter.ofStandard(2, setNonBlocking) : new LogFile(logfile, setNonBlocking),
   );
   const claimed = attempt("pidfile", () => pidfile === null ? null : claimPidfile(pidfile));
   if (writer !== null && findings.length === 0) return { writer, pidfile: claimed };
@@ -243,6 +244,15 @@ function filesOrExit(
 
 function lostText(count: number): string {
   return `${counted(count, "log line was", "log lines were")} lost: they could not be written`;
+}
+
+/** A server whose words of welcome nobody reads serves all the same. */
+function greet({ print, name }: Program, endpoint: string, log: Logger): void {
+  try {
+    print(`${welcome(endpoint, name)}\n`);
+  } catch (error) {
+    log.warn("startup", errorText(error));
+  }
 }
 
 function welcome(endpoint: string, self: string): string {

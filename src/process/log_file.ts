@@ -47,7 +47,6 @@ export class LineWriter {
   /** How long the end of the program waits for what is left. */
   lingerMs = LINGER_MS;
   #fd: number;
-  readonly #setNonBlocking: SetNonBlocking;
   #lines: string[] = [];
   #weights: number[] = [];
   #chars = 0;
@@ -61,17 +60,33 @@ export class LineWriter {
   /** The last line that was written has no end. */
   #torn = false;
 
-  constructor(fd: number, setNonBlocking: SetNonBlocking) {
-    this.#setNonBlocking = setNonBlocking;
-    this.#fd = unblocked(fd, setNonBlocking);
+  /** @param fd One that is not waited for. */
+  constructor(fd: number) {
+    this.#fd = fd;
     process.on("exit", () => this.#end());
   }
 
-  /** The program ends: what waits has a moment. */
+  /** One of those that the program was started with. */
+  static ofStandard(fd: number, setNonBlocking: SetNonBlocking): LineWriter {
+    return new LineWriter(unblocked(fd, setNonBlocking));
+  }
+
+  get #drained(): boolean {
+    this.flush();
+    return this.#batch === null && this.#lines.length === 0;
+  }
+
+  /** The program is about to end: what waits has a moment, once, and signals are heard meanwhile. */
+  async drained(): Promise<void> {
+    for (let waited = 0; !this.#drained && waited < this.lingerMs; waited += LINGER_LOOK_MS) {
+      await new Promise<void>((resolve) => void setTimeout(resolve, LINGER_LOOK_MS));
+    }
+    this.lingerMs = 0;
+  }
+
+  /** It ends otherwise. */
   #end(): void {
-    for (let waited = 0;; waited += LINGER_LOOK_MS) {
-      this.flush();
-      if ((this.#batch === null && this.#lines.length === 0) || waited >= this.lingerMs) return;
+    for (let waited = 0; !this.#drained && waited < this.lingerMs; waited += LINGER_LOOK_MS) {
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LINGER_LOOK_MS);
     }
   }
@@ -129,12 +144,19 @@ export class LineWriter {
     }
   }
 
-  /** Goes on with another descriptor, once what waits is written to this one; returns this one. */
+  /** Goes on with another descriptor, once what can be is written to this one; returns this one. */
   protected moveTo(fd: number): number {
     this.flush();
     const before = this.#fd;
-    this.#fd = unblocked(fd, this.#setNonBlocking);
+    this.#fd = fd;
     this.#torn = false;
+    const batch = this.#batch;
+    if (batch !== null) {
+      // A line that was cut begins anew.
+      batch.at = batch.bytes.subarray(0, batch.at).lastIndexOf(NEWLINE) + 1;
+      batch.sizeBefore = sizeOf(fd);
+      if (batch.sizeBefore !== null) batch.sizeBefore -= batch.at;
+    }
     return before;
   }
 
@@ -178,20 +200,24 @@ export class LineWriter {
 /** Appends lines to a file, and to a new one of that name when the file was moved away. */
 export class LogFile extends LineWriter {
   readonly #path: string;
+  readonly #setNonBlocking: SetNonBlocking;
 
   /** @throws {Error} With the file's name. */
   constructor(path: string, setNonBlocking: SetNonBlocking) {
-    super(open(path), setNonBlocking);
+    super(open(path, setNonBlocking));
     this.#path = path;
+    this.#setNonBlocking = setNonBlocking;
   }
 
   /**
-   * Goes on in the file that now has this name. What waits goes to the old one: none is lost.
+   * Goes on in the file that now has this name. What waits goes to the old one, as far as that takes it, and the rest to the
+   * new one, by whole lines: none is lost.
    *
    * @throws {Error} With the file's name; the old file stays in use.
    */
   reopen(): void {
-    const before = this.moveTo(open(this.#path));
+    const before = this.moveTo(open(this.#path, this.#setNonBlocking));
+    // The first three are the program's.
     if (before > 2) closeSync(before);
   }
 }
@@ -205,9 +231,9 @@ function sizeOf(fd: number): number | null {
   }
 }
 
-function open(path: string): number {
+function open(path: string, setNonBlocking: SetNonBlocking): number {
   const standard = STANDARD.get(path);
-  if (standard !== undefined) return standard;
+  if (standard !== undefined) return unblocked(standard, setNonBlocking);
   try {
     const wrong = wrongKind(path, "lines");
     if (wrong !== null) throw new Error(wrong);

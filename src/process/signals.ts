@@ -1,57 +1,24 @@
-/** What signals mean to a server: SIGINT and SIGTERM stop it, SIGHUP reloads. */
+/** What signals mean to a server: SIGINT and SIGTERM stop it, a second one ends it at once, SIGHUP reloads. */
 import process from "node:process";
-import type { Cancel, Processes } from "../contracts/environment.ts";
+import type { Processes } from "../contracts/environment.ts";
 
 const NUMBERS = { SIGINT: 2, SIGTERM: 15 } as const;
 
-/** Calls `stop` at the first signal; a second one ends the program at once. */
-function onStopSignal(processes: Processes, stop: (signal: string) => void): Cancel {
-  let stopping = false;
-  const cancels = (Object.keys(NUMBERS) as (keyof typeof NUMBERS)[]).map((signal) =>
-    processes.onSignal(signal, () => {
-      if (stopping) process.exit(128 + NUMBERS[signal]);
-      stopping = true;
-      stop(signal);
-    })
-  );
-  return () => {
-    for (const cancel of cancels) cancel();
-  };
-}
-
-/** Calls `reload` at each SIGHUP, one after the other; those that come meanwhile are one. */
-function onReloadSignal(processes: Processes, reload: () => Promise<void>): Cancel {
-  let running = false;
-  let again = false;
-  const run = async () => {
-    again = running;
-    if (running) return;
-    running = true;
-    try {
-      do {
-        again = false;
-        await reload();
-      } while (again);
-    } finally {
-      running = false;
-    }
-  };
-  return processes.onSignal("SIGHUP", () => void run());
-}
-
 /** Hears signals from its making on; what came before somebody asked for it is told then. */
 export class EarlySignals {
+  /** Called when the program ends at once. */
+  onEnd: () => void = () => {};
   #stop: ((signal: string) => void) | null = null;
   #reload: (() => Promise<void>) | null = null;
   #stopped: string | null = null;
+  #reloading = false;
+  #again = false;
 
   constructor(processes: Processes) {
-    onStopSignal(processes, (signal) => {
-      if (this.#stop === null) this.#stopped = signal;
-      else this.#stop(signal);
-    });
-    // A config that is yet to be used is as new as can be.
-    onReloadSignal(processes, () => this.#reload?.() ?? Promise.resolve());
+    for (const signal of Object.keys(NUMBERS) as (keyof typeof NUMBERS)[]) {
+      processes.onSignal(signal, () => this.#heard(signal));
+    }
+    processes.onSignal("SIGHUP", () => void this.#hangUp());
   }
 
   onStop(stop: (signal: string) => void): void {
@@ -59,7 +26,33 @@ export class EarlySignals {
     if (this.#stopped !== null) stop(this.#stopped);
   }
 
+  /** Called at each SIGHUP, one after the other; those that come meanwhile are one. */
   onReload(reload: () => Promise<void>): void {
     this.#reload = reload;
+  }
+
+  #heard(signal: keyof typeof NUMBERS): void {
+    if (this.#stopped !== null) {
+      this.onEnd();
+      process.exit(128 + NUMBERS[signal]);
+    }
+    this.#stopped = signal;
+    this.#stop?.(signal);
+  }
+
+  async #hangUp(): Promise<void> {
+    // A config that is yet to be used is as new as can be.
+    if (this.#reload === null) return;
+    this.#again = this.#reloading;
+    if (this.#reloading) return;
+    this.#reloading = true;
+    try {
+      do {
+        this.#again = false;
+        await this.#reload();
+      } while (this.#again);
+    } finally {
+      this.#reloading = false;
+    }
   }
 }

@@ -3,9 +3,9 @@
  * they bound, whoever's file lies there by then: so a socket is bound beside its place and linked to it, and at the end only
  * the file that is ours is removed.
  */
+import { Buffer } from "node:buffer";
 import { existsSync, linkSync, lstatSync, renameSync, type Stats, unlinkSync } from "node:fs";
 import { dirname, join } from "node:path";
-import process from "node:process";
 import type { Listener, Transport } from "../contracts/links.ts";
 import { CCError, codeOf, errorText } from "../errors.ts";
 
@@ -68,9 +68,22 @@ export async function listenOnFile(
   }
 }
 
-/** A name for this moment, no longer than most names of sockets: a path has few bytes. */
+/** Longest path of a Unix socket on Linux, without its closing zero. */
+const PATH_MAX_BYTES = 107;
+const LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789";
+/** Long enough for no two programs to meet. */
+const NAME_LETTERS = 10;
+
+/** A name for this moment, beside, which nobody has; where the path is long, a short one. */
 function besideOf(path: string): string {
-  return join(dirname(path), `.${process.pid.toString(36)}${Math.floor(Math.random() * 1e6).toString(36)}`);
+  const folder = dirname(path);
+  const room = Math.min(NAME_LETTERS, PATH_MAX_BYTES - Buffer.byteLength(join(folder, "/")));
+  for (;;) {
+    let name = room > 1 ? "." : "";
+    while (name.length < room) name += LETTERS[Math.floor(Math.random() * LETTERS.length)];
+    const beside = join(folder, name);
+    if (beside !== path && lstatSync(beside, { throwIfNoEntry: false }) === undefined) return beside;
+  }
 }
 
 function link(beside: string, path: string): void {
