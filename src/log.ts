@@ -170,7 +170,11 @@ export class Logger {
     if (!held.has(key) && held.size >= RATE_LIMITED_SUBJECTS) {
       // Subjects are kept by their age. While even the oldest is young, someone makes them up: they share one.
       const [oldest] = held.values();
-      if (now - oldest.since < repeatMs) key = `${this.name}.${where}`;
+      if (now - oldest.since < repeatMs) {
+        key = `${this.name}.${where}`;
+        const one = typeof text === "string" ? text : text(times);
+        text = (all) => all === times ? one : `${one} (and others: ${all - times} more)`;
+      }
     }
     const last = held.get(key);
     if (last !== undefined) {

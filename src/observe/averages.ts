@@ -34,10 +34,13 @@ export interface Average {
 }
 
 export class Averages {
-  /** Names of counters have no end of their own, but the statistics bound them. */
   readonly #names: string[] = [];
   readonly #indexes = new Map<string, number>();
   readonly #last: number[] = [];
+  /** The sample that a counter was in last; and indexes of counters that are in no bucket any more. */
+  readonly #seen: number[] = [];
+  readonly #free: number[] = [];
+  #samples = 0;
   readonly #buckets: Bucket[] = [];
   #at = 0;
 
@@ -48,7 +51,9 @@ export class Averages {
     for (const [name, value] of values) {
       yield;
       const index = this.#indexOf(name);
-      const delta = value - this.#last[index];
+      this.#seen[index] = this.#samples;
+      // One that is less than it was is another of that name, and began at 0.
+      const delta = value < this.#last[index] ? value : value - this.#last[index];
       if (delta === 0) continue;
       this.#last[index] = value;
       indexes.push(index);
@@ -56,6 +61,18 @@ export class Averages {
     }
     this.#buckets[this.#at] = { indexes: Uint32Array.from(indexes), deltas: Float64Array.from(deltas) };
     this.#at = (this.#at + 1) % BUCKETS;
+    this.#samples++;
+    if (this.#indexes.size > 2 * values.size) yield* this.#forget();
+  }
+
+  /** Types that nobody sends give up their counters; once they are in no bucket, their names too. */
+  *#forget(): Work<void> {
+    for (const [name, index] of this.#indexes) {
+      yield;
+      if (this.#samples - this.#seen[index] <= BUCKETS) continue;
+      this.#indexes.delete(name);
+      this.#free.push(index);
+    }
   }
 
   /**
@@ -87,9 +104,10 @@ export class Averages {
   #indexOf(name: string): number {
     let index = this.#indexes.get(name);
     if (index === undefined) {
-      index = this.#names.push(name) - 1;
+      index = this.#free.pop() ?? this.#names.length;
+      this.#names[index] = name;
       this.#indexes.set(name, index);
-      this.#last.push(0);
+      this.#last[index] = 0;
     }
     return index;
   }

@@ -176,7 +176,9 @@ function* changed(
   const latest = new Map<string, number>();
   for (const [name, value] of values) {
     yield;
-    const by = value - (last.get(name) ?? 0);
+    const before = last.get(name) ?? 0;
+    // One that is less than it was is another of that name, and began at 0.
+    const by = value < before ? value : value - before;
     if (by !== 0 || ALWAYS.includes(name)) latest.set(name, by);
   }
   return latest;

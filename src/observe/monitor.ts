@@ -10,7 +10,7 @@ import { Heartbeat } from "./heartbeat.ts";
 import { type Answer, HttpListener, plain } from "./http.ts";
 import { Infofile } from "./infofile.ts";
 import { LagMeter } from "./lag.ts";
-import { CONTENT_TYPES, formatFor, Metrics } from "./metrics.ts";
+import { CONTENT_TYPES, type Format, formatFor, Metrics } from "./metrics.ts";
 import { Slices } from "./slices.ts";
 import { statisticsLine, values } from "./stats.ts";
 
@@ -40,6 +40,8 @@ export class Monitor implements Observer {
   readonly #log: Logger;
   readonly #began: number;
   readonly #slices: Slices;
+  /** Metrics that are being made. */
+  readonly #texts = new Map<Format, Promise<Uint8Array>>();
   readonly #averages: Averages | null;
   readonly #infofile: Infofile | null;
   readonly #lag: LagMeter;
@@ -121,14 +123,22 @@ export class Monitor implements Observer {
     this.#every(options.heartbeat, () => this.#beat());
   }
 
-  #every(seconds: number, f: () => void): void {
-    if (seconds > 0) this.#cancels.push(this.#clock.every(seconds * 1000, () => this.#attempt(f)));
+  /** Does it every so often; not while it is still being done. */
+  #every(seconds: number, f: () => void | Promise<void>): void {
+    let done = true;
+    const attempt = async () => {
+      if (!done) return;
+      done = false;
+      await this.#attempt(f);
+      done = true;
+    };
+    if (seconds > 0) this.#cancels.push(this.#clock.every(seconds * 1000, () => void attempt()));
   }
 
   /** Out of descriptors, say: the next time it may work. */
-  #attempt(f: () => void): void {
+  async #attempt(f: () => void | Promise<void>): Promise<void> {
     try {
-      f();
+      await f();
     } catch (error) {
       this.#log.warnRarely("observe", errorText(error), `cannot tell how the server is: ${errorText(error)}`);
     }
@@ -157,9 +167,9 @@ export class Monitor implements Observer {
     this.#http = null;
   }
 
-  #period(): void {
-    void this.#logStatistics();
+  async #period(): Promise<void> {
     this.#infofile?.write();
+    await this.#logStatistics();
   }
 
   async #logStatistics(): Promise<void> {
@@ -168,9 +178,9 @@ export class Monitor implements Observer {
     this.#log.info("stats", await this.#slices.run(() => statisticsLine(statistics)));
   }
 
-  #sample(averages: Averages): void {
+  async #sample(averages: Averages): Promise<void> {
     const { statistics } = this.#server;
-    void this.#slices.run(function* () {
+    await this.#slices.run(function* () {
       yield* averages.sample(yield* values(statistics));
     });
   }
@@ -181,11 +191,21 @@ export class Monitor implements Observer {
     this.#log.info("heartbeat", this.#heartbeat.line(this.#server.state, seconds, residentBytes));
   }
 
+  /** Whoever asks while a text is being made gets that: those who ask and leave make no work. */
+  #metricsText(format: Format): Promise<Uint8Array> {
+    const making = this.#texts.get(format);
+    if (making !== undefined) return making;
+    const text = this.#slices.run(() => this.#metrics.text(this.#server.state, format));
+    const made = text.finally(() => this.#texts.delete(format));
+    this.#texts.set(format, made);
+    return made;
+  }
+
   async #answer(path: string, accept: string): Promise<Answer> {
     switch (path) {
       case "/metrics": {
         const format = formatFor(accept);
-        const body = await this.#slices.run(() => this.#metrics.text(this.#server.state, format));
+        const body = await this.#metricsText(format);
         return { status: 200, contentType: CONTENT_TYPES[format], body };
       }
       case "/healthz":

@@ -83,6 +83,8 @@ export class Utf8Text {
 /** Does one work after the other: of all of them, one slice a turn of the event loop. */
 export class Slices {
   readonly #clock: Clock;
+  /** When this turn's slice is over, whoever began it. */
+  #until = -Infinity;
   #latest: Promise<unknown> = Promise.resolve();
 
   constructor(clock: Clock) {
@@ -99,12 +101,14 @@ export class Slices {
   async #do<T>(work: Work<T>): Promise<T> {
     const clock = this.#clock;
     for (;;) {
-      const until = clock.now() + SLICE_MS;
+      if (clock.now() >= this.#until) {
+        await new Promise<void>((resolve) => clock.nextTurn(resolve));
+        this.#until = clock.now() + SLICE_MS;
+      }
       do {
         const { done, value } = work.next();
         if (done) return value as T;
-      } while (clock.now() < until);
-      await new Promise<void>((resolve) => clock.nextTurn(resolve));
+      } while (clock.now() < this.#until);
     }
   }
 }

@@ -169,7 +169,7 @@ class DenoLink implements Link {
       const most = size > READ_OWN_MAX_BYTES || ARENA.has(READ_MAX_BYTES)
         ? READ_MAX_BYTES
         : READ_OWN_MAX_BYTES;
-      const wanted = n === asked.length
+      const wanted = n === size
         ? Math.min(size * 4, fairReadBytes(openLinks, most))
         : n * 8 < size
         ? Math.max(size / 4, READ_MIN_BYTES)

@@ -14,6 +14,8 @@ export class Pinger {
   readonly #cancel: Cancel;
   #lastPong: number;
   #lookedAt: number;
+  /** Pings that were not answered. */
+  #out = 0;
   #warned = false;
   /** The latest one in seconds; null: none yet. */
   roundTripSeconds: number | null = null;
@@ -25,15 +27,22 @@ export class Pinger {
     this.#endpoint = endpoint;
     this.#periodMs = periodMs;
     this.#lastPong = this.#lookedAt = environment.clock.now();
+    const ping = () => {
+      this.#out++;
+      send();
+    };
     this.#cancel = environment.clock.every(periodMs, () => {
       this.#look();
-      send();
+      ping();
     });
-    send();
+    ping();
   }
 
   /** An `echo.response` came from the server. */
   pong(response: EchoResponse): void {
+    // One that answers what was not asked is not listened to.
+    if (this.#out === 0) return;
+    this.#out--;
     const { clock } = this.#environment;
     this.#lastPong = clock.now();
     const roundTripMs = response.orig_time == null ? 0 : clock.time() - response.orig_time * 1000;
@@ -54,6 +63,7 @@ export class Pinger {
   up(): void {
     this.#lastPong = this.#environment.clock.now();
     this.roundTripSeconds = null;
+    this.#out = 0;
   }
 
   close(): void {

@@ -27,24 +27,29 @@ export interface Holder {
 }
 
 /** A connection that wants it. */
-export interface Claimant {
+interface Claimant {
   readonly over: boolean;
 }
 
 /** How often a holder that was asked is looked at. */
 const LOOK_MS = 20;
 
-interface Claim<C> {
+interface Claim<H, C> {
+  readonly holder: H;
   readonly claimant: C;
-  readonly cancel: Cancel;
+  readonly signs: number;
+  readonly decided: (handedOver: boolean) => void;
+  /** Looks, and not time: a program that stood still has not listened. */
+  looks: number;
 }
 
 export class Claims<H extends Holder, C extends Claimant> {
   readonly #clock: Clock;
   readonly #takeover: Takeover;
-  readonly #asked = new Map<string, Claim<C>>();
+  readonly #claims = new Map<string, Claim<H, C>>();
   /** Until when a holder is known to live. */
   readonly #alive = new Map<string, number>();
+  #cancel: Cancel | null = null;
 
   constructor(clock: Clock, takeover: Takeover) {
     this.#clock = clock;
@@ -60,33 +65,32 @@ export class Claims<H extends Holder, C extends Claimant> {
   claim(name: string, holder: H, claimant: C, decided: (handedOver: boolean) => void): boolean | null {
     if (this.#takeover !== "probe") return this.#takeover === "always";
     if (holder.over) return true;
-    const now = this.#clock.now();
-    const asked = this.#asked.get(name);
-    if (holder.mute || (this.#alive.get(name) ?? 0) > now || (asked !== undefined && !asked.claimant.over)) {
-      return false;
-    }
-    // One whose claimant has gone meanwhile goes on for this one.
-    asked?.cancel();
-    this.#ask(name, holder, claimant, now, decided);
+    const before = this.#claims.get(name);
+    if (
+      holder.mute || (this.#alive.get(name) ?? 0) > this.#clock.now() ||
+      (before !== undefined && !before.claimant.over)
+    ) return false;
+    this.#claims.set(name, { holder, claimant, signs: holder.signs, decided, looks: 0 });
+    this.#cancel ??= this.#clock.every(LOOK_MS, () => this.#look());
+    // What is on its way to it goes before our question: whoever takes that lives.
+    holder.ask();
     return null;
   }
 
-  #ask(name: string, holder: H, claimant: C, now: number, decided: (handedOver: boolean) => void): void {
-    const { signs } = holder;
-    holder.ask();
-    // What is on its way to it goes before our question: whoever takes that lives.
-    const decide = (handedOver: boolean) => {
-      cancel();
-      this.#asked.delete(name);
-      if (!handedOver) this.#remember(name);
-      if (!claimant.over) decided(handedOver);
-    };
-    const cancel = this.#clock.every(LOOK_MS, () => {
-      if (holder.over) decide(true);
-      else if (holder.signs !== signs || holder.mute) decide(false);
-      else if (this.#clock.now() - now >= IDENTITY_PROBE_MS) decide(true);
-    });
-    this.#asked.set(name, { claimant, cancel });
+  #look(): void {
+    for (const [name, claim] of this.#claims) {
+      const { holder, signs } = claim;
+      if (holder.over) this.#decide(name, claim, true);
+      else if (holder.signs !== signs || holder.mute) this.#decide(name, claim, false);
+      else if (++claim.looks * LOOK_MS >= IDENTITY_PROBE_MS) this.#decide(name, claim, true);
+    }
+    if (this.#claims.size === 0) this.close();
+  }
+
+  #decide(name: string, { claimant, decided }: Claim<H, C>, handedOver: boolean): void {
+    this.#claims.delete(name);
+    if (!handedOver) this.#remember(name);
+    if (!claimant.over) decided(handedOver);
   }
 
   #remember(name: string): void {
@@ -99,7 +103,8 @@ export class Claims<H extends Holder, C extends Claimant> {
 
   /** Nobody is asked any more. */
   close(): void {
-    for (const { cancel } of this.#asked.values()) cancel();
-    this.#asked.clear();
+    this.#cancel?.();
+    this.#cancel = null;
+    this.#claims.clear();
   }
 }
