@@ -260,6 +260,7 @@ const HOT: Record<string, readonly string[]> = {
   "socket/block_writer.ts": ["append", "space", "commit", "appendRun", "room", "bytes"],
   "socket/router.ts": ["send"],
   "socket/dealer.ts": ["send"],
+  "socket/bounds.ts": ["boundPassed"],
 };
 /** What they call only now and then, and why it does not count by the message. */
 const COLD: Record<string, Readonly<Record<string, string>>> = {
@@ -296,6 +297,7 @@ const COLD: Record<string, Readonly<Record<string, string>>> = {
     "#noPeer": "a message that is dropped",
     "#find": "once a run of messages to a peer",
     "#pauseSelf": "once a queue that is full",
+    "#tooLarge": "a message at a bound, which is dropped",
   },
   "socket/dealer.ts": {
     "#watchFull": "once a queue that is full",

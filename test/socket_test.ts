@@ -343,6 +343,23 @@ test("closing sends all to a peer that reads slowly, within linger", async () =>
   server.close();
 });
 
+test("a ROUTER that closes sends all to a client that sends on, and takes that", async () => {
+  const { router, inbox, port } = await routerAndInbox({ messageMaxBytes: 8_000_000 });
+  using client = await RawPeer.open(port);
+  client.write(message("", "first"));
+  await inbox.frames();
+  const size = 3_000_000;
+  assert.equal(reply(router, inbox.got[0].from, "x".repeat(size)), true);
+  const closing = router.close(5000);
+  // Our FIN stands behind the answer, which is not read yet.
+  for (let n = 0; n < 100; n++) client.write(message("", `more ${n}`));
+  assert.equal((await client.receive())[0].length, size);
+  client.socket.end();
+  await closing;
+  assert.equal(inbox.got.length, 101);
+  assert.equal(router.drops.total, 0);
+});
+
 test("the rate limiter holds when subjects are made up", () => {
   const lines: string[] = [];
   let now = 0;

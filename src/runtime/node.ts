@@ -224,6 +224,8 @@ class NodeLink implements Link {
 
   end(): void {
     this.#socket.end();
+    // Soon it is over, and what was seen last would be told.
+    if (this.#ports !== null) void askAll();
   }
 
   destroy(): void {

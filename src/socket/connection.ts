@@ -74,6 +74,8 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
   readonly #unread = new Unread();
   /** Called when the peer has closed its side too; set while finishing. */
   #finished: (() => void) | null = null;
+  /** It closed its side behind ours, and no error came. */
+  #finishedClean = false;
   #draining = false;
   #stopped = false;
   /** Nothing more is read from the link; what has come is taken. */
@@ -248,7 +250,7 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
   }
 
   pause(): void {
-    if (this.#pauses++ > 0 || this.#closed || this.#draining) return;
+    if (this.#pauses++ > 0 || this.#closed || this.#draining || this.#stopped) return;
     this.#decoder?.pause();
     this.link.pause();
   }
@@ -259,7 +261,7 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
   }
 
   readonly #resume = (): void => {
-    if (this.#closed || this.#pauses > 0) return;
+    if (this.#closed || this.#pauses > 0 || this.#stopped) return;
     this.#decoder?.resume();
     this.#workUnread();
     if (this.#pauses === 0 && !this.#held && !this.#closed) this.link.resume();
@@ -281,11 +283,17 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
     return this.#finished !== null;
   }
 
+  /** Was FIN sent, and did the peer's come behind it? By then it has read all. */
+  get finishedClean(): boolean {
+    return this.#finishedClean;
+  }
+
   /** Nothing is taken from it any more, not even what had come before: that is counted. */
   stopReceiving(): void {
-    if (this.#closed) return;
+    if (this.#closed || this.#stopped) return;
     this.#stopped = true;
-    this.pause();
+    this.#decoder?.pause();
+    this.link.pause();
     this.#discardUnread();
   }
 
@@ -303,13 +311,19 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
 
   readonly #isClosed = (): boolean => this.#closed;
 
-  /** Sends FIN and takes what still comes, until the peer closes its side. */
+  /** Sends FIN and takes what still comes, until the peer closes its side; behind {@link stopReceiving} it is only counted. */
   finish(done: () => void): void {
     if (this.#closed) return done();
+    const before = this.#finished;
     this.#finished = done;
+    if (before !== null) return;
     this.egress.end();
     this.#held = false;
-    if (this.#pauses === 0) this.link.resume();
+    if (this.#stopped) {
+      this.#decoder?.divert({ message: () => this.discarded(1) });
+      this.#decoder?.resume();
+    }
+    if (this.#stopped || this.#pauses === 0) this.link.resume();
   }
 
   /** Ends the connection because of what the peer sent, or an error of our own. */
@@ -336,6 +350,7 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
     this.#decoder?.pause();
     this.#decoder?.clear();
     this.link.destroy();
+    this.#finished?.();
   }
 
   /** The same, but what the system has taken to send, it sends, then FIN; {@link close} may reset the link. */
@@ -377,7 +392,10 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
   /** One that waited is told why it is not taken, and the connection ends. */
   refuse(reason: string): void {
     const { egress } = this;
-    const end = () => this.fail(new ProtocolError("identity-in-use", reason));
+    const end = () => {
+      this.link.end();
+      this.fail(new ProtocolError("identity-in-use", reason));
+    };
     this.#cancelTimer = this.context.clock.after(REFUSED_MAX_MS, end);
     egress.control(encodeError(reason));
     egress.onempty = end;
@@ -441,8 +459,8 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
 
   #end(why: string, error?: Error): void {
     if (this.#closed) return;
+    this.#finishedClean = this.finishing && error === undefined;
     this.close();
-    if (this.#finished !== null) this.#finished();
-    else this.disconnected(why, error);
+    if (!this.finishing) this.disconnected(why, error);
   }
 }

@@ -194,17 +194,21 @@ export class Dealer implements DealerSocket {
     this.#closed = true;
     this.#cancel();
     if (this.#link !== null && this.#up) await finish(clock, [this.#link], until - clock.now());
-    if (this.#link !== null) {
-      const unconfirmed = this.#countUnconfirmed(this.#link);
+    const link = this.#link;
+    const wrote = this.#egress.progress;
+    link?.abandon();
+    const dropped = this.#egress.clear();
+    // One that has closed its side behind ours has all.
+    if (link !== null && !link.finishedClean) {
+      const unconfirmed = this.#countUnconfirmed(link, wrote);
       if (unconfirmed !== "") {
         this.#log.warnRarely("connect", this.endpoint, `${this.endpoint} is left${unconfirmed}`);
       }
     }
-    this.#link?.abandon();
     this.#cancelAsking();
     this.#resumeAll();
     this.#up = false;
-    this.drops.add("linger", this.endpoint, this.#egress.clear());
+    this.drops.add("linger", this.endpoint, dropped);
     this.#context.upstreams.delete(this.#egress);
   }
 
@@ -222,9 +226,11 @@ export class Dealer implements DealerSocket {
     const wasUp = this.#up;
     if (wasUp && this.#context.clock.now() - this.#upSince >= RECONNECT_STEADY_MS) this.#attempts = 0;
     this.#up = false;
-    if (wasUp && this.#link !== null) why += this.#countUnconfirmed(this.#link);
+    const link = this.#link;
+    const wrote = this.#egress.progress;
     this.#link = null;
     this.drops.add("link-lost", this.endpoint, this.#egress.detach());
+    if (wasUp && link !== null) why += this.#countUnconfirmed(link, wrote);
     if (this.#egress.breaks >= SEND_TRIES) this.#dropBreaking();
     this.#resumeAll();
     if (wasUp) this.#events.down?.(why);
@@ -242,11 +248,12 @@ export class Dealer implements DealerSocket {
     });
   }
 
-  /** The link is over; says what is not known of what was written to it. */
-  #countUnconfirmed({ link }: UpstreamLink): string {
+  /** The link is over, and the queue has no link; says what is not known of what was written, up to that progress. */
+  #countUnconfirmed({ link }: UpstreamLink, wrote: number): string {
     this.#cancelAsking();
     const now = link.unacknowledgedBytes?.() ?? -1;
-    const messages = this.#egress.messagesAmong(now < 0 ? this.#unacknowledged : now);
+    const bytes = now < 0 ? this.#unacknowledged : now;
+    const messages = bytes <= 0 ? 0 : this.#egress.messagesBehind(wrote - bytes);
     if (messages === 0) return "";
     this.#unconfirmed += messages;
     return `, and up to ${

@@ -56,7 +56,7 @@ export interface EgressOptions {
   fullBytes?: number;
   /** Bytes at which nothing more may be put there. */
   maxBytes: number;
-  /** Can it tell {@link Egress.messagesAmong}? That takes 8 KiB. */
+  /** Can it tell {@link Egress.messagesBehind}? That takes 8 KiB. */
   marksSent?: boolean;
 }
 
@@ -170,9 +170,9 @@ export class Egress implements Flushable, Borrower, RunQueue {
     this.#sent?.add(this.#written, messages);
   }
 
-  /** How many messages, at most, have bytes among the last so many that this link took; by written blocks. */
-  messagesAmong(lastBytes: number): number {
-    return lastBytes <= 0 || this.#sent === null ? 0 : this.#sent.since(this.progress - lastBytes);
+  /** How many messages, at most, were written whole and have bytes behind a {@link progress}; by written blocks. */
+  messagesBehind(progress: number): number {
+    return this.#sent === null ? 0 : this.#sent.since(progress);
   }
 
   /** The handshake is done: messages may go. */

@@ -23,43 +23,36 @@ export function watchStall(clock: Clock, egress: Egress, ms: number, stalled: ()
 
 /** Waits up to `ms` until nothing is queued. */
 export function waitEmpty(clock: Clock, queues: readonly Egress[], ms: number): Promise<void> {
-  return within(
-    clock,
-    ms,
-    queues.filter((egress) => !egress.empty).map((egress) =>
-      new Promise<void>((resolve) => {
-        egress.onempty = resolve;
-        egress.flush();
-      })
-    ),
-  );
+  return within(clock, ms, queues.filter((egress) => !egress.empty), (egress, resolve) => {
+    egress.onempty = resolve;
+    egress.flush();
+  });
 }
 
 /** Sends FIN to each, once nothing is queued for it, and waits until it has closed its side too: by then it has read all. */
 export function finish(clock: Clock, connections: readonly Connection[], ms: number): Promise<void> {
-  return within(
-    clock,
-    ms,
-    connections.filter(({ over }) => !over).map((connection) =>
-      new Promise<void>((resolve) => {
-        const { egress } = connection;
-        const end = () => {
-          egress.onempty = null;
-          connection.finish(resolve);
-        };
-        if (egress.empty) return end();
-        egress.onempty = end;
-        egress.flush();
-      })
-    ),
-  );
+  return within(clock, ms, connections.filter(({ over }) => !over), (connection, resolve) => {
+    const { egress } = connection;
+    const end = () => {
+      egress.onempty = null;
+      connection.finish(resolve);
+    };
+    if (egress.empty) return end();
+    egress.onempty = end;
+    egress.flush();
+  });
 }
 
-/** Waits for all, at most `ms`. */
-async function within(clock: Clock, ms: number, waits: Promise<void>[]): Promise<void> {
-  if (waits.length === 0 || ms <= 0) return;
+/** Begins something with each and waits for all, at most `ms`; without time, nothing is begun. */
+async function within<T>(
+  clock: Clock,
+  ms: number,
+  all: readonly T[],
+  begin: (one: T, resolve: () => void) => void,
+): Promise<void> {
+  if (all.length === 0 || ms <= 0) return;
   let cancel = () => {};
   const timeout = new Promise<void>((resolve) => cancel = clock.after(ms, resolve));
-  await Promise.race([Promise.all(waits), timeout]);
+  await Promise.race([Promise.all(all.map((one) => new Promise<void>((r) => begin(one, r)))), timeout]);
   cancel();
 }

@@ -24,7 +24,7 @@ import { describeMessage, identityName } from "./describe.ts";
 import { DropCounter } from "./drops.ts";
 import { Egress } from "./egress.ts";
 import { endpointText, parseEndpoint } from "../endpoint.ts";
-import { finish, waitEmpty, watchStall } from "./linger.ts";
+import { finish, watchStall } from "./linger.ts";
 import type { ClosedReason, MessageSink, RouterOptions, RouterSocket } from "./types.ts";
 
 const NO_IDENTITY = new Uint8Array(0);
@@ -57,6 +57,7 @@ export class Router implements RouterSocket {
   /** Whom the last message went to: runs of replies go to one peer. */
   #last: Peer | null = null;
   #closed = false;
+  #drained = false;
   readonly closed = new Map<ClosedReason, number>();
   readonly #cancels: Cancel[] = [];
   #shedding = false;
@@ -146,25 +147,21 @@ export class Router implements RouterSocket {
 
   async drain(ms: number): Promise<void> {
     this.stopListening();
+    this.#drained = true;
     await finish(this.#context.clock, [...this.#connections], ms);
-    for (const peer of this.#connections) {
-      peer.stopReceiving();
-      // All was sent to it, and it does not end: what it sends on stays with it.
-      if (peer.finishing) peer.close();
-    }
+    // One that does not end keeps what it sends on: nothing more is read from it.
+    for (const peer of this.#connections) peer.stopReceiving();
   }
 
   async close(lingerMs: number): Promise<void> {
-    await this.drain(0);
     const { clock } = this.#context;
     const until = clock.now() + lingerMs;
-    const peers = [...this.#connections];
-    await waitEmpty(clock, peers.map(({ egress }) => egress), lingerMs);
-    await finish(clock, peers, until - clock.now());
+    if (!this.#drained) await this.drain(lingerMs);
+    await finish(clock, [...this.#connections], until - clock.now());
     await Promise.all(this.#unbinding);
     for (const cancel of this.#cancels) cancel();
     for (const peer of this.#connections) {
-      peer.close();
+      peer.abandon();
       this.drops.add("linger", peer.name, peer.egress.clear());
     }
     this.#connections.clear();
@@ -427,10 +424,7 @@ class Peer extends Connection {
       this.#owner.drops().add("stopping", this.name);
       return false;
     }
-    if (end - start > this.#messageMaxBytes) {
-      this.#owner.drops().add("too-large", this.name, 1, () => describeMessage(buf, start, end));
-      return false;
-    }
+    if (end - start > this.#messageMaxBytes) return this.#tooLarge(buf, start, end);
     if (this.#pausedBySelf && egress.overfull) {
       this.#owner.drops().add("client-full", this.name);
       return false;
@@ -438,6 +432,11 @@ class Peer extends Connection {
     egress.append(NO_IDENTITY, buf, start, end, block);
     if (!this.#pausedBySelf && egress.full) this.#pauseSelf();
     return true;
+  }
+
+  #tooLarge(buf: Uint8Array, start: number, end: number): false {
+    this.#owner.drops().add("too-large", this.name, 1, () => describeMessage(buf, start, end));
+    return false;
   }
 
   #pauseSelf(): void {

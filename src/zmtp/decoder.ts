@@ -71,7 +71,7 @@ export class Decoder<S extends CommandSink> {
   /** Stands in front of every message that has a block of its own; see {@link FrameSink.message}. */
   readonly identityFrame: Uint8Array;
   readonly #source: S;
-  readonly #sink: FrameSink<S>;
+  #sink: FrameSink<S>;
   readonly #limits: DecoderLimits;
   readonly #maxBytes: number;
   readonly #maxFrames: number;
@@ -139,6 +139,11 @@ export class Decoder<S extends CommandSink> {
 
   resume(): void {
     this.#paused = false;
+  }
+
+  /** What comes from now on goes to another sink. */
+  divert(sink: FrameSink<S>): void {
+    this.#sink = sink;
   }
 
   /** Forgets the message that has not come whole. */
