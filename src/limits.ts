@@ -6,6 +6,9 @@
 /** Bytes of one message, all frames with their headers. A stored file travels as one message. */
 export const MESSAGE_MAX_BYTES = 64 * 1024 * 1024;
 
+/** The most that `zmq_maxmsgsize` can be: a neighbour may have it. What passes our own and not this is passed over. */
+export const MESSAGE_BOUND_MAX_BYTES: number = 1024 * 1024 * 1024;
+
 /** Hops a message may have taken; each adds one route frame. More means a loop. */
 export const ROUTE_MAX_FRAMES = 32;
 

@@ -33,6 +33,7 @@ const UP = [
   "upstream-down",
   "upstream-full",
   "too-large",
+  "oversized",
   "too-many-frames",
   "breaks-link",
   "link-lost",
@@ -222,9 +223,8 @@ async function episode(target: Target, seed: number): Promise<string> {
       const port = await freePort();
       const remote = next;
       const hwm = pick([10, 100, 1000]);
-      // One that closes on what is past its bound costs those behind it what its system had: see "breaks-link" in
-      // test/edge_test.ts. Here each takes what the one before sends.
-      const most = 64 * 1024 + Math.floor(random() * 2) * 1024 + i * 4096;
+      // Bounds rise and fall along the chain: what one sends, the next may find too large.
+      const most = 64 * 1024 + Math.floor(random() * 3) * 1024;
       places.unshift(
         new Place(target, join(folder.path, `s${i}.ini`), port, (variant) =>
           `[ccserver]
@@ -240,7 +240,8 @@ pub = h:up
 handler = proxy
 remote-cc = ${remote}
 zmq_linger = 15000
-zmq_hwm = ${hwm}
+zmq_hwm = ${hwm + variant}
+ping = ${variant % 2 === 1 ? "yes" : "no"}
 `),
       );
       next = `tcp://127.0.0.1:${port}`;

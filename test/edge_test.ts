@@ -99,6 +99,26 @@ for (const target of TARGETS) {
   const on = target.name;
 
   test(`${on}: a message that the upstream closes on is dropped after three tries, named, and the others pass`, async () => {
+    using collector = new Collector();
+    const endpoint = await collector.listen({ frameMaxBytes: MIB });
+    await using first = await ServerProcess.start(server("pub = h:up") + proxy("up", endpoint), target);
+    await first.until(/is up/);
+    using culprit = await RawPeer.open(first.port, "DEALER", "culprit");
+    using other = await RawPeer.open(first.port);
+    // More than the kernel's buffers hold: the link breaks while it is written.
+    culprit.write(message("", "pub.big", Buffer.alloc(40 * MIB), ""));
+    await until("a link that is closed", () => collector.links[0].closed);
+    for (let i = 0; i < 10; i++) other.write(message("", "pub.small", `{"n":${i}}`, ""));
+    const named =
+      /dropped 1 message \("pub\.big", 419\d+ bytes from the client "culprit"\) for \S+: the upstream closes on it/;
+    // Node does not tell how far a broken link came: one try, then.
+    await first.until(on === "node" ? /dropped 1 message for \S+: the link broke while/ : named);
+    await until("the others", () => collector.count === 10);
+    const links = first.output.match(/is up/g)!.length;
+    assert.ok(links <= 6, `${links} links`);
+  });
+
+  test(`${on}: a message that is too large for the next server is dropped there and named; no link ends`, async () => {
     await using servers = await chain(
       target,
       server("pub = h:bin", "zmq_maxmsgsize = 1 MB\nstats-period = 0.2") + DISPOSER,
@@ -107,17 +127,20 @@ for (const target of TARGETS) {
     const { first, second } = servers;
     using culprit = await RawPeer.open(first.port, "DEALER", "culprit");
     using other = await RawPeer.open(first.port);
-    // More than the kernel's buffers hold: the link breaks while it is written.
-    culprit.write(message("", "pub.big", Buffer.alloc(40 * MIB), ""));
-    await second.until(/message of more than 1048576 bytes/);
-    for (let i = 0; i < 10; i++) other.write(message("", "pub.small", `{"n":${i}}`, ""));
-    const named =
-      /dropped 1 message \("pub\.big", 419\d+ bytes from the client "culprit"\) for \S+: the upstream closes on it/;
-    // Node does not tell how far a broken link came: one try, then.
-    await first.until(on === "node" ? /dropped 1 message for \S+: the link broke while/ : named);
-    await second.until(/disposed_count: 10[,}]/);
-    const links = first.output.match(/is up/g)!.length;
-    assert.ok(links <= 6, `${links} links`);
+    for (let i = 0; i < 10; i++) {
+      culprit.write(message("", "pub.big", Buffer.alloc(i % 2 === 0 ? 20 * MIB : 1.2 * MIB), ""));
+      other.write(message("", "pub.small", `{"n":${i}}`, ""));
+      culprit.write(message("", "pub.small", `{"n":${i}}`, ""));
+    }
+    await second.until(/disposed_count: 20[,}]/);
+    await second.until(
+      /dropped 1 message \("pub\.big", \d+ bytes or more from the client "culprit"\) from \S+: larger than zmq_maxmsgsize/,
+    );
+    await second.stop();
+    assert.equal(counter(second.output, "drops.oversized"), 10);
+    await first.stop();
+    assert.equal(first.output.match(/is up/g)!.length, 1);
+    assert.equal(counter(first.output, "count.ok"), 30);
   });
 
   test(`${on}: what a server takes leaves room for what it adds: at equal bounds the upstream closes on nothing`, async () => {

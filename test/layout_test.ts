@@ -267,7 +267,7 @@ const COLD: Record<string, Readonly<Record<string, string>>> = {
   "zmtp/decoder.ts": {
     "#reserve": "once a message whose chunk ends in its middle",
     "copy": "the same",
-    "#checkFlags": "throws, or returns at once",
+    "#tooLarge": "a message above the bound, which is passed over",
     "#emitCommand": "commands are no messages",
   },
   "relay/table.ts": {},

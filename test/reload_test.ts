@@ -106,6 +106,18 @@ for (const target of TARGETS) {
     client.write(message("", "log.info", "logged", ""));
     await until("the new route", () => two.bodies.includes("logged"));
 
+    // Other options of the proxy: the same link, and the same order.
+    one.forget();
+    await reload(
+      `${config(one.endpoint, more)}zmq_hwm = 5\nstall-timeout = 7\n`,
+      /reload: handlers changed: h:up/,
+    );
+    const then = replies.length;
+    await until("replies behind it", () => replies.length > then + 500);
+    assert.equal(one.peers().size, 1);
+    assert.equal((server.output.match(/ is up/g) ?? []).length, 2);
+    assert.ok(one.bodies.every((body, i) => Number(body) === i), "in order");
+
     // The upstream is another one: what was sent to the old comes back, the rest goes to the new.
     await reload(config(two.endpoint), /reload: handlers changed: h:up/);
     await until("messages at the new upstream", () => two.bodies.length > 500, 10_000);

@@ -219,7 +219,7 @@ remote-cc = tcp://127.0.0.1:${(far.address() as net.AddressInfo).port}
     }
   });
 
-  test(`${target.name}: a message above zmq_maxmsgsize ends its connection, one below is taken`, async () => {
+  test(`${target.name}: a message above zmq_maxmsgsize is dropped and told, one below is taken; one above 1 GiB ends its connection`, async () => {
     await using server = await ServerProcess.start(
       "[ccserver]\ncc-socket = tcp://127.0.0.1:*\ncc-role = local\nzmq_maxmsgsize = 2 KB\nstats-period = 0.1\n" +
         "[routes]\nx = h:sink\n[h:sink]\nhandler = disposer\n",
@@ -230,10 +230,18 @@ remote-cc = tcp://127.0.0.1:${(far.address() as net.AddressInfo).port}
     await server.until(/disposed_count: 1\b/);
     assert.equal(peer.closed, false);
     peer.write(message("", "x", "b".repeat(3000), ""));
+    peer.write(message("", "x", "b".repeat(1500), ""));
+    await server.until(/disposed_count: 2\b/);
+    await server.until(
+      /dropped 1 message \("x", 3014 bytes or more\) from tcp:\S+: larger than zmq_maxmsgsize \(oversized, 1 in all/,
+    );
+    assert.equal(peer.closed, false);
+    // A frame of 1 GiB: its header is enough.
+    peer.write(Buffer.from([2, 0, 0, 0, 0, 0x40, 0, 0, 0]));
     await until("the end of the connection", () => peer.closed);
     await server.until(/closed tcp:\S+: message of more than 2048 bytes \(too-large\)/);
     assert.equal((await server.stop()).code, 0);
-    assert.doesNotMatch(server.output, /disposed_count: 2/);
+    assert.doesNotMatch(server.output, /disposed_count: 3/);
   });
 
   test(`${target.name}: zmq_nthreads above 1 says at start that one thread serves everything`, async () => {

@@ -147,6 +147,21 @@ test("while the upstream is down, messages wait up to the high water mark; the n
   await router.close(100);
 });
 
+test("a DEALER takes another high water mark, and what waits stays", async () => {
+  const { context } = simulated();
+  const options = { ...OPTIONS, hwm: 2 };
+  const dealer = new PlainDealer(context, "tcp://192.0.2.1:1", options, new Inbox());
+  const results = () => Array.from({ length: 3 }, (_, n) => send(dealer, `${n}`));
+  assert.deepEqual(results(), ["queued", "queued", "dropped"]);
+  dealer.reconfigure({ ...options, hwm: 4 });
+  assert.deepEqual(results(), ["queued", "queued", "dropped"]);
+  dealer.reconfigure({ ...options, hwm: 1 });
+  assert.deepEqual(results(), ["dropped", "dropped", "dropped"]);
+  assert.equal(dealer.queued, 4);
+  await dealer.close(0);
+  assert.equal(dealer.drops.byReason.get("linger"), 4);
+});
+
 test("a DEALER connects anew when its upstream comes back, and what waited goes out in order", async () => {
   const first = await routerAndInbox();
   const states: string[] = [];

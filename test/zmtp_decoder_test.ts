@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { type CommandSink, Decoder, type DecoderLimits } from "../src/zmtp/decoder.ts";
+import { Decoder, type DecoderLimits, type DecoderOwner } from "../src/zmtp/decoder.ts";
 import { decodeFrames, encodeFrames, lastBoundary, ProtocolError } from "../src/zmtp/frame.ts";
 import { POOL } from "../src/memory/pool.ts";
 import { seeded } from "./helpers/env.ts";
@@ -9,6 +9,7 @@ import { test } from "./helpers/memory.ts";
 
 const LIMITS: DecoderLimits = {
   messageMaxBytes: 1 << 20,
+  skipMaxBytes: 3 << 20,
   messageMaxFrames: 8,
   commandMaxBytes: 64,
   announcedMaxBytes: 1 << 16,
@@ -20,12 +21,16 @@ function decode(chunks: Uint8Array[], options: { identityFrame?: Uint8Array; dir
   const delimiters: number[] = [];
   const tails: number[] = [];
   const commands: string[] = [];
+  const oversized: number[] = [];
   let error: ProtocolError | null = null;
   const identityFrame = options.identityFrame ?? new Uint8Array(0);
   const decoder = new Decoder(
     {
       command(buf: Uint8Array, start: number, end: number) {
         commands.push(Buffer.from(buf.slice(start, end)).toString("latin1"));
+      },
+      oversized(_buf: Uint8Array, _start: number, _end: number, bytes: number) {
+        oversized.push(bytes);
       },
     },
     {
@@ -60,7 +65,7 @@ function decode(chunks: Uint8Array[], options: { identityFrame?: Uint8Array; dir
     error = e;
     decoder.clear(); // as a connection does
   }
-  return { messages, delimiters, tails, commands, error: error?.code ?? null, decoder };
+  return { messages, delimiters, tails, commands, oversized, error: error?.code ?? null, decoder };
 }
 
 const STREAM = [
@@ -132,7 +137,7 @@ test("decoder: pause stops in the middle of a chunk, and the rest can be given a
   const bytes = Buffer.concat([message("1"), message("2"), message("3"), message("4")]);
   for (const size of [bytes.length, 5, 2, 1]) {
     const out: string[] = [];
-    const decoder: Decoder<CommandSink> = new Decoder({ command() {} }, {
+    const decoder: Decoder<DecoderOwner> = new Decoder({ command() {}, oversized() {} }, {
       message(_source, buf, _start, end) {
         out.push(String.fromCharCode(buf[end - 1]));
         decoder.pause();
@@ -162,18 +167,58 @@ const long = (flags: number, high: number, low: number, ...rest: number[]) => {
   return Buffer.concat([head, Buffer.from(rest)]);
 };
 
+test("decoder: a message above the bound is told once and passed over, in any chunking; those around it come", () => {
+  const big = [
+    message("route", "", "pub.big", Buffer.alloc(LIMITS.messageMaxBytes, 1), "", "blob"),
+    message("", "pub.big", Buffer.alloc(700_000, 1), "", Buffer.alloc(700_000, 2)),
+    message("", ...Array.from({ length: 7 }, () => Buffer.alloc(200_000, 3))),
+    message("", "pub.big", Buffer.alloc(LIMITS.messageMaxBytes, 1), ""),
+  ];
+  const stream = Buffer.concat(STREAM.flatMap((bytes, i) => i < big.length ? [bytes, big[i]] : [bytes]));
+  const random = seeded(5);
+  for (let round = 0; round < 30; round++) {
+    const chunks: Uint8Array[] = [];
+    const most = [3, 50, 5000, 2 << 20][round % 4];
+    for (let at = 0; at < stream.length;) {
+      // Small chunks around the headers, larger ones in the bodies.
+      const size = 1 + Math.floor(random() * (random() < 0.999 && at % 200_000 < 1000 ? most : 100_000));
+      chunks.push(stream.subarray(at, at += size));
+    }
+    const { messages, commands, oversized, error, decoder } = decode(chunks, { direct: round % 2 === 1 });
+    assert.equal(error, null);
+    assert.deepEqual(messages, EXPECTED);
+    assert.equal(commands.length, 1);
+    assert.equal(oversized.length, big.length);
+    for (const [i, bytes] of oversized.entries()) {
+      assert.ok(bytes > LIMITS.messageMaxBytes && bytes <= big[i].length, `${bytes} of ${big[i].length}`);
+    }
+    assert.ok(decoder.idle);
+    decoder.clear();
+  }
+});
+
 for (
   const [what, bytes, code] of [
     ["reserved flag bits", Buffer.from([0x08, 0]), "reserved-flags"],
     ["all flag bits", Buffer.from([0xff, 0]), "reserved-flags"],
     ["a length of 2^53", long(2, 0x20_0000, 0), "length"],
     ["a length of 2^64 - 1", long(2, 0xffff_ffff, 0xffff_ffff), "length"],
-    ["a length above the bound", long(2, 0, LIMITS.messageMaxBytes + 1), "too-large"],
+    ["a length above the bound", long(2, 0, LIMITS.skipMaxBytes), "too-large"],
     ["a length of 2^53 - 1", long(2, 0x1f_ffff, 0xffff_ffff), "too-large"],
     [
       "frames that add up above the bound",
-      Buffer.concat([long(1 | 2, 0, 600_000), Buffer.alloc(600_000), long(2, 0, 600_000)]),
+      Buffer.concat([long(1 | 2, 0, 2_000_000), Buffer.alloc(2_000_000), long(2, 0, 2_000_000)]),
       "too-large",
+    ],
+    [
+      "a command inside a message that is passed over",
+      Buffer.concat([long(1 | 2, 0, 2_000_000), Buffer.alloc(2_000_000), Buffer.from([4, 0])]),
+      "command-in-message",
+    ],
+    [
+      "too many frames behind one that is passed over",
+      Buffer.concat([long(1 | 2, 0, 2_000_000), Buffer.alloc(2_000_000), Buffer.from("\x01\0".repeat(8))]),
+      "too-many-frames",
     ],
     [
       "a command inside a message",

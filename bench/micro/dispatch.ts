@@ -9,11 +9,12 @@ import { Dispatcher } from "../../src/server/dispatch.ts";
 import { Host } from "../../src/server/host.ts";
 import { Post } from "../../src/server/post.ts";
 import type { RouterSocket, Source } from "../../src/socket/types.ts";
-import { Decoder } from "../../src/zmtp/decoder.ts";
+import { Decoder, type DecoderOwner } from "../../src/zmtp/decoder.ts";
 import { chunkOf, encoded, MESSAGES_PER_CHUNK, SILENT } from "./fixtures.ts";
 
 const LIMITS = {
   messageMaxBytes: 1 << 26,
+  skipMaxBytes: 1 << 26,
   messageMaxFrames: 37,
   commandMaxBytes: 512,
   announcedMaxBytes: 1 << 22,
@@ -57,12 +58,13 @@ async function dispatching(handler: string): Promise<(chunk: Uint8Array) => void
     clock,
     log: SILENT,
   });
-  const source: Source & { command(): void } = {
+  const source: Source & DecoderOwner = {
     identityFrame: new Uint8Array([1, 5, 0, 1, 2, 3, 4]),
     name: "bench",
     pause() {},
     resume() {},
     command() {},
+    oversized() {},
   };
   const decoder = new Decoder<typeof source>(source, dispatcher, LIMITS);
   return (chunk) => {

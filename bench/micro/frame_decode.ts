@@ -8,11 +8,12 @@ export default function frameDecode(bench: Bench): void {
   let seen = 0;
   const limits = {
     messageMaxBytes: 1 << 26,
+    skipMaxBytes: 1 << 26,
     messageMaxFrames: 37,
     commandMaxBytes: 512,
     announcedMaxBytes: 1 << 22,
   };
-  const decoder = new Decoder({ command() {} }, { message: () => void seen++ }, limits);
+  const decoder = new Decoder({ command() {}, oversized() {} }, { message: () => void seen++ }, limits);
   bench.add(`frame decode: ${MESSAGES_PER_CHUNK} messages in one chunk`, () => {
     decoder.push(chunk, 0, chunk.length);
   });

@@ -1,7 +1,7 @@
 /** Every option of `[ccserver]`, with defaults and units. The reference is made from it. */
 import type { Role } from "../contracts/handler.ts";
 import type { Option } from "../contracts/schema.ts";
-import { MESSAGE_MAX_BYTES, PEERS_MAX } from "../limits.ts";
+import { MESSAGE_BOUND_MAX_BYTES, MESSAGE_MAX_BYTES, PEERS_MAX } from "../limits.ts";
 import {
   choice,
   endpoint,
@@ -139,9 +139,9 @@ export const SERVER_OPTIONS = {
     "1",
   ),
   zmq_maxmsgsize: option(
-    size(1024, MESSAGE_MAX_BYTES * 16),
+    size(1024, MESSAGE_BOUND_MAX_BYTES),
     "64 MB",
-    "largest message taken from a peer, all frames; a larger one ends its connection",
+    "largest message taken from a peer, all frames; a larger one is dropped and counted, above 1 GB it ends its connection",
     "16 MB",
     "bytes",
   ),

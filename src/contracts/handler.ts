@@ -154,6 +154,11 @@ export interface Upstream {
   readonly queued: number;
   /** Settles when the message is queued and there is room for another; `retry` when it was dropped, and counted. */
   send(what: Draft | Message): Outcome | Promise<Outcome>;
+  /**
+   * Takes other options, all of them, and keeps the link and what waits for it, so that no message overtakes. Kernel buffers
+   * and keep-alive are the next link's.
+   */
+  reconfigure(options: UpstreamOptions): void;
 }
 
 /** How an upstream is connected to. What is missing is as for the server's own socket. */

@@ -5,7 +5,7 @@
  */
 import { boolean, endpoint, integer, number, option, required } from "../config/options.ts";
 import { linkValues, SOCKET_OPTIONS } from "../config/socket_options.ts";
-import type { Upstream } from "../contracts/handler.ts";
+import type { Upstream, UpstreamOptions } from "../contracts/handler.ts";
 import { defineHandler, EVERYWHERE } from "./define.ts";
 
 const PING_MS = 1000;
@@ -37,21 +37,27 @@ export const proxy = defineHandler({
     ),
   },
   create({ options, connect, log }) {
+    const endpoint = options["remote-cc"];
     let remote: Upstream | null = null;
+    const upstreamOptions = (values: typeof options): UpstreamOptions => ({
+      ...linkValues(values),
+      highWaterMark: values.zmq_hwm,
+      lingerMs: values.zmq_linger,
+      stallMs: values["stall-timeout"] * 1000,
+      pingMs: values.ping ? PING_MS : 0,
+      onChange(up, why) {
+        if (up) log.info("connect", `${endpoint} is up`);
+        else log.warn("connect", `${endpoint} is down: ${why}`);
+      },
+    });
     return {
       start() {
-        const endpoint = options["remote-cc"];
-        remote = connect(endpoint, {
-          ...linkValues(options),
-          highWaterMark: options.zmq_hwm,
-          lingerMs: options.zmq_linger,
-          stallMs: options["stall-timeout"] * 1000,
-          pingMs: options.ping ? PING_MS : 0,
-          onChange(up, why) {
-            if (up) log.info("connect", `${endpoint} is up`);
-            else log.warn("connect", `${endpoint} is down: ${why}`);
-          },
-        });
+        remote = connect(endpoint, upstreamOptions(options));
+      },
+      reconfigure(next) {
+        if (next["remote-cc"] !== endpoint) return false;
+        remote!.reconfigure(upstreamOptions(next));
+        return true;
       },
       plan: () => ({ forward: remote! }),
       unready: () => remote === null || remote.up ? null : `upstream ${remote.endpoint} is down`,

@@ -10,6 +10,7 @@ import { CCMessage, inside } from "../message/message.ts";
 import { typeBehind } from "../message/parts.ts";
 import { EchoResponse } from "../message/schemas.ts";
 import type {
+  DealerOptions,
   DealerSocket,
   Engine,
   MessageSink,
@@ -41,14 +42,25 @@ export interface UpstreamParts {
   readonly unrouted: Pick<HandlerCounter, "add">;
 }
 
+function dealerOptions(options: UpstreamOptions, own: SocketOptions): DealerOptions {
+  return {
+    hwm: options.highWaterMark ?? own.hwm,
+    receiveBufferBytes: options.receiveBufferBytes ?? own.receiveBufferBytes,
+    sendBufferBytes: options.sendBufferBytes ?? own.sendBufferBytes,
+    keepAlive: options.keepAlive === undefined ? own.keepAlive : options.keepAlive,
+    messageMaxBytes: own.messageMaxBytes,
+    stallMs: options.stallMs,
+  };
+}
+
 const PONG = new BodyReader(EchoResponse);
 
 export class HandlerUpstream implements Upstream, MessageSink {
   readonly endpoint: string;
   readonly dealer: DealerSocket;
   readonly #parts: UpstreamParts;
-  readonly #options: UpstreamOptions;
-  readonly #pinger: Pinger | null = null;
+  #options: UpstreamOptions;
+  #pinger: Pinger | null = null;
 
   /** @throws {EndpointError} */
   constructor(endpoint: string, options: UpstreamOptions, parts: UpstreamParts) {
@@ -56,29 +68,28 @@ export class HandlerUpstream implements Upstream, MessageSink {
     this.#parts = parts;
     this.#options = options;
     const { guard, socketOptions } = parts;
-    this.dealer = parts.engine.dealer(
-      endpoint,
-      {
-        hwm: options.highWaterMark ?? socketOptions.hwm,
-        receiveBufferBytes: options.receiveBufferBytes ?? socketOptions.receiveBufferBytes,
-        sendBufferBytes: options.sendBufferBytes ?? socketOptions.sendBufferBytes,
-        keepAlive: options.keepAlive === undefined ? socketOptions.keepAlive : options.keepAlive,
-        messageMaxBytes: socketOptions.messageMaxBytes,
-        stallMs: options.stallMs,
+    this.dealer = parts.engine.dealer(endpoint, dealerOptions(options, socketOptions), this, {
+      up: () => {
+        this.#pinger?.up();
+        guard.call("onChange", () => this.#options.onChange?.(true, ""));
       },
-      this,
-      {
-        up: () => {
-          this.#pinger?.up();
-          guard.call("onChange", () => options.onChange?.(true, ""));
-        },
-        down: (why) => guard.call("onChange", () => options.onChange?.(false, why)),
-      },
-    );
-    const pingMs = options.pingMs ?? 0;
-    if (pingMs > 0) {
-      this.#pinger = new Pinger(parts.environment, parts.log, endpoint, pingMs, () => this.#ping());
-    }
+      down: (why) => guard.call("onChange", () => this.#options.onChange?.(false, why)),
+    });
+    this.#pingEvery(options.pingMs);
+  }
+
+  reconfigure(options: UpstreamOptions): void {
+    const before = this.#options;
+    this.#options = options;
+    this.dealer.reconfigure(dealerOptions(options, this.#parts.socketOptions));
+    if (options.pingMs === before.pingMs) return;
+    this.stopPinging();
+    this.#pingEvery(options.pingMs);
+  }
+
+  #pingEvery(ms = 0): void {
+    const { environment, log } = this.#parts;
+    this.#pinger = ms > 0 ? new Pinger(environment, log, this.endpoint, ms, () => this.#ping()) : null;
   }
 
   get up(): boolean {

@@ -20,12 +20,13 @@ import {
   COMMAND_MAX_BYTES,
   HANDSHAKE_MAX_MS,
   IDENTITY_MAX_BYTES,
+  MESSAGE_BOUND_MAX_BYTES,
   MESSAGE_MAX_FRAMES,
   METADATA_MAX_BYTES,
 } from "../limits.ts";
 import type { Arena } from "../memory/arena.ts";
 import { printable } from "../text.ts";
-import { type CommandSink, Decoder } from "../zmtp/decoder.ts";
+import { Decoder, type DecoderOwner } from "../zmtp/decoder.ts";
 import { ProtocolError } from "../zmtp/frame.ts";
 import {
   commandName,
@@ -38,6 +39,8 @@ import {
   type PeerProperties,
 } from "../zmtp/handshake.ts";
 import type { SocketContext } from "./context.ts";
+import { describeMessage } from "./describe.ts";
+import type { DropCounter } from "./drops.ts";
 import { BORROW_MIN_BYTES, type Egress } from "./egress.ts";
 import type { MessageSink, Source } from "./types.ts";
 import { Unread } from "./unread.ts";
@@ -54,7 +57,7 @@ const SCRATCH_BYTES = 128 * 1024;
 
 const NO_IDENTITY = new Uint8Array(0);
 
-export abstract class Connection implements LinkEvents, CommandSink, Source {
+export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   /** Until the handshake is done, nobody sends here. */
   identityFrame: Uint8Array = NO_IDENTITY;
   readonly link: Link;
@@ -63,7 +66,7 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
   readonly #sink: MessageSink;
   readonly #messageMaxBytes: number;
   #handshake: Handshake | null;
-  #decoder: Decoder<Source & CommandSink> | null = null;
+  #decoder: Decoder<Source & DecoderOwner> | null = null;
   #ready = false;
   #closed = false;
   #pauses = 0;
@@ -153,8 +156,8 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
    * {@link refuse}. May throw {@link ProtocolError}.
    */
   protected abstract handshaken(peer: PeerProperties): Uint8Array | null;
-  /** So many messages came and were not looked at. */
-  protected abstract discarded(messages: number): void;
+  /** Where messages are counted that came and were not taken. */
+  protected abstract readonly drops: DropCounter;
   /** The connection is over; called once, unless by {@link close}. */
   protected abstract disconnected(why: string, error: Error | undefined): void;
 
@@ -249,6 +252,10 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
     // That a PONG came is all there is to it; other commands belong to other sockets and later versions.
   }
 
+  oversized(buf: Uint8Array, start: number, end: number, bytes: number): void {
+    this.drops.add("oversized", this.name, 1, () => describeMessage(buf, start, end, bytes));
+  }
+
   pause(): void {
     if (this.#pauses++ > 0 || this.#closed || this.#draining || this.#stopped) return;
     this.#decoder?.pause();
@@ -320,7 +327,7 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
     this.egress.end();
     this.#held = false;
     if (this.#stopped) {
-      this.#decoder?.divert({ message: () => this.discarded(1) });
+      this.#decoder?.divert({ message: () => this.drops.add("unread", this.name) });
       this.#decoder?.resume();
     }
     if (this.#stopped || this.#pauses === 0) this.link.resume();
@@ -361,8 +368,7 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
   }
 
   #discardUnread(): void {
-    const messages = this.#unread.discard();
-    if (messages > 0) this.discarded(messages);
+    this.drops.add("unread", this.name, this.#unread.discard());
   }
 
   #continueHandshake(handshake: Handshake, chunk: Uint8Array, start: number, end: number): number {
@@ -402,11 +408,12 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
     egress.flush();
   }
 
-  #begin(identityFrame: Uint8Array): Decoder<Source & CommandSink> {
+  #begin(identityFrame: Uint8Array): Decoder<Source & DecoderOwner> {
     this.identityFrame = identityFrame;
     this.#sendReady();
-    const decoder = new Decoder<Source & CommandSink>(this, this.#sink, {
+    const decoder = new Decoder<Source & DecoderOwner>(this, this.#sink, {
       messageMaxBytes: this.#messageMaxBytes,
+      skipMaxBytes: MESSAGE_BOUND_MAX_BYTES,
       messageMaxFrames: MESSAGE_MAX_FRAMES,
       commandMaxBytes: COMMAND_MAX_BYTES,
       announcedMaxBytes: ANNOUNCED_MAX_BYTES,
@@ -423,7 +430,7 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
     this.#readyCommand = null;
   }
 
-  #push(decoder: Decoder<Source & CommandSink>, chunk: Uint8Array, start: number, end: number): number {
+  #push(decoder: Decoder<Source & DecoderOwner>, chunk: Uint8Array, start: number, end: number): number {
     const { arena, vectors } = this.context;
     // Large ones may be written from where they lie.
     const borrows = vectors !== null && decoder.lastBytes >= BORROW_MIN_BYTES;
@@ -434,7 +441,7 @@ export abstract class Connection implements LinkEvents, CommandSink, Source {
 
   /** By way of the arena, where runs of messages are taken at once. */
   #pushByScratch(
-    decoder: Decoder<Source & CommandSink>,
+    decoder: Decoder<Source & DecoderOwner>,
     arena: Arena,
     chunk: Uint8Array,
     at: number,

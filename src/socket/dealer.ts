@@ -47,7 +47,7 @@ export class Dealer implements DealerSocket {
   readonly drops: DropCounter;
   readonly #context: SocketContext;
   readonly #log: Logger;
-  readonly #options: DealerOptions;
+  #options: DealerOptions;
   readonly #sink: MessageSink;
   readonly #events: DealerEvents;
   readonly #address: Address;
@@ -185,6 +185,13 @@ export class Dealer implements DealerSocket {
       this.disconnected(why);
     });
     this.#egress.watch();
+  }
+
+  reconfigure(options: DealerOptions): void {
+    this.#options = options;
+    this.#egress.hwm = options.hwm;
+    // Nobody waits for a mark that has risen.
+    if (!this.#egress.full) this.#drained();
   }
 
   async close(lingerMs: number): Promise<void> {
@@ -368,8 +375,8 @@ class UpstreamLink extends Connection {
     return NO_IDENTITY;
   }
 
-  protected override discarded(messages: number): void {
-    this.#dealer.drops.add("unread", this.name, messages);
+  protected override get drops(): DropCounter {
+    return this.#dealer.drops;
   }
 
   protected override disconnected(why: string): void {

@@ -11,17 +11,25 @@ export function identityName(identity: Uint8Array): string {
   return hex(identity.subarray(0, 32));
 }
 
-/** The message at `buf[start, end)` with a client's identity in front, or without: its type, size and client. */
-export function describeMessage(buf: Uint8Array, start: number, end: number): string {
+/**
+ * The message at `buf[start, end)` with a client's identity in front, or without: its type, size and client.
+ *
+ * @param bytes Where only its beginning is there, up to some frame's header at least: it has so many or more.
+ */
+export function describeMessage(buf: Uint8Array, start: number, end: number, bytes?: number): string {
   let at = start;
-  while (frameEnd(buf, at) > bodyStart(buf, at) && (buf[at] & MORE) !== 0) at = frameEnd(buf, at);
+  while (frameEnd(buf, at) < end && frameEnd(buf, at) > bodyStart(buf, at) && (buf[at] & MORE) !== 0) {
+    at = frameEnd(buf, at);
+  }
   // Behind the delimiter stands the type.
   const typeAt = frameEnd(buf, at);
-  const type = typeAt < end
-    ? `"${printableBytes(buf.subarray(bodyStart(buf, typeAt), frameEnd(buf, typeAt)), TYPE_TEXT_BYTES)}"`
+  const typeEnd = typeAt < end ? frameEnd(buf, typeAt) : end;
+  const type = typeAt < end && typeEnd <= end
+    ? `"${printableBytes(buf.subarray(bodyStart(buf, typeAt), typeEnd), TYPE_TEXT_BYTES)}"`
     : "of no type";
   const client = at === start ? "" : ` from the client ${firstIdentity(buf, start)}`;
-  return `${type}, ${counted(end - start, "byte")}${client}`;
+  const size = bytes === undefined ? counted(end - start, "byte") : `${bytes} bytes or more`;
+  return `${type}, ${size}${client}`;
 }
 
 function firstIdentity(buf: Uint8Array, start: number): string {

@@ -11,6 +11,7 @@ const TEXTS: Record<DropReason, string> = {
   "upstream-down": "the upstream is down and its queue is full",
   "upstream-full": "it does not keep up and its queue is full",
   "too-large": "with what is put in front of it, it is larger than zmq_maxmsgsize",
+  "oversized": "larger than zmq_maxmsgsize",
   "too-many-frames": "it has been through too many servers. A loop?",
   "breaks-link": "the upstream closes on it",
   "unread": "the connection was closed before they were looked at",
@@ -19,6 +20,9 @@ const TEXTS: Record<DropReason, string> = {
   "stopping": "it had been told that the server ends",
   "linger": "linger ran out before they were sent",
 };
+
+/** What a peer sent; all else was to be sent to it. */
+const FROM: ReadonlySet<DropReason> = new Set<DropReason>(["oversized", "unread"]);
 
 export class DropCounter implements Drops {
   total = 0;
@@ -31,7 +35,7 @@ export class DropCounter implements Drops {
   }
 
   /**
-   * @param peer Who it was for: an endpoint or an identity.
+   * @param peer Who it was for, or who sent it: an endpoint or an identity.
    * @param which Tells more of the message; asked for a line that is written.
    */
   add(reason: DropReason, peer: string, messages = 1, which?: () => string): void {
@@ -40,11 +44,12 @@ export class DropCounter implements Drops {
     this.byReason.set(reason, (this.byReason.get(reason) ?? 0) + messages);
     const counts = this.#countsOf(peer);
     counts.set(reason, (counts.get(reason) ?? 0) + messages);
+    const preposition = FROM.has(reason) ? "from" : "for";
     let described = which;
     const text = (times: number) => {
       const what = counted(times, "message") + (described === undefined ? "" : ` (${described()})`);
-      return `dropped ${what} for ${printable(peer)}: ${TEXTS[reason]} ` +
-        `(${reason}, ${this.byReason.get(reason)} in all, ${counts.get(reason)} of them for it)`;
+      return `dropped ${what} ${preposition} ${printable(peer)}: ${TEXTS[reason]} ` +
+        `(${reason}, ${this.byReason.get(reason)} in all, ${counts.get(reason)} of them ${preposition} it)`;
     };
     this.#log.warnRarely("drop", `${reason} ${peer}`, text, messages);
     // Later lines are of several messages, and this one's bytes are gone by then.

@@ -68,7 +68,8 @@ export class Egress implements Flushable, Borrower, RunQueue {
 
   readonly #context: SocketContext;
   readonly #flusher: Flusher;
-  readonly #hwm: number;
+  /** Messages that may wait. */
+  hwm: number;
   readonly #floorBytes: number;
   readonly #fullBytes: number;
   readonly #maxBytes: number;
@@ -95,7 +96,7 @@ export class Egress implements Flushable, Borrower, RunQueue {
   constructor(context: SocketContext, options: EgressOptions) {
     this.#context = context;
     this.#flusher = context.flusher;
-    this.#hwm = options.hwm;
+    this.hwm = options.hwm;
     this.#floorBytes = options.floorBytes;
     this.#fullBytes = options.fullBytes ?? options.maxBytes;
     this.#maxBytes = options.maxBytes;
@@ -118,12 +119,12 @@ export class Egress implements Flushable, Borrower, RunQueue {
   get full(): boolean {
     const { bytes } = this;
     if (bytes < this.#floorBytes) return false;
-    return this.messages >= this.#hwm || bytes >= this.#fullBytes;
+    return this.messages >= this.hwm || bytes >= this.#fullBytes;
   }
 
   /** Twice over the bounds: nothing more should be put here. */
   get overfull(): boolean {
-    return (this.messages >= 2 * this.#hwm && this.bytes >= 2 * this.#floorBytes) ||
+    return (this.messages >= 2 * this.hwm && this.bytes >= 2 * this.#floorBytes) ||
       this.bytes >= this.#maxBytes;
   }
 
@@ -479,7 +480,7 @@ export class Egress implements Flushable, Borrower, RunQueue {
 
   #drained(): boolean {
     const { messages, bytes } = this;
-    return (messages * 2 <= this.#hwm || bytes * 2 <= this.#floorBytes) && bytes * 2 <= this.#fullBytes;
+    return (messages * 2 <= this.hwm || bytes * 2 <= this.#floorBytes) && bytes * 2 <= this.#fullBytes;
   }
 
   /** What is written next: control frames, then the queue, then the block as far as it is filled. */

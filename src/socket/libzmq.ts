@@ -108,11 +108,6 @@ abstract class LibzmqSocket<S extends Socket> {
     this.#receiving = false;
   }
 
-  readonly peersMax = null;
-  /** libzmq does not tell what has come. */
-  readonly idle: boolean = true;
-  readonly closed: ReadonlyMap<ClosedReason, number> = new Map();
-
   async close(lingerMs: number): Promise<void> {
     const { clock } = this.context;
     this.stopReceiving();
@@ -223,6 +218,10 @@ abstract class LibzmqSocket<S extends Socket> {
 }
 
 class LibzmqRouter extends LibzmqSocket<InstanceType<Libzmq["Router"]>> implements RouterSocket {
+  readonly peersMax = null;
+  /** libzmq does not tell what has come. */
+  readonly idle = true;
+  readonly closed: ReadonlyMap<ClosedReason, number> = new Map();
   protected override readonly peerName = "clients";
   readonly #sources = new Map<string, Source>();
   #path: string | null = null;
@@ -327,7 +326,7 @@ class LibzmqDealer extends LibzmqSocket<InstanceType<Libzmq["Dealer"]>> implemen
   /** libzmq does not tell. */
   readonly unconfirmed = 0;
   protected override readonly peerName: string;
-  readonly #hwm: number;
+  #hwm: number;
   readonly #messageMaxBytes: number;
   readonly #paused: PausedSources;
   readonly #source: Source;
@@ -379,6 +378,12 @@ class LibzmqDealer extends LibzmqSocket<InstanceType<Libzmq["Dealer"]>> implemen
 
   get up(): boolean {
     return this.#up;
+  }
+
+  reconfigure(options: DealerOptions): void {
+    configure(this.socket, options);
+    this.#hwm = options.hwm;
+    if (this.queued < this.#hwm) this.#paused.resume();
   }
 
   send(identityFrame: Uint8Array, buf: Uint8Array, start: number, end: number): SendResult {

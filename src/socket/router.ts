@@ -405,8 +405,8 @@ class Peer extends Connection {
     super.close();
   }
 
-  protected override discarded(messages: number): void {
-    this.#owner.drops().add("unread", this.name, messages);
+  protected override get drops(): DropCounter {
+    return this.#owner.drops();
   }
 
   protected override disconnected(why: string, error: Error | undefined): void {
@@ -421,12 +421,12 @@ class Peer extends Connection {
   send(buf: Uint8Array, start: number, end: number, block: Block | null): boolean {
     const { egress } = this;
     if (this.finishing) {
-      this.#owner.drops().add("stopping", this.name);
+      this.drops.add("stopping", this.name);
       return false;
     }
     if (end - start > this.#messageMaxBytes) return this.#tooLarge(buf, start, end);
     if (this.#pausedBySelf && egress.overfull) {
-      this.#owner.drops().add("client-full", this.name);
+      this.drops.add("client-full", this.name);
       return false;
     }
     egress.append(NO_IDENTITY, buf, start, end, block);
@@ -435,7 +435,7 @@ class Peer extends Connection {
   }
 
   #tooLarge(buf: Uint8Array, start: number, end: number): false {
-    this.#owner.drops().add("too-large", this.name, 1, () => describeMessage(buf, start, end));
+    this.drops.add("too-large", this.name, 1, () => describeMessage(buf, start, end));
     return false;
   }
 

@@ -65,6 +65,8 @@ export type DropReason =
   | "upstream-full"
   /** With its client's identity in front, a message would be larger than a message may be. */
   | "too-large"
+  /** A peer sent a message that is larger than a message may be. */
+  | "oversized"
   /** It would have more frames: it has been through too many servers. */
   | "too-many-frames"
   /** Again and again the upstream's link broke while this message was written. */
@@ -149,6 +151,8 @@ export interface DealerSocket {
   pause(source: Source): void;
   /** The queue that takes runs of messages; null where the engine has none. */
   readonly runs: RunQueue | null;
+  /** Takes other options and keeps the link: what is of the link itself is the next one's. */
+  reconfigure(options: DealerOptions): void;
   /** Waits up to `lingerMs` for what is queued, then ends the connection. What comes meanwhile is taken. */
   close(lingerMs: number): Promise<void>;
   /** Is the peer there, its handshake done? */

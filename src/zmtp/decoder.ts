@@ -14,7 +14,8 @@
  */
 import type { Block } from "../memory/block.ts";
 import { POOL } from "../memory/pool.ts";
-import { COMMAND, LONG, MORE, ProtocolError, RESERVED } from "./frame.ts";
+import { checkFlags, COMMAND, LONG, longSize, MORE, ProtocolError } from "./frame.ts";
+import { Skip } from "./skip.ts";
 
 /** Takes the messages that a decoder finds. */
 export interface FrameSink<S> {
@@ -45,14 +46,24 @@ export interface FrameSink<S> {
   run?(source: S, buf: Uint8Array, at: number, end: number): number;
 }
 
-/** Takes a command: its body, name first. */
-export interface CommandSink {
+/** Takes what a decoder finds besides messages. */
+export interface DecoderOwner {
+  /** A command: its body, name first. */
   command(buf: Uint8Array, start: number, end: number): void;
+  /**
+   * A message that is larger than it may be, once: it is passed over.
+   *
+   * @param buf Its beginning is `buf[start, end)`, borrowed until this returns.
+   * @param bytes It has at least so many.
+   */
+  oversized(buf: Uint8Array, start: number, end: number, bytes: number): void;
 }
 
 /** The bounds a decoder keeps. */
 export interface DecoderLimits {
   messageMaxBytes: number;
+  /** One that is larger than that, but not than this, is passed over; beyond, the stream ends. */
+  skipMaxBytes: number;
   messageMaxFrames: number;
   commandMaxBytes: number;
   announcedMaxBytes: number;
@@ -67,7 +78,7 @@ const RUN_MISSES_MAX = 5;
 /** A partial buffer up to this size is kept for the next message; an idle peer holds no more. A larger one is the pool's. */
 const KEPT_MAX_BYTES = 4 * 1024;
 
-export class Decoder<S extends CommandSink> {
+export class Decoder<S extends DecoderOwner> {
   /** Stands in front of every message that has a block of its own; see {@link FrameSink.message}. */
   readonly identityFrame: Uint8Array;
   readonly #source: S;
@@ -88,6 +99,8 @@ export class Decoder<S extends CommandSink> {
   #have = 0;
   /** Bytes asked for when the partial buffer was made; the pool may have given one that is larger. */
   #room = 0;
+  /** The message that is being passed over. */
+  #skip: Skip | null = null;
   #paused = false;
   #lastBytes = 0;
   /** Messages to hand on one by one before the next run is tried; grows while none comes about. */
@@ -114,7 +127,7 @@ export class Decoder<S extends CommandSink> {
 
   /** Is the stream between two messages? */
   get idle(): boolean {
-    return this.#have === 0;
+    return this.#have === 0 && this.#skip === null;
   }
 
   /** Bytes of the message handed on last: those that follow are often alike. */
@@ -150,7 +163,7 @@ export class Decoder<S extends CommandSink> {
   clear(): void {
     // Not back to the pool: a driver may still be reading into what readTarget() gave it.
     this.#block?.disown();
-    this.#partial = this.#block = null;
+    this.#partial = this.#block = this.#skip = null;
     this.#have = this.#need = 0;
   }
 
@@ -163,14 +176,19 @@ export class Decoder<S extends CommandSink> {
    */
   push(chunk: Uint8Array, at: number, end: number): number {
     if (this.#have > 0) at = this.#complete(chunk, at, end);
+    if (this.#skip !== null) at = this.#passOver(chunk, at, end);
     const sink = this.#sink;
     const source = this.#source;
     while (at < end) {
       if (this.#paused) return at;
       const next = this.#scan(chunk, at, end);
       if (next < 0) {
-        this.#keepPartial(chunk, at, end);
-        return end;
+        if (this.#skip === null) {
+          this.#keepPartial(chunk, at, end);
+          return end;
+        }
+        at = this.#passOver(chunk, at, end);
+        continue;
       }
       if (this.#command) {
         this.#emitCommand(chunk, at, next);
@@ -240,6 +258,13 @@ export class Decoder<S extends CommandSink> {
     const partial = this.#partial!;
     const end = base + this.#have;
     const next = this.#scan(partial, base, end);
+    if (this.#skip !== null) {
+      this.#passOver(partial, base, end);
+      this.#block?.release();
+      this.#partial = this.#block = null;
+      this.#have = this.#need = 0;
+      return;
+    }
     if (next < 0) {
       this.#reserve(this.#have);
       return;
@@ -267,6 +292,25 @@ export class Decoder<S extends CommandSink> {
     } finally {
       block?.release();
     }
+  }
+
+  /** The next scan's bytes are passed over; returns -1. */
+  #tooLarge(buf: Uint8Array, start: number, end: number, bytes: number): number {
+    const { messageMaxBytes, messageMaxFrames, skipMaxBytes } = this.#limits;
+    if (bytes > Math.max(skipMaxBytes, messageMaxBytes)) {
+      throw new ProtocolError("too-large", `message of more than ${messageMaxBytes} bytes`);
+    }
+    this.#skip = new Skip(skipMaxBytes, messageMaxFrames);
+    this.#source.oversized(buf, start, end, bytes);
+    return -1;
+  }
+
+  /** Returns where the next message starts; `chunk[at, end)` goes on where the last bytes ended. */
+  #passOver(chunk: Uint8Array, at: number, end: number): number {
+    const skip = this.#skip!;
+    const next = skip.push(chunk, at, end);
+    if (skip.done) this.#skip = null;
+    return next;
   }
 
   #keepPartial(chunk: Uint8Array, at: number, end: number): void {
@@ -313,7 +357,7 @@ export class Decoder<S extends CommandSink> {
       let size = buf[at + 1];
       let body = at + 2;
       if (flags > MORE) {
-        this.#checkFlags(flags, frames);
+        checkFlags(flags, frames);
         if (flags & LONG) {
           if (end - at < 9) {
             this.#need = at - start + 9;
@@ -342,9 +386,7 @@ export class Decoder<S extends CommandSink> {
         throw new ProtocolError("too-many-frames", `message of more than ${frames - 1} frames`);
       }
       at = body + size;
-      if (at > maxEnd) {
-        throw new ProtocolError("too-large", `message of more than ${this.#limits.messageMaxBytes} bytes`);
-      }
+      if (at > maxEnd) return this.#tooLarge(buf, start, end, at - start);
       if (at > end) {
         this.#need = at - start;
         return -1;
@@ -357,24 +399,6 @@ export class Decoder<S extends CommandSink> {
       }
     }
   }
-
-  #checkFlags(flags: number, frames: number): void {
-    if (flags & RESERVED) {
-      throw new ProtocolError("reserved-flags", `reserved flag bits in 0x${flags.toString(16)}`);
-    }
-    if (flags & COMMAND) {
-      if (frames > 0) throw new ProtocolError("command-in-message", "command inside a multipart message");
-      if (flags & MORE) throw new ProtocolError("bad-command", "command with the MORE flag");
-    }
-  }
-}
-
-/** The size in a long header, refused from 2^53 on: beyond, a number is not exact. */
-export function longSize(buf: Uint8Array, at: number): number {
-  const high = ((buf[at + 1] << 24) | (buf[at + 2] << 16) | (buf[at + 3] << 8) | buf[at + 4]) >>> 0;
-  const low = ((buf[at + 5] << 24) | (buf[at + 6] << 16) | (buf[at + 7] << 8) | buf[at + 8]) >>> 0;
-  if (high >= 0x20_0000) throw new ProtocolError("length", "frame length of 2^53 or more");
-  return high * 0x1_0000_0000 + low;
 }
 
 /** Copies small ranges in a loop, which allocates no view; large ones natively. */

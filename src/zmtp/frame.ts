@@ -95,6 +95,25 @@ export function copyOf(buf: Uint8Array, start = 0, end: number = buf.length): Ui
   return new Uint8Array(buf.subarray(start, end));
 }
 
+/** The size in a long header, refused from 2^53 on: beyond, a number is not exact. */
+export function longSize(buf: Uint8Array, at: number): number {
+  const high = ((buf[at + 1] << 24) | (buf[at + 2] << 16) | (buf[at + 3] << 8) | buf[at + 4]) >>> 0;
+  const low = ((buf[at + 5] << 24) | (buf[at + 6] << 16) | (buf[at + 7] << 8) | buf[at + 8]) >>> 0;
+  if (high >= 0x20_0000) throw new ProtocolError("length", "frame length of 2^53 or more");
+  return high * 0x1_0000_0000 + low;
+}
+
+/** Refuses flags that no frame has here; `frames` of the message came before. */
+export function checkFlags(flags: number, frames: number): void {
+  if (flags & RESERVED) {
+    throw new ProtocolError("reserved-flags", `reserved flag bits in 0x${flags.toString(16)}`);
+  }
+  if (flags & COMMAND) {
+    if (frames > 0) throw new ProtocolError("command-in-message", "command inside a multipart message");
+    if (flags & MORE) throw new ProtocolError("bad-command", "command with the MORE flag");
+  }
+}
+
 /** Where the body of the frame at `at` starts. The frame must be whole and valid. */
 export function bodyStart(buf: Uint8Array, at: number): number {
   return at + (buf[at] & LONG ? 9 : 2);

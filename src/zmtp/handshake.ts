@@ -3,8 +3,7 @@
  * connection. Bytes in, a result out; no clock, no socket.
  */
 import { latin1, latin1Bytes } from "../text.ts";
-import { COMMAND, copyOf, encodeFrame, LONG, MORE, ProtocolError } from "./frame.ts";
-import { longSize } from "./decoder.ts";
+import { COMMAND, copyOf, encodeFrame, LONG, longSize, MORE, ProtocolError } from "./frame.ts";
 
 /** The socket types that ZMTP knows. */
 export type SocketType =

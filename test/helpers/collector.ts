@@ -9,6 +9,7 @@ export class Collector {
   readonly #server: net.Server;
   readonly #peers: RawPeer[] = [];
   #deafLinks = 0;
+  #frameMaxBytes = Infinity;
 
   constructor() {
     this.#server = net.createServer((socket) => {
@@ -32,19 +33,26 @@ export class Collector {
     const take = () => {
       for (let frames = peer.take(); frames !== null; frames = peer.take()) {
         const delimiter = frames.findIndex(({ length }) => length === 0);
+        // A ping of the last server.
+        if (delimiter === 0) continue;
         // The first server of the chain put it there.
         const client = frames[delimiter - 1].toString("latin1");
         const bodies = this.bodies.get(client) ?? [];
         this.bodies.set(client, bodies);
         bodies.push(frames[delimiter + 2].toString("latin1", 0, 40));
       }
+      if (announced(peer.rest()) > this.#frameMaxBytes) peer.socket.resetAndDestroy();
     };
     peer.socket.on("data", take);
     take();
   }
-  /** @param deafLinks So many of the first links are not read from, once their handshake is done. */
-  async listen({ deafLinks = 0 } = {}): Promise<string> {
+  /**
+   * @param deafLinks So many of the first links are not read from, once their handshake is done.
+   * @param frameMaxBytes A link that announces a larger frame is closed, as libzmq does.
+   */
+  async listen({ deafLinks = 0, frameMaxBytes = Infinity } = {}): Promise<string> {
     this.#deafLinks = deafLinks;
+    this.#frameMaxBytes = frameMaxBytes;
     await new Promise<void>((resolve) => this.#server.listen(0, "127.0.0.1", resolve));
     return `tcp://127.0.0.1:${(this.#server.address() as net.AddressInfo).port}`;
   }
@@ -59,6 +67,15 @@ export class Collector {
     for (const peer of this.#peers) peer.close();
     this.#server.close();
   }
+}
+
+/** Bytes of the last frame whose header has come, at the beginning of a message. */
+function announced(bytes: Buffer): number {
+  let size = 0;
+  for (let at = 0; at + 9 <= bytes.length; at += size + (bytes[at] & 2 ? 9 : 2)) {
+    size = bytes[at] & 2 ? Number(bytes.readBigUInt64BE(at + 1)) : bytes[at + 1];
+  }
+  return size;
 }
 
 /** A ROUTER that answers each message with a body of the test's own, without reading what came. */
