@@ -148,7 +148,8 @@ test("while the upstream is down, messages wait up to the high water mark; the n
 });
 
 test("a DEALER takes another high water mark, and what waits stays", async () => {
-  const { context } = simulated();
+  const { context, network } = simulated();
+  network.refuse = () => {};
   const options = { ...OPTIONS, hwm: 2 };
   const dealer = new PlainDealer(context, "tcp://192.0.2.1:1", options, new Inbox());
   const results = () => Array.from({ length: 3 }, (_, n) => send(dealer, `${n}`));
