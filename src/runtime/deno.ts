@@ -108,6 +108,8 @@ class DenoLink implements Link {
   #written = 0;
   #writing = false;
   #ending = false;
+  /** Has the other side ended? */
+  #over = false;
   #gone = false;
   #fd: number | null = null;
   #unacknowledged = -1;
@@ -131,7 +133,10 @@ class DenoLink implements Link {
 
   start(): void {
     openLinks++;
-    this.#read().catch((error) => this.#lost(error));
+    this.#read().catch(async (error) => {
+      await this.#knowWritten();
+      this.#lost(error);
+    });
   }
 
   async #read(): Promise<void> {
@@ -151,7 +156,8 @@ class DenoLink implements Link {
       const n = await conn.read(asked);
       if (this.#gone) return;
       if (n === null) {
-        events.ended();
+        await this.#knowWritten();
+        if (!this.#gone) events.ended();
         return;
       }
       // A pause that came while the read waited holds what it brought back.
@@ -182,8 +188,9 @@ class DenoLink implements Link {
   }
 
   write(chunk: Uint8Array, start: number, end: number): boolean {
-    this.#writing = true;
     this.#written = 0;
+    if (this.#over) return false;
+    this.#writing = true;
     this.#write(chunk, start, end).catch((error) => this.#lost(error));
     return false;
   }
@@ -200,6 +207,15 @@ class DenoLink implements Link {
     this.#writing = false;
     if (this.#ending) await this.#conn.closeWrite();
     if (!this.#gone) this.events.written();
+  }
+
+  /**
+   * The end was read. A write that is done may be told behind that, in the same turn: it would count as not written, and be
+   * sent again.
+   */
+  async #knowWritten(): Promise<void> {
+    this.#over = true;
+    for (let turns = 0; this.#writing && turns < 2; turns++) await new Promise<void>(nextTurn);
   }
 
   writtenBytes(): number {
