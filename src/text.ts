@@ -104,3 +104,8 @@ function distance(a: string, b: string, atLeast: number): number {
   }
   return last[b.length];
 }
+
+/** The address without its port: all connections of one host are one subject of the rate limiter. */
+export function hostOf(remote: string): string {
+  return remote.replace(/:\d+$/, "");
+}

@@ -1,5 +1,6 @@
-/** What a server does besides routing holds no message up: scrapes, statistics, infofile, reloads. */
+/** What a server does besides routing holds no message up: scrapes, statistics, infofile, reloads; nor do tiny messages. */
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
@@ -63,6 +64,35 @@ const calm = (numbers: number[]) => numbers.sort((a, b) => a - b)[1];
 
 for (const target of TARGETS) {
   const on = target.name;
+
+  test(`${on}: half a million messages of two bytes in one chunk hold no message up for ${heldUpMaxMs(on)} ms`, async () => {
+    using folder = tempFolder();
+    const ini = join(folder.path, "test.ini");
+    writeFileSync(ini, config(folder.path, ""));
+    await using server = new ServerProcess(target, [ini]);
+    await server.until(/listening on \S+,/);
+    using peer = await RawPeer.open(server.port);
+    const tiny = Buffer.alloc(1024 * 1024);
+    const send = async () => {
+      const other = await RawPeer.open(server.port);
+      other.socket.write(tiny);
+      other.socket.end();
+    };
+    const [nothing, beside]: number[][] = [[], []];
+    await longest(peer, WINDOW_MS);
+    await send();
+    for (let i = 0; i < WINDOWS; i++) {
+      nothing.push(await longest(peer, WINDOW_MS));
+      const sent = send();
+      beside.push(await longest(peer, WINDOW_MS));
+      await sent;
+    }
+    const text = `${calm(beside).toFixed(1)} ms beside them, ${calm(nothing).toFixed(1)} ms without`;
+    console.log(`${on}: longest round trips: ${text}`);
+    assert.ok(calm(beside) - calm(nothing) < heldUpMaxMs(on), text);
+    assert.equal((await server.stop()).code, 0);
+    assert.match(server.output, /count\.invalid: \d{7,}/);
+  });
 
   test(`${on}: a scrape of 1000 types, a reload and an infofile hold no message up for ${heldUpMaxMs(on)} ms`, async () => {
     using folder = tempFolder();

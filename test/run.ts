@@ -127,13 +127,14 @@ function runTests(name: string): Promise<Counts> {
 }
 
 must(join(BIN, "bun"), ["build.ts"]);
-// The libzmq peer of the tests runs on Node, where its addon is at home, and Node 20 runs no TypeScript.
+// Peers that run on Node: libzmq's addon is at home there. Node 20 runs no TypeScript.
 must(join(BIN, "bun"), [
   "build",
   "--target=node",
   "--external=zeromq",
   "--outdir=dist/peers",
   "test/peers/libzmq.ts",
+  "test/peers/witness.ts",
 ]);
 const total: Counts = { passed: 0, failed: 0, skipped: 0 };
 const lines: string[] = [];

@@ -32,6 +32,7 @@ function decode(chunks: Uint8Array[], options: { identityFrame?: Uint8Array; dir
       oversized(_buf: Uint8Array, _start: number, _end: number, bytes: number) {
         oversized.push(bytes);
       },
+      look() {},
     },
     {
       message(_source, buf, start, end, delimiter, tail, block) {
@@ -137,7 +138,7 @@ test("decoder: pause stops in the middle of a chunk, and the rest can be given a
   const bytes = Buffer.concat([message("1"), message("2"), message("3"), message("4")]);
   for (const size of [bytes.length, 5, 2, 1]) {
     const out: string[] = [];
-    const decoder: Decoder<DecoderOwner> = new Decoder({ command() {}, oversized() {} }, {
+    const decoder: Decoder<DecoderOwner> = new Decoder({ command() {}, oversized() {}, look() {} }, {
       message(_source, buf, _start, end) {
         out.push(String.fromCharCode(buf[end - 1]));
         decoder.pause();

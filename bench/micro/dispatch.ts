@@ -65,6 +65,7 @@ async function dispatching(handler: string): Promise<(chunk: Uint8Array) => void
     resume() {},
     command() {},
     oversized() {},
+    look() {},
   };
   const decoder = new Decoder<typeof source>(source, dispatcher, LIMITS);
   return (chunk) => {

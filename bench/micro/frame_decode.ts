@@ -13,7 +13,11 @@ export default function frameDecode(bench: Bench): void {
     commandMaxBytes: 512,
     announcedMaxBytes: 1 << 22,
   };
-  const decoder = new Decoder({ command() {}, oversized() {} }, { message: () => void seen++ }, limits);
+  const decoder = new Decoder(
+    { command() {}, oversized() {}, look() {} },
+    { message: () => void seen++ },
+    limits,
+  );
   bench.add(`frame decode: ${MESSAGES_PER_CHUNK} messages in one chunk`, () => {
     decoder.push(chunk, 0, chunk.length);
   });

@@ -5,6 +5,7 @@ import type { Logger } from "../log.ts";
 import { MessageError } from "../message/errors.ts";
 import { type CCMessage, inside } from "../message/message.ts";
 import type { Source } from "../socket/types.ts";
+import { hostOf } from "../text.ts";
 import type { Statistics } from "./counts.ts";
 import { isPromise } from "./guard.ts";
 import { type Body, openMessage } from "./opener.ts";
@@ -161,7 +162,7 @@ export class Deliverer {
     this.#statistics.refuse(error.code);
     this.#log.warnRarely(
       "open",
-      `${error.code} ${from}`,
+      `${error.code} ${hostOf(from)}`,
       `refusing "${message.type}" from ${from}: ${error.message} (${error.code})`,
     );
     return "refused";

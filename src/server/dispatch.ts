@@ -20,7 +20,7 @@ import { type Group, Groups, type RunQueue } from "../relay/group.ts";
 import { forwardRun } from "../relay/run.ts";
 import { RelayTable, SLOTS } from "../relay/table.ts";
 import type { MessageSink, Source } from "../socket/types.ts";
-import { latin1, printableBytes, utf8 } from "../text.ts";
+import { hostOf, latin1, printableBytes, utf8 } from "../text.ts";
 import { bodyStart, copyOf, frameEnd, MORE } from "../zmtp/frame.ts";
 import type { Result, Statistics, TypeCounters } from "./counts.ts";
 import type { Deliverer } from "./deliver.ts";
@@ -266,7 +266,7 @@ export class Dispatcher implements MessageSink {
 
   #invalid(source: Source, bytes: number, why: string): void {
     this.#statistics.add("invalid", 1, bytes, 0, null);
-    this.#log.warnRarely("invalid", source.name, `not a CC message from ${source.name}: ${why}`);
+    this.#log.warnRarely("invalid", hostOf(source.name), `not a CC message from ${source.name}: ${why}`);
   }
 
   #find(buf: Uint8Array, at: number, size: number): TypeEntry | null {

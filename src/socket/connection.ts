@@ -55,6 +55,9 @@ const SCRATCH_MIN_BYTES = 1024;
 /** So much at a time: it is still in the cache when it is worked on, and little is lost when somebody pauses us. */
 const SCRATCH_BYTES = 128 * 1024;
 
+/** A chunk of messages that are looked at one by one is taken for so long at a time. */
+const TAKE_MAX_MS = 2;
+
 const NO_IDENTITY = new Uint8Array(0);
 
 export abstract class Connection implements LinkEvents, DecoderOwner, Source {
@@ -72,6 +75,8 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   #pauses = 0;
   /** Reads that brought something. */
   #chunks = 0;
+  /** When the chunk that is being taken was looked at first; 0: not yet. */
+  #lookedAt = 0;
   /** The handshake is done, but not yet whether it is taken. */
   #waiting = false;
   readonly #unread = new Unread();
@@ -175,6 +180,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   readonly #take = (chunk: Uint8Array, start: number, end: number): number => {
     if (this.#waiting) return start;
     let at = end;
+    this.#lookedAt = 0;
     this.context.flusher.beginChunk(chunk, start, end);
     try {
       at = this.#handshake !== null
@@ -255,6 +261,19 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   oversized(buf: Uint8Array, start: number, end: number, bytes: number): void {
     this.drops.add("oversized", this.name, 1, () => describeMessage(buf, start, end, bytes));
   }
+
+  /** What takes long goes on in the next turn: thousands of small messages, each looked at, hold others up. */
+  look(): void {
+    const { clock } = this.context;
+    const now = clock.now();
+    if (this.#lookedAt === 0) this.#lookedAt = now;
+    if (now - this.#lookedAt < TAKE_MAX_MS) return;
+    this.#lookedAt = Infinity;
+    this.pause();
+    clock.nextTurn(this.#goOn);
+  }
+
+  readonly #goOn = (): void => this.resume();
 
   pause(): void {
     if (this.#pauses++ > 0 || this.#closed || this.#draining || this.#stopped) return;

@@ -14,7 +14,7 @@ import {
 import type { Logger } from "../log.ts";
 import type { Block } from "../memory/block.ts";
 import { POOL } from "../memory/pool.ts";
-import { latin1 } from "../text.ts";
+import { hostOf, latin1 } from "../text.ts";
 import { bodyStart, encodeFrame, frameEnd, MORE, ProtocolError } from "../zmtp/frame.ts";
 import { type PeerProperties, PING } from "../zmtp/handshake.ts";
 import { Claims } from "./claims.ts";
@@ -464,9 +464,4 @@ function startsWith(frame: Uint8Array, buf: Uint8Array, start: number, next: num
   if (frame.length !== next - start) return false;
   for (let i = 1; i < frame.length; i++) if (frame[i] !== buf[start + i]) return false;
   return true;
-}
-
-/** The address without its port: all connections of one host are one subject of the rate limiter. */
-function hostOf(remote: string): string {
-  return remote.replace(/:\d+$/, "");
 }

@@ -57,7 +57,12 @@ export interface DecoderOwner {
    * @param bytes It has at least so many.
    */
   oversized(buf: Uint8Array, start: number, end: number, bytes: number): void;
+  /** Again {@link LOOK_MESSAGES} were handed on one by one, of the chunk that is being taken: it may say {@link Decoder.pause}. */
+  look(): void;
 }
+
+/** Messages handed on one by one, commands too, until the owner is asked whether that takes too long. */
+export const LOOK_MESSAGES = 64;
 
 /** The bounds a decoder keeps. */
 export interface DecoderLimits {
@@ -102,6 +107,7 @@ export class Decoder<S extends DecoderOwner> {
   /** The message that is being passed over. */
   #skip: Skip | null = null;
   #paused = false;
+  #untilLook = LOOK_MESSAGES;
   #lastBytes = 0;
   /** Messages to hand on one by one before the next run is tried; grows while none comes about. */
   #runWait = 0;
@@ -189,6 +195,10 @@ export class Decoder<S extends DecoderOwner> {
         }
         at = this.#passOver(chunk, at, end);
         continue;
+      }
+      if (--this.#untilLook === 0) {
+        this.#untilLook = LOOK_MESSAGES;
+        source.look();
       }
       if (this.#command) {
         this.#emitCommand(chunk, at, next);
