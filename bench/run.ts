@@ -11,6 +11,9 @@
  *
  * Peers are measured in turn, A B A B, and the medians of their rounds compared: this may be a noisy machine.
  */
+import { spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import process from "node:process";
 import { parseArgs } from "node:util";
 import { Bench } from "tinybench";
@@ -69,6 +72,11 @@ function show(table: Table): void {
 }
 
 console.log(environment(ROOT));
+if (!["dist/ccserver", "dist/npm/main.node.js"].every((file) => existsSync(join(ROOT, file)))) {
+  console.log("dist/ is not there: building it");
+  const { status } = spawnSync(join(ROOT, "node_modules", ".bin", "bun"), ["build.ts"], { cwd: ROOT });
+  if (status !== 0) throw new Error('it cannot be built: "npm run build" says why');
+}
 if (values.against) {
   const { binary } = forwarders(null);
   if (values.server) Object.assign(binary, server(values.server, values.server.split(" "), null, 10_000_000));

@@ -1,7 +1,8 @@
 /**
- * The referee: chains of one to four servers with different bounds, under a seed. Servers stop and start, reload, their
- * upstream pauses or breaks off, clients send what is past a bound or leave: every message of a well-behaved client arrived
- * or is counted, once; order is kept, and nothing comes twice.
+ * The referee: chains of one to four servers with different bounds, under a seed. Servers stop and start, reload, are killed,
+ * their upstream pauses or breaks off, clients send what is past a bound or leave: order is kept, nothing comes twice, and
+ * every message of a well-behaved client arrived or is counted, once. What a cut or a kill costs is no more than what is
+ * unconfirmed and what had been taken by whoever was cut off or killed.
  *
  *     npm test -- accounting                        some seconds of fresh seeds on each runtime
  *     npm test -- accounting --on=bun --seed=17     that one seed
@@ -99,9 +100,26 @@ class Place {
     const server = this.#server!;
     this.#server = null;
     const { code } = await server.stop();
-    this.outputs.push(server.output);
     assert.equal(code, 0, server.output);
-    const lost = losses(server.output);
+    this.#ended(server);
+  }
+
+  /** SIGKILL; returns how many bytes were with it, or on their way to it. */
+  async kill(): Promise<number> {
+    const server = this.#server!;
+    this.#server = null;
+    // So that what is looked at stays as it is.
+    process.kill(server.pid, "SIGSTOP");
+    const bytes = heldBytes(this.port) + PROCESS_HOLDS_BYTES;
+    process.kill(server.pid, "SIGKILL");
+    await server.exited;
+    this.#ended(server);
+    return bytes;
+  }
+
+  #ended({ output }: ServerProcess): void {
+    this.outputs.push(output);
+    const lost = losses(output);
     for (const key of ["dropped", "unread", "unconfirmed"] as const) this.lost[key] += lost[key];
   }
 
@@ -197,13 +215,26 @@ function wrong(found: number[]): string {
 
 const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
 
-/** Bytes that a peer's system has taken and the peer has not read. */
-function unreadBytes(port: number): number {
+/** What a server may have read and not passed on: a queue of 1 MiB, and a chunk of 2 MiB. */
+const PROCESS_HOLDS_BYTES = 3 * 1024 * 1024;
+/** Of so many bytes of many messages each takes more: four of five have up to 300, the others thousands. */
+const MESSAGE_LEAST_BYTES = 400;
+/** Messages that a killed server may have dropped since its last statistics line, or a client had not handed over. */
+const KILL_SLACK = 200;
+
+/** Bytes that the system has taken for whoever listens there: not read yet, or still on their way. */
+function heldBytes(port: number): number {
   const hex = port.toString(16).toUpperCase().padStart(4, "0");
-  const lines = readFileSync("/proc/net/tcp", "utf8").matchAll(
-    new RegExp(`\\d: \\w+:${hex} \\w+:\\w+ 01 \\w+:(\\w+)`, "g"),
-  );
-  return [...lines].reduce((sum, [, bytes]) => sum + parseInt(bytes, 16), 0);
+  let bytes = 0;
+  for (
+    const [, local, remote, sending, unread] of readFileSync("/proc/net/tcp", "utf8").matchAll(
+      /\d: \w+:(\w+) \w+:(\w+) 01 (\w+):(\w+)/g,
+    )
+  ) {
+    if (local === hex) bytes += parseInt(unread, 16);
+    if (remote === hex) bytes += parseInt(sending, 16);
+  }
+  return bytes;
 }
 
 async function episode(target: Target, seed: number): Promise<string> {
@@ -231,6 +262,7 @@ async function episode(target: Target, seed: number): Promise<string> {
 cc-socket = tcp://127.0.0.1:${port}
 cc-role = local
 cc-stats = 1
+stats-period = 0.2
 zmq_linger = 15000
 zmq_maxmsgsize = ${most}
 heartbeat = ${1000 + variant}
@@ -270,17 +302,19 @@ ping = ${variant % 2 === 1 ? "yes" : "no"}
         for (const { socket } of open) socket.pause();
         await sleep(300 * random());
         for (const { socket } of open) socket.resume();
-      } else {
+      } else if (what < 0.9) {
         told.push("cut");
         for (const { socket } of collector.open) {
           socket.pause();
           await sleep(50);
-          // In messages: the smallest has some 30 bytes.
-          unread += Math.ceil(
-            (unreadBytes(Number(/\d+$/.exec(endpoint)![0])) + socket.readableLength + 64 * 1024) / 30,
-          );
+          const bytes = heldBytes(Number(/\d+$/.exec(endpoint)![0])) + socket.readableLength + 64 * 1024;
+          unread += Math.ceil(bytes / MESSAGE_LEAST_BYTES);
           socket.resetAndDestroy();
         }
+      } else {
+        told.push(`kill ${at}`);
+        unread += Math.ceil(await places[at].kill() / MESSAGE_LEAST_BYTES) + KILL_SLACK;
+        await places[at].start();
       }
     }
     for (const client of clients) client.end();
@@ -321,7 +355,7 @@ ping = ${variant % 2 === 1 ? "yes" : "no"}
     const account =
       `${hops} servers, ${told.join(", ")}: ${sent} sent, ${arrived} arrived, ${sum("dropped")} dropped, ` +
       `${sum("unread")} unread, ${missing} missing, at most ${most} unconfirmed`;
-    const isCut = told.includes("cut");
+    const isCut = told.some((what) => /^(cut|kill)/.test(what));
     assert.ok(isCut ? missing >= 0 && missing <= most : missing === 0, account);
     return account;
   } catch (error) {

@@ -2,14 +2,18 @@
  * One link that speaks ZMTP: handshake, then messages both ways. ROUTER and DEALER each make their own kind of it.
  *
  * ```
- *   handshake ──────────▶ ready ◀──────────▶ paused          finishing ──────────▶ closed
- *             READY came        pause, resume         finish            the peer's FIN
- *       │                     │                │                               ▲
- *       └─────────────────────┴────────────────┴───────────────────────────────┘
- *         a protocol error, the link's end, close
+ *              READY came        pause, resume
+ *   handshake ────────────▶ ready ◀──────────▶ paused
+ *       │                   ▲   │                │
+ *       ▼ another has it    │   ▼                ▼     finish             the peer's FIN
+ *    waiting ───────────────┘   held, as it stops ──────────────▶ finishing ──────────▶ closed
+ *                admit
+ *
+ *   from everywhere: a protocol error, the link's end, close ──────────────────────▶ closed
  * ```
  *
- * While paused, what the link still brings waits in `unread`. A peer that ends its side while paused is `draining`: what had
+ * While paused, what the link still brings waits in `unread`. While held, as the socket stops, nothing more is read, and
+ * what has come is taken. A peer that ends its side while paused is `draining`: what had
  * come is still taken, unless the socket has stopped receiving. While finishing, nothing is sent any more, but all that
  * comes is taken: what a peer had sent before it saw our FIN is not lost.
  */
@@ -55,8 +59,11 @@ const SCRATCH_MIN_BYTES = 1024;
 /** So much at a time: it is still in the cache when it is worked on, and little is lost when somebody pauses us. */
 const SCRATCH_BYTES = 128 * 1024;
 
-/** A chunk of messages that are looked at one by one is taken for so long at a time. */
-const TAKE_MAX_MS = 2;
+/**
+ * A chunk of messages that are looked at one by one is taken for so long at a time: a little longer than the drivers let one
+ * take once they know what its messages cost, as to stop and go on costs a tenth of a flood.
+ */
+const TAKE_MAX_MS = 5;
 
 const NO_IDENTITY = new Uint8Array(0);
 
