@@ -81,7 +81,7 @@ function longest({ socket }: RawPeer, ms: number): Promise<number> {
 }
 
 /** The second of the shortest: what holds up each window shows in it, and what else this machine does mostly not. */
-const calm = (numbers: number[]) => numbers.sort((a, b) => a - b)[1];
+const calm = (numbers: number[]) => [...numbers].sort((a, b) => a - b)[1];
 
 for (const target of TARGETS) {
   const on = target.name;
@@ -153,14 +153,19 @@ for (const target of TARGETS) {
       };
       const most: Record<string, number> = {};
       const found = Object.fromEntries(Object.keys(actions).map((name) => [name, [] as number[]]));
-      for (let i = 0; i < WINDOWS; i++) {
+      const heldUp = () => {
+        for (const name in found) most[name] = calm(found[name]);
+        return Object.values(most).some((ms) => ms - most.nothing >= heldUpMaxMs(on));
+      };
+      // Where this machine was busy meanwhile, it is measured again.
+      for (let i = 0; i < WINDOWS || (i < 3 * WINDOWS && heldUp()); i++) {
         for (const [name, [peer, ms, act]] of Object.entries(actions)) {
           const acts = act();
           found[name].push(await longest(peer, ms));
           await acts;
         }
       }
-      for (const name in found) most[name] = calm(found[name]);
+      heldUp();
       const text = Object.entries(most).map(([name, ms]) => `${name} ${ms.toFixed(1)} ms`).join(", ");
       console.log(`${on}: longest round trips: ${text}`);
       await server.until(new RegExp(`other${reloads}`));
