@@ -24,6 +24,9 @@ export interface InfofileParts {
   readonly startedMs: number;
 }
 
+/** How long the end of a server waits for the last one. */
+const CLOSE_MAX_MS = 1000;
+
 export class Infofile {
   readonly path: string;
   readonly #parts: InfofileParts;
@@ -59,9 +62,17 @@ export class Infofile {
     this.#writing ??= this.#tryReplace("running").finally(() => this.#writing = null);
   }
 
-  /** Writes it for the last time; one that was never opened may be another server's. */
+  /** Writes it for the last time; one that was never opened may be another server's. A disk that hangs is not waited for. */
   async close(): Promise<void> {
     if (!this.#opened) return;
+    const { clock } = this.#parts.environment;
+    let cancel = () => {};
+    const over = new Promise<void>((resolve) => cancel = clock.after(CLOSE_MAX_MS, resolve));
+    await Promise.race([over, this.#writeLast()]);
+    cancel();
+  }
+
+  async #writeLast(): Promise<void> {
     await this.#writing;
     await this.#tryReplace("stopped");
   }

@@ -1,8 +1,13 @@
 /**
  * Where lines go: the terminal or a log file, many in one write, and never an exception. A pipe or terminal that takes
- * nothing is not waited for: lines wait, within bounds, and what is lost is counted. Files of a disk are written at once.
+ * nothing, or a disk that hangs, is not waited for: lines wait, within bounds, and what is lost is counted.
+ *
+ * ```
+ *   lines ─▶ batch ─┬─ a file of a disk: by a thread of the runtime, one write at a time ─▶ written, or lost and counted
+ *                   └─ all else: at once, as far as it takes it; again after 50 ms
+ * ```
  */
-import { closeSync, constants, fstatSync, openSync, writeSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync, write, writeSync } from "node:fs";
 import process from "node:process";
 import { codeOf, errorText } from "../errors.ts";
 import { wrongKind } from "./kinds.ts";
@@ -10,8 +15,9 @@ import type { LogSink } from "../log.ts";
 
 /** How long to wait before writing to something that took nothing. */
 const RETRY_MS = 50;
-/** Characters that may wait for it; beyond, lines are lost and counted. */
+/** Characters that may wait for it; beyond, lines are lost and counted. A disk has pauses, in which a flood goes on. */
 const WAITING_MAX_CHARS = 4 * 1024 * 1024;
+const FILE_WAITING_MAX_CHARS = 16 * 1024 * 1024;
 /** Characters that are written without waiting for more. */
 const WRITE_CHARS = 256 * 1024;
 const NEWLINE = 0x0a;
@@ -28,8 +34,24 @@ const LINGER_LOOK_MS = 5;
 /** Makes writes to a socket return at once, in the way of the runtime; false: it cannot. */
 export type SetNonBlocking = (fd: number) => boolean;
 
+/** What the system is asked for. */
+export interface WriteCalls {
+  /** Writes behind; `done` is told an error, or how many bytes went. */
+  write(
+    fd: number,
+    bytes: Uint8Array,
+    at: number,
+    size: number,
+    position: null,
+    done: (error: Error | null, written: number) => void,
+  ): void;
+  writeSync(fd: number, bytes: Uint8Array, at: number, size: number): number;
+}
+const CALLS: WriteCalls = { write, writeSync };
+
 /** Lines on their way to the descriptor. */
 interface Batch {
+  readonly fd: number;
   bytes: Uint8Array;
   /** So many bytes are written. */
   at: number;
@@ -46,7 +68,15 @@ export class LineWriter {
   lostLine = (count: number): string => `(${count} log lines were lost: they could not be written)`;
   /** How long the end of the program waits for what is left. */
   lingerMs = LINGER_MS;
+  readonly #calls: WriteCalls;
   #fd: number;
+  #isFile: boolean;
+  /** Is the batch being written by a thread? */
+  #writing = false;
+  /** Descriptors to close once it has been. */
+  #left: number[] = [];
+  /** The program ends: there will be no other turn. */
+  #ending = false;
   #lines: string[] = [];
   #weights: number[] = [];
   #chars = 0;
@@ -61,8 +91,10 @@ export class LineWriter {
   #torn = false;
 
   /** @param fd One that is not waited for. */
-  constructor(fd: number) {
+  constructor(fd: number, calls: WriteCalls = CALLS) {
+    this.#calls = calls;
     this.#fd = fd;
+    this.#isFile = sizeOf(fd) !== null;
     process.on("exit", () => this.#end());
   }
 
@@ -86,13 +118,26 @@ export class LineWriter {
 
   /** It ends otherwise. */
   #end(): void {
-    for (let waited = 0; !this.#drained && waited < this.lingerMs; waited += LINGER_LOOK_MS) {
+    this.#ending = true;
+    for (let waited = 0; !this.#drainedAtEnd && waited < this.lingerMs; waited += LINGER_LOOK_MS) {
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LINGER_LOOK_MS);
     }
   }
 
+  /** No thread can tell any more that it has written: the file can. */
+  get #drainedAtEnd(): boolean {
+    const batch = this.#batch;
+    if (this.#writing && batch !== null) {
+      const end = (batch.sizeBefore ?? 0) + batch.bytes.length;
+      if ((sizeOf(batch.fd) ?? 0) < end) return false;
+      this.#writing = false;
+      this.#batch = null;
+    }
+    return this.#drained;
+  }
+
   #write(line: string): void {
-    if (this.#chars > WAITING_MAX_CHARS) {
+    if (this.#chars > (this.#isFile ? FILE_WAITING_MAX_CHARS : WAITING_MAX_CHARS)) {
       this.#lost++;
       return;
     }
@@ -123,13 +168,14 @@ export class LineWriter {
   /** Writes what waits. */
   flush(): void {
     this.#scheduled = false;
-    for (;;) {
+    while (!this.#writing) {
       const batch = this.#batch ??= this.#take();
       if (batch === null) return;
+      if (batch.sizeBefore !== null && !this.#ending) return this.#writeBehind(batch);
       try {
         while (batch.at < batch.bytes.length) {
-          batch.at += writeSync(
-            this.#fd,
+          batch.at += this.#calls.writeSync(
+            batch.fd,
             batch.bytes,
             batch.at,
             Math.min(this.#atOnce, batch.bytes.length - batch.at),
@@ -144,20 +190,42 @@ export class LineWriter {
     }
   }
 
-  /** Goes on with another descriptor, once what can be is written to this one; returns this one. */
-  protected moveTo(fd: number): number {
+  #writeBehind(batch: Batch): void {
+    this.#writing = true;
+    const { fd, bytes, at } = batch;
+    this.#calls.write(fd, bytes, at, bytes.length - at, null, (error, written) => {
+      // The end of the program has not waited.
+      if (this.#batch !== batch) return;
+      this.#writing = false;
+      if (error === null) batch.at += written;
+      if (batch.at === bytes.length) this.#batch = null;
+      else if (error !== null && fd === this.#fd) this.#giveUp(batch);
+      else if (fd !== this.#fd) this.#goOnIn(this.#fd, batch);
+      for (const left of this.#left) closeSync(left);
+      this.#left = [];
+      this.flush();
+    });
+  }
+
+  /** Goes on with another descriptor, once what can be is written to this one, which is closed. */
+  protected moveTo(fd: number): void {
     this.flush();
     const before = this.#fd;
     this.#fd = fd;
+    this.#isFile = sizeOf(fd) !== null;
     this.#torn = false;
-    const batch = this.#batch;
-    if (batch !== null) {
-      // A line that was cut begins anew.
-      batch.at = batch.bytes.subarray(0, batch.at).lastIndexOf(NEWLINE) + 1;
-      batch.sizeBefore = sizeOf(fd);
-      if (batch.sizeBefore !== null) batch.sizeBefore -= batch.at;
-    }
-    return before;
+    if (this.#batch !== null && !this.#writing) this.#goOnIn(fd, this.#batch);
+    // The first three are the program's.
+    if (before <= 2) return;
+    if (this.#writing) this.#left.push(before);
+    else closeSync(before);
+  }
+
+  /** A line that was cut begins anew. */
+  #goOnIn(fd: number, { bytes, at, sizeBefore, fd: before, weights }: Batch): void {
+    const from = bytes.subarray(0, writtenOf(before, bytes, at, sizeBefore)).lastIndexOf(NEWLINE) + 1;
+    const size = sizeOf(fd);
+    this.#batch = { fd, bytes, at: from, sizeBefore: size === null ? null : size - from, weights };
   }
 
   #take(): Batch | null {
@@ -165,6 +233,7 @@ export class LineWriter {
     if (this.#lines.length === 0) return null;
     const text = `${this.#torn ? "\n" : ""}${this.#lines.join("\n")}\n`;
     const batch = {
+      fd: this.#fd,
       bytes: new TextEncoder().encode(text),
       at: 0,
       sizeBefore: sizeOf(this.#fd),
@@ -185,10 +254,8 @@ export class LineWriter {
   }
 
   /** A full disk, a closed terminal: routing goes on without a log. */
-  #giveUp({ bytes, at, sizeBefore, weights }: Batch): void {
-    // Deno writes until it fails, and does not tell how much of it went: the file does.
-    const size = sizeBefore === null ? null : sizeOf(this.#fd);
-    if (size !== null && sizeBefore !== null) at = Math.min(Math.max(0, size - sizeBefore), bytes.length);
+  #giveUp({ fd, bytes, at: told, sizeBefore, weights }: Batch): void {
+    const at = writtenOf(fd, bytes, told, sizeBefore);
     const written = bytes.subarray(0, at);
     const whole = written.reduce((lines, byte) => byte === NEWLINE ? lines + 1 : lines, 0);
     this.#lost += weights.slice(whole).reduce((sum, weight) => sum + weight, 0);
@@ -203,8 +270,8 @@ export class LogFile extends LineWriter {
   readonly #setNonBlocking: SetNonBlocking;
 
   /** @throws {Error} With the file's name. */
-  constructor(path: string, setNonBlocking: SetNonBlocking) {
-    super(open(path, setNonBlocking));
+  constructor(path: string, setNonBlocking: SetNonBlocking, calls: WriteCalls = CALLS) {
+    super(open(path, setNonBlocking), calls);
     this.#path = path;
     this.#setNonBlocking = setNonBlocking;
   }
@@ -216,10 +283,14 @@ export class LogFile extends LineWriter {
    * @throws {Error} With the file's name; the old file stays in use.
    */
   reopen(): void {
-    const before = this.moveTo(open(this.#path, this.#setNonBlocking));
-    // The first three are the program's.
-    if (before > 2) closeSync(before);
+    this.moveTo(open(this.#path, this.#setNonBlocking));
   }
+}
+
+/** Deno writes until it fails, and does not tell how much of it went: a file does. */
+function writtenOf(fd: number, bytes: Uint8Array, told: number, sizeBefore: number | null): number {
+  const size = sizeBefore === null ? null : sizeOf(fd);
+  return size === null || sizeBefore === null ? told : Math.min(Math.max(0, size - sizeBefore), bytes.length);
 }
 
 function sizeOf(fd: number): number | null {
