@@ -32,6 +32,30 @@ echo = h:echo
 handler = echo
 ${sections}`;
 
+/** A handler that opens files until it cannot, and closes them again. */
+const EATER = `import { closeSync, openSync } from "node:fs";
+export default ({ defineHandler, EVERYWHERE }) => defineHandler({
+  name: "eater",
+  summary: "Eats descriptors.",
+  roles: EVERYWHERE,
+  create() {
+    const files = [];
+    return {
+      plan: () => ({ raw: true }),
+      handle({ type }) {
+        if (type === "eater.spit") for (const file of files.splice(0)) closeSync(file);
+        else {
+          try {
+            for (;;) files.push(openSync("/dev/null", "r"));
+          } catch {}
+        }
+        return "ok";
+      },
+    };
+  },
+});
+`;
+
 const ECHO = message("", "echo.request", '{"req":"echo.request","target":"x"}', "");
 
 async function echoes(peer: RawPeer): Promise<void> {
@@ -219,6 +243,63 @@ for (const target of TARGETS) {
       assert.doesNotMatch(server.output, /uncaught|EMFILE/);
     } finally {
       for (const peer of peers) peer.close();
+    }
+  });
+
+  test(`${on}: where handlers take the last descriptor, a server rests, and lets clients in when there is one again`, async () => {
+    using folder = tempFolder();
+    const file = join(folder.path, "test.ini");
+    writeFileSync(join(folder.path, "eater.js"), EATER);
+    const routed = config("", "[h:eater]\nhandler = ./eater.js\n").replace(
+      "[routes]",
+      "[routes]\neater = h:eater",
+    );
+    writeFileSync(file, routed);
+    const [command, ...args] = target.command;
+    const limited: Target = {
+      name: on,
+      command: ["sh", "-c", `ulimit -n 200 && exec "$0" "$@"`, command, ...args],
+    };
+    await using server = new ServerProcess(limited, [file]);
+    await server.until(/listening on \S+,/);
+    using first = await RawPeer.open(server.port);
+    const others: RawPeer[] = [];
+    try {
+      first.write(message("", "eater.eat", "{}", ""));
+      await echoes(first);
+      for (let i = 0; i < 20; i++) others.push(await knock(server.port));
+      await server.until(/WARNING CCServer\.\w+: no descriptor is left: .* until one is/);
+      const cpu = cpuMs(server.pid);
+      await new Promise((resolve) => setTimeout(resolve, 2000));
+      const spent = cpuMs(server.pid) - cpu;
+      assert.ok(spent < 1000, `${spent} ms of processor time in two seconds of rest`);
+      // Those who are in are answered.
+      await echoes(first);
+      first.write(message("", "eater.spit", "{}", ""));
+      const welcome = async () => {
+        const peer = await knock(server.port);
+        others.push(peer);
+        await until("its handshake, or its end", () => peer.closed || peer.rest().length > 66);
+        return peer.closed ? null : peer;
+      };
+      let peer = await welcome();
+      for (let tries = 0; peer === null && tries < 100; tries++) {
+        await new Promise((resolve) => setTimeout(resolve, 50));
+        peer = await welcome();
+      }
+      assert.ok(peer !== null, "nobody was let in again");
+      await peer.handshake();
+      await echoes(peer);
+      // That listener rested too.
+      let status = 0;
+      for (let tries = 0; status === 0 && tries < 100; tries++) {
+        status = await fetch(`${httpOf(server)}/healthz`).then((answer) => answer.status, () => 0);
+        if (status === 0) await new Promise((resolve) => setTimeout(resolve, 50));
+      }
+      assert.equal(status, 200);
+      assert.deepEqual(await server.stop(), { code: 0, signal: null });
+    } finally {
+      for (const peer of others) peer.close();
     }
   });
 

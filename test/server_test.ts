@@ -125,9 +125,9 @@ for (
       Buffer.concat([GREETING, ready("DEALER"), Buffer.from([2, 0, 0x20, 0, 0, 0, 0, 0, 0])]),
     ],
     [
-      "a length above 64 MiB",
+      "a length above 1 GiB",
       "too-large",
-      Buffer.concat([GREETING, ready("DEALER"), Buffer.from([2, 0, 0, 0, 0, 4, 0, 0, 1])]),
+      Buffer.concat([GREETING, ready("DEALER"), Buffer.from([2, 0, 0, 0, 0, 0x40, 0, 0, 1])]),
     ],
     [
       "a command in a message",

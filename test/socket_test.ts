@@ -40,6 +40,14 @@ const OPTIONS = {
   messageMaxBytes: 1000,
 };
 
+const ROUTER_OPTIONS = {
+  ...OPTIONS,
+  identityTakeover: "probe" as const,
+  maxClients: 100,
+  messageTimeoutMs: 60_000,
+  memoryBudgetBytes: Infinity,
+};
+
 /** Keeps what comes: source and frames as text. */
 class Inbox implements MessageSink {
   got: { from: Source; frames: string[] }[] = [];
@@ -308,13 +316,7 @@ test("a chunk is borrowed: its buffer is used again, while sources are paused an
 
 test("a peer that does not finish its handshake is closed in time", async () => {
   const { world, network, lines, context } = simulated();
-  const router = new PlainRouter(context, {
-    ...OPTIONS,
-    identityTakeover: "probe",
-    maxClients: 100,
-    messageTimeoutMs: 60_000,
-    memoryBudgetBytes: Infinity,
-  }, new Inbox());
+  const router = new PlainRouter(context, ROUTER_OPTIONS, new Inbox());
   await router.bind("tcp://127.0.0.1:1");
   const client = network.accept();
   client.give(GREETING.subarray(0, 30));
@@ -323,6 +325,40 @@ test("a peer that does not finish its handshake is closed in time", async () => 
   await world.run("a little more", world.sleep(20), 100);
   assert.equal(client.destroyed, true);
   assert.match(lines.join(), /closed tcp:\/\/192\.0\.2\.1:1: no handshake within 10 s \(bad-handshake\)/);
+  await world.run("the end", router.close(0), 1000);
+});
+
+test("a peer of ZMTP 3.0 cannot be asked: it keeps its identity until what waits for it has stood still for 15 s", async () => {
+  // What is long is not taken.
+  const { world, network, context, lines } = simulated((bytes) => bytes < 300 ? bytes : 0);
+  const inbox = new Inbox();
+  const router = new PlainRouter(context, { ...ROUTER_OPTIONS, messageMaxBytes: 10_000 }, inbox);
+  await router.bind("tcp://127.0.0.1:1");
+  const old = Buffer.from(GREETING);
+  old[11] = 0;
+  const come = async () => {
+    const link = network.accept();
+    link.give(old, ready("DEALER", "web1"));
+    await world.run("a probe, if there is one", world.sleep(2500), 3000);
+    return link;
+  };
+  const holder = await come();
+  holder.give(message("hello"));
+  assert.equal((await come()).destroyed, true);
+  // Nothing waits for it: it may be quiet for long.
+  await world.run("a minute", world.sleep(60_000), 70_000);
+  assert.equal((await come()).destroyed, true);
+  const bytes = new Uint8Array([
+    ...inbox.got[0].from.identityFrame,
+    ...encodeFrames([utf8("x".repeat(1000))]),
+  ]);
+  assert.equal(router.send(bytes, 0, bytes.length, null), true);
+  assert.equal((await come()).destroyed, true);
+  await world.run("not long enough", world.sleep(10_000), 11_000);
+  assert.equal((await come()).destroyed, true);
+  await world.run("long enough", world.sleep(3000), 4000);
+  const heir = await come();
+  assert.deepEqual([holder.destroyed, heir.destroyed], [true, false], lines.join("\n"));
   await world.run("the end", router.close(0), 1000);
 });
 

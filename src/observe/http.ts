@@ -5,8 +5,9 @@
 import type { Server as HttpParser, ServerResponse } from "node:http";
 import net from "node:net";
 import type { HostPort } from "../config/options.ts";
-import type { Clock } from "../contracts/environment.ts";
+import type { Clock, Environment } from "../contracts/environment.ts";
 import { hostPortText } from "../endpoint.ts";
+import { Door } from "../socket/door.ts";
 import { errorText, systemError } from "../errors.ts";
 import { printable, utf8 } from "../text.ts";
 import { HTTP_CONNECTION_MAX_MS, HTTP_CONNECTIONS_MAX, HTTP_HEAD_MAX_BYTES } from "../limits.ts";
@@ -23,10 +24,12 @@ export type Responder = (path: string, accept: string) => Answer | Promise<Answe
 
 /** What HTTP is served with. */
 export interface HttpOptions {
-  readonly clock: Clock;
+  readonly environment: Environment;
   /** Names that this host is asked for by, besides its addresses and `localhost`; `*` is any. */
   readonly names: readonly string[];
   readonly respond: Responder;
+  /** No descriptor is left: nobody is answered for a while. */
+  rests(): void;
 }
 
 /** A plain answer of one line. */
@@ -39,17 +42,19 @@ export class HttpListener {
   readonly url: string;
   readonly #server: net.Server;
   readonly #sockets: Set<net.Socket>;
+  readonly #door: Door;
 
-  private constructor(url: string, server: net.Server, sockets: Set<net.Socket>) {
+  private constructor(url: string, server: net.Server, sockets: Set<net.Socket>, door: Door) {
     this.url = url;
     this.#server = server;
     this.#sockets = sockets;
+    this.#door = door;
   }
 
   /** @throws {Error} It cannot listen there; the message is one line for the operator. */
   static async listen(
     { host, port }: HostPort,
-    { clock, names, respond }: HttpOptions,
+    { environment: { clock, host: machine }, names, respond, rests }: HttpOptions,
   ): Promise<HttpListener> {
     const answering = new WeakSet<net.Socket>();
     const parser = await makeParser(respond, (name) => isKnown(name, names), answering);
@@ -59,25 +64,40 @@ export class HttpListener {
       { allowHalfOpen: true },
       (socket) => accept(socket, { sockets, answering, parser, clock }),
     );
-    await new Promise<void>((resolve, reject) => {
-      server.once(
-        "error",
-        (error) => reject(systemError(error, `cannot listen for HTTP on ${hostPortText(host, port)}`)),
-      );
-      server.listen({ host, port }, resolve);
-    });
-    server.removeAllListeners("error");
-    // A failed accept (out of descriptors, say) does not end the server.
-    server.on("error", () => {});
+    await listenAt(server, host, port);
     const bound = (server.address() as net.AddressInfo).port;
-    return new HttpListener(`http://${hostPortText(host, bound)}`, server, sockets);
+    const door = new Door({
+      clock,
+      host: machine,
+      async shut() {
+        server.close();
+      },
+      open: () => listenAt(server, host, bound),
+      rests,
+    });
+    return new HttpListener(`http://${hostPortText(host, bound)}`, server, sockets, door);
   }
 
   /** Stops listening and ends all connections. */
   close(): void {
+    void this.#door.close();
     this.#server.close();
     for (const socket of this.#sockets) socket.destroy();
   }
+}
+
+async function listenAt(server: net.Server, host: string, port: number): Promise<void> {
+  server.removeAllListeners("error");
+  await new Promise<void>((resolve, reject) => {
+    server.once(
+      "error",
+      (error) => reject(systemError(error, `cannot listen for HTTP on ${hostPortText(host, port)}`)),
+    );
+    server.listen({ host, port }, resolve);
+  });
+  server.removeAllListeners("error");
+  // A failed accept (out of descriptors, say) does not end the server.
+  server.on("error", () => {});
 }
 
 interface Acceptor {

@@ -93,9 +93,15 @@ export class Monitor implements Observer {
     this.#http = await HttpListener.listen(
       address,
       {
-        clock: this.#clock,
+        environment: this.#server.environment,
         names: [this.#server.environment.host.name, address.host, ...names ?? []],
         respond: (path, accept) => this.#answer(path, accept),
+        rests: () =>
+          this.#log.warnRarely(
+            "observe",
+            "descriptors",
+            "no descriptor is left: HTTP is not answered until one is",
+          ),
       },
     );
     this.#log.info("startup", `metrics and health: HTTP on ${this.#http.url}`);

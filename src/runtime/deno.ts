@@ -108,8 +108,9 @@ class DenoLink implements Link {
   #written = 0;
   #writing = false;
   #ending = false;
-  /** Has the other side ended? */
+  /** The other side has ended, which is not told yet; and the write that waits for that. */
   #over = false;
+  #later: (() => void) | null = null;
   #gone = false;
   #fd: number | null = null;
   #unacknowledged = -1;
@@ -157,7 +158,9 @@ class DenoLink implements Link {
       if (this.#gone) return;
       if (n === null) {
         await this.#knowWritten();
-        if (!this.#gone) events.ended();
+        if (this.#gone) return;
+        events.ended();
+        this.#goOn();
         return;
       }
       // A pause that came while the read waited holds what it brought back.
@@ -189,10 +192,22 @@ class DenoLink implements Link {
 
   write(chunk: Uint8Array, start: number, end: number): boolean {
     this.#written = 0;
-    if (this.#over) return false;
+    if (this.#over) this.#later = () => this.#begin(chunk, start, end);
+    else this.#begin(chunk, start, end);
+    return false;
+  }
+
+  #begin(chunk: Uint8Array, start: number, end: number): void {
     this.#writing = true;
     this.#write(chunk, start, end).catch((error) => this.#lost(error));
-    return false;
+  }
+
+  /** The end has been told, and the link is not ended: it may be written to on. */
+  #goOn(): void {
+    this.#over = false;
+    const later = this.#later;
+    this.#later = null;
+    if (!this.#gone) later?.();
   }
 
   async #write(chunk: Uint8Array, start: number, end: number): Promise<void> {
@@ -235,7 +250,7 @@ class DenoLink implements Link {
 
   end(): void {
     this.#ending = true;
-    if (!this.#writing && !this.#gone) {
+    if (!this.#writing && this.#later === null && !this.#gone) {
       this.#conn.closeWrite().catch(() => {/* gone already: nothing to end */});
     }
   }

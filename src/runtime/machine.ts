@@ -1,6 +1,6 @@
 /** The environment of this machine: what the driver gives, and what the `node:` modules give on all runtimes. */
 import { lookup } from "node:dns/promises";
-import { readFileSync } from "node:fs";
+import { closeSync, openSync, readFileSync } from "node:fs";
 import { isIP } from "node:net";
 import os from "node:os";
 import process from "node:process";
@@ -36,6 +36,14 @@ const HOST: Host = {
   get descriptorsMax() {
     const [, soft] = /^Max open files +(\d+)/m.exec(textOf("/proc/self/limits")) ?? [];
     return soft === undefined ? null : Number(soft);
+  },
+  descriptorFree() {
+    try {
+      closeSync(openSync("/dev/null", "r"));
+      return true;
+    } catch (error) {
+      return !["EMFILE", "ENFILE"].includes(codeOf(error) ?? "");
+    }
   },
   get memoryBytes() {
     return Math.min(os.totalmem(), ...controlGroupBytes());

@@ -18,7 +18,7 @@ export type Takeover = "probe" | "never" | "always";
 export interface Holder {
   /** Is it over? */
   readonly over: boolean;
-  /** Held back by us, it cannot be heard; and a peer of ZMTP 3.0 cannot be asked. */
+  /** Held back by us, it cannot be heard; and a peer of ZMTP 3.0 cannot be asked: it counts as alive. */
   readonly mute: boolean;
   /** Grows with each read that brings something, and while it takes what is sent to it. */
   readonly signs: number;

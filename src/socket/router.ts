@@ -3,7 +3,7 @@
  * to the peer whose identity is its first frame.
  */
 import type { Cancel } from "../contracts/environment.ts";
-import type { Link, LinkEvents, Listener } from "../contracts/links.ts";
+import type { Address, Link, LinkEvents, Listener } from "../contracts/links.ts";
 import { errorText } from "../errors.ts";
 import {
   CLIENT_EGRESS_FLOOR_BYTES,
@@ -21,6 +21,7 @@ import { Claims } from "./claims.ts";
 import { Connection } from "./connection.ts";
 import type { SocketContext } from "./context.ts";
 import { describeMessage, identityName } from "./describe.ts";
+import { Door } from "./door.ts";
 import { DropCounter } from "./drops.ts";
 import { Egress } from "./egress.ts";
 import { endpointText, parseEndpoint } from "../endpoint.ts";
@@ -45,8 +46,11 @@ export class Router implements RouterSocket {
   readonly #options: RouterOptions;
   readonly #sink: MessageSink;
   readonly #claims: Claims<Peer, Peer>;
-  readonly #listeners: Listener[] = [];
+  #listeners: Listener[] = [];
   readonly #unbinding: Promise<void>[] = [];
+  /** Where it listened, while the door is shut. */
+  #shutAt: Address[] = [];
+  #door: Door | null = null;
   /** Every connection, those in their handshake too. */
   readonly #connections = new Set<Peer>();
   /** Peers by the counter in the identity that we gave them. */
@@ -71,11 +75,6 @@ export class Router implements RouterSocket {
     this.#sink = sink;
     this.drops = new DropCounter(context.log);
     this.#claims = new Claims(context.clock, options.identityTakeover);
-    const { clock } = context;
-    this.#cancels.push(
-      clock.every(options.messageTimeoutMs / MESSAGE_LOOKS, () => this.#endUnfinished()),
-      POOL.watch(options.memoryBudgetBytes / 2, () => this.#overBudget()),
-    );
     this.#counter = Math.floor(context.environment.random() * 0x1_0000_0000);
   }
 
@@ -97,13 +96,45 @@ export class Router implements RouterSocket {
       });
       address = { ...address, host: ip };
     }
-    const listener = await this.#context.environment.links.listen(
-      address,
-      this.#options,
-      (link) => this.#accept(link),
-    );
-    this.#listeners.push(listener);
+    const listener = await this.#listen(address);
+    this.#door ??= this.#begin();
     return endpointText(listener.address);
+  }
+
+  async #listen(address: Address): Promise<Listener> {
+    const { links } = this.#context.environment;
+    const listener = await links.listen(address, this.#options, (link) => this.#accept(link));
+    if (this.#closed) this.#unbinding.push(listener.close());
+    else this.#listeners.push(listener);
+    return listener;
+  }
+
+  /** There may be clients from now on. */
+  #begin(): Door {
+    const { clock, environment } = this.#context;
+    const { messageTimeoutMs, memoryBudgetBytes } = this.#options;
+    this.#cancels.push(
+      clock.every(messageTimeoutMs / MESSAGE_LOOKS, () => this.#endUnfinished()),
+      POOL.watch(memoryBudgetBytes / 2, () => this.#overBudget()),
+    );
+    return new Door({
+      clock,
+      host: environment.host,
+      shut: async () => {
+        const listeners = this.#listeners;
+        this.#listeners = [];
+        this.#shutAt.push(...listeners.map(({ address }) => address));
+        await Promise.all(listeners.map((listener) => listener.close()));
+      },
+      open: async () => {
+        for (let address = this.#shutAt.at(0); address !== undefined; address = this.#shutAt.at(0)) {
+          await this.#listen(address);
+          this.#shutAt.shift();
+        }
+      },
+      rests: () =>
+        this.#log.warnRarely("client", "descriptors", "no descriptor is left: nobody is let in until one is"),
+    });
   }
 
   send(buf: Uint8Array, start: number, end: number, block: Block | null): boolean {
@@ -133,7 +164,8 @@ export class Router implements RouterSocket {
     this.#closed = true;
     this.#claims.close();
     for (const listener of this.#listeners) this.#unbinding.push(listener.close());
-    this.#listeners.length = 0;
+    this.#listeners = [];
+    if (this.#door !== null) this.#unbinding.push(this.#door.close());
     for (const peer of this.#connections) {
       if (peer.ready) peer.hold();
       else peer.close();
@@ -188,6 +220,9 @@ export class Router implements RouterSocket {
     const peer = new Peer(this.#forPeers, this.#context, link, egress, this.#options.messageMaxBytes);
     if (this.#closed) {
       peer.close();
+    } else if (this.#door?.look() === false) {
+      this.#count("descriptors", link.remote, "no descriptor is left");
+      peer.abandon();
     } else if (this.#connections.size >= this.#options.maxClients) {
       this.#count("max-clients", link.remote, `${this.#options.maxClients} clients are here already`);
       peer.abandon();
@@ -372,6 +407,9 @@ class Peer extends Connection {
   readonly #owner: PeerOwner;
   readonly #messageMaxBytes: number;
   #answersPing = false;
+  /** How much it had taken when it was looked at, -1: nothing waited; and since when that has not changed. */
+  #tookAt = -1;
+  #tookSince = 0;
   #pausedBySelf = false;
   #cancelStall: () => void = () => {};
 
@@ -386,9 +424,19 @@ class Peer extends Connection {
     return this.#owner.admit(this, peer.identity);
   }
 
-  /** Until it has gone, or its queue is full for too long, one that cannot be asked or heard counts as alive. */
+  /** One that we hold back, or that cannot be asked, counts as alive; the latter while it takes what is sent to it. */
   get mute(): boolean {
-    return this.paused || !this.#answersPing;
+    return this.paused || (!this.#answersPing && !this.#standsStill);
+  }
+
+  /** Has something waited for it for long, and it took nothing? */
+  get #standsStill(): boolean {
+    const { egress } = this;
+    const now = this.context.clock.now();
+    const took = egress.empty ? -1 : egress.progress;
+    if (took !== this.#tookAt) this.#tookSince = now;
+    this.#tookAt = took;
+    return took >= 0 && now - this.#tookSince >= CLIENT_STALL_MAX_MS;
   }
 
   get signs(): number {

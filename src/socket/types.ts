@@ -193,6 +193,8 @@ export interface SocketOptions {
 export type ClosedReason =
   /** As many as may be were there already. */
   | "max-clients"
+  /** No descriptor was left. */
+  | "descriptors"
   /** All clients together held too much, and it most of it. */
   | "memory-budget"
   /** It had begun a message, and then sent nothing for too long. */

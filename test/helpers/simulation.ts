@@ -536,6 +536,7 @@ export class World {
         platform: "simulated",
         runtime: driver,
         descriptorsMax: null,
+        descriptorFree: () => true,
         memoryBytes: 2 ** 40,
         usage: () => ({
           userSeconds: 0,
