@@ -155,6 +155,26 @@ test("while the upstream is down, messages wait up to the high water mark; the n
   await router.close(100);
 });
 
+test("one upstream that is down leaves memory for the others that are", async () => {
+  const { context, network } = simulated();
+  network.refuse = () => {};
+  context.upstreams.budgetBytes = 400_000;
+  const options = { ...OPTIONS, hwm: 1000 };
+  const [greedy, modest] = [1, 2].map((n) =>
+    new PlainDealer(context, `tcp://192.0.2.${n}:1`, options, new Inbox())
+  );
+  const fill = (dealer: PlainDealer) => {
+    let taken = 0;
+    while (send(dealer, "x".repeat(900)) === "queued") taken += 903;
+    return taken;
+  };
+  // Half of what they have together at once, then the other takes its part: half of it.
+  assert.ok(fill(greedy) <= 101_000);
+  const taken = fill(modest);
+  assert.ok(taken > 98_000 && taken < 101_000, `${taken} bytes`);
+  await Promise.all([greedy.close(0), modest.close(0)]);
+});
+
 test("a DEALER takes another high water mark, and what waits stays", async () => {
   const { context, network } = simulated();
   network.refuse = () => {};

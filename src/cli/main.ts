@@ -7,6 +7,7 @@ import type { Environment } from "../contracts/environment.ts";
 import { codeOf, errorText } from "../errors.ts";
 import { Logger } from "../log.ts";
 import { LineWriter } from "../process/log_file.ts";
+import { standStill } from "../process/sleep.ts";
 import { utf8 } from "../text.ts";
 import { VERSION } from "../version.ts";
 import { findCommand, type Named, readArguments } from "./arguments.ts";
@@ -46,12 +47,14 @@ function usageText({ message }: UsageError, { command }: Named, standard: Named[
 
 function programOf(environment: Environment): Program {
   const { clock, host, processes } = environment;
+  let writer: LineWriter | null = null;
   return {
     environment,
     name: processes.self.length === 1 ? processes.self[0] : "npm run -s ccserver --",
     // Tools tell their own results; of the sockets below only what is grave.
     log: new Logger("ccserver", {
-      sink: LineWriter.ofStandard(2, processes.setNonBlocking).sink,
+      // A server has one of its own.
+      sink: (line) => (writer ??= LineWriter.ofStandard(2, processes.setNonBlocking)).sink(line),
       level: "ERROR",
       pid: host.pid,
       clock,
@@ -93,7 +96,7 @@ function writeAll(fd: number, text: string): void {
     } catch (error) {
       if (codeOf(error) !== "EAGAIN" || waited >= READER_MAX_MS) throw error;
       waited += READER_LOOK_MS;
-      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, READER_LOOK_MS);
+      standStill(READER_LOOK_MS);
     }
   }
 }

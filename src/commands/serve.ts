@@ -139,9 +139,10 @@ async function runServer(
       server.stop().catch((error) => log.error("shutdown", errorStack(error))).finally(resolve);
     });
   });
-  signals.onReload(() => reload({ configs, log, notifier, writer, server, file }));
   try {
     const endpoint = await server.start();
+    // The config may have changed since it was read: what came meanwhile counts.
+    signals.onReload(() => reload({ configs, log, notifier, writer, server, file }));
     notifier.ready(`listening on ${endpoint}`);
     onListen();
     if (file === null) greet(program, endpoint, log);
@@ -167,11 +168,9 @@ interface Reloaded {
   readonly writer: LineWriter;
   readonly server: Server;
   readonly file: string | null;
-  /** Where the example config listens, instead of what it says. */
-  readonly endpoint?: string;
 }
 
-/** Whatever fails in one reload, the next one works; before the server listens there is nothing to reload. */
+/** Whatever fails in one reload, the next one works. */
 async function reload({ configs, log, notifier, writer, server, file }: Reloaded): Promise<void> {
   if (writer instanceof LogFile) {
     try {
@@ -181,7 +180,7 @@ async function reload({ configs, log, notifier, writer, server, file }: Reloaded
       log.error("reload", `SIGHUP: lines go to the old log file, as the new one fails: ${errorText(error)}`);
     }
   }
-  if (server.endpoint === null || file === null) return;
+  if (file === null) return;
   notifier.reloading();
   await reloadConfig(configs, server, file, log);
   notifier.ready(`listening on ${server.endpoint}`);

@@ -1,8 +1,7 @@
 /** What `/metrics` tells: OpenMetrics 1.0 for those who ask for it, Prometheus' text format 0.0.4 for all others. */
 import type { Environment } from "../contracts/environment.ts";
 import { RESULTS, type Statistics, type Tally } from "../server/counts.ts";
-import type { ServerState, UpstreamState } from "../server/state.ts";
-import type { DropReason } from "../socket/types.ts";
+import { dropsBySocket, type ServerState, type UpstreamState } from "../server/state.ts";
 import { VERSION } from "../version.ts";
 import { type LagMeter, type LagSnapshot, NO_LAG } from "./lag.ts";
 import { Utf8Text, type Work } from "./slices.ts";
@@ -236,7 +235,9 @@ function ofSockets(state: ServerState): Family[] {
       name: "cc_drops",
       type: "counter",
       help: "Messages dropped, by socket and reason",
-      samples: dropSamples(state),
+      samples: [...dropsBySocket(state)].flatMap(([socket, byReason]) =>
+        [...byReason].map(([reason, value]) => ({ labels: { socket, reason }, value }))
+      ),
     },
     {
       name: "cc_unconfirmed",
@@ -262,22 +263,6 @@ function ofSockets(state: ServerState): Family[] {
       (group) => group[0].upstream.roundTripSeconds,
     ),
   ];
-}
-
-/** Of the listening socket, and of each handler's, those that have ended too. */
-function dropSamples({ drops, upstreams, pastDrops }: ServerState): Sample[] {
-  const sums = new Map<string, Map<DropReason, number>>();
-  const add = (socket: string, byReason: ReadonlyMap<DropReason, number>) => {
-    const sum = sums.get(socket) ?? new Map<DropReason, number>();
-    sums.set(socket, sum);
-    for (const [reason, count] of byReason) sum.set(reason, (sum.get(reason) ?? 0) + count);
-  };
-  if (drops !== null) add("router", drops.byReason);
-  for (const { handler, upstream } of upstreams) add(handler, upstream.dealer.drops.byReason);
-  for (const [handler, byReason] of pastDrops) add(handler, byReason);
-  return [...sums].flatMap(([socket, byReason]) =>
-    [...byReason].map(([reason, value]) => ({ labels: { socket, reason }, value }))
-  );
 }
 
 /** A handler may have several sockets, even to one endpoint; a series stands only once. */

@@ -2,7 +2,7 @@
 import { type Stats, statSync } from "node:fs";
 
 /** Files that are written whole, or that lines are added to. */
-export type FileUse = "whole" | "lines";
+type FileUse = "whole" | "lines";
 
 /** Why what stands there is not written to; null where it can be, or nothing is there. */
 export function wrongKind(path: string, use: FileUse): string | null {

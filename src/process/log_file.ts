@@ -11,6 +11,7 @@ import { closeSync, constants, fstatSync, openSync, write, writeSync } from "nod
 import process from "node:process";
 import { codeOf, errorText } from "../errors.ts";
 import { wrongKind } from "./kinds.ts";
+import { standStill } from "./sleep.ts";
 import type { LogSink } from "../log.ts";
 
 /** How long to wait before writing to something that took nothing. */
@@ -120,7 +121,7 @@ export class LineWriter {
   #end(): void {
     this.#ending = true;
     for (let waited = 0; !this.#drainedAtEnd && waited < this.lingerMs; waited += LINGER_LOOK_MS) {
-      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LINGER_LOOK_MS);
+      standStill(LINGER_LOOK_MS);
     }
   }
 

@@ -20,6 +20,7 @@ import {
 import process from "node:process";
 import { codeOf, errorText } from "../errors.ts";
 import { wrongKind } from "./kinds.ts";
+import { standStill } from "./sleep.ts";
 
 /** So often is a file looked at that others want too, */
 const CLAIMS_MAX = 200;
@@ -107,7 +108,7 @@ function takeAway(own: string, path: string, depth: number): Holder | null {
   if (found.pid !== null) return found;
   const lock = `${path}.lock`;
   if (!linked(own, lock)) {
-    if (depth === LOCKS_MAX || takeAway(own, lock, depth + 1)?.pid) sleep(CLAIM_WAIT_MS);
+    if (depth === LOCKS_MAX || takeAway(own, lock, depth + 1)?.pid) standStill(CLAIM_WAIT_MS);
     return null;
   }
   try {
@@ -129,10 +130,6 @@ function takeAway(own: string, path: string, depth: number): Holder | null {
   } finally {
     unlinkSync(lock);
   }
-}
-
-function sleep(ms: number): void {
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
 }
 
 function remove(path: string, fd: number): void {

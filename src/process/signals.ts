@@ -13,6 +13,8 @@ export class EarlySignals {
   #stopped: string | null = null;
   #reloading = false;
   #again = false;
+  /** A SIGHUP came before anybody asked for it. */
+  #early = false;
 
   constructor(processes: Processes) {
     for (const signal of Object.keys(NUMBERS) as (keyof typeof NUMBERS)[]) {
@@ -29,6 +31,7 @@ export class EarlySignals {
   /** Called at each SIGHUP, one after the other; those that come meanwhile are one. */
   onReload(reload: () => Promise<void>): void {
     this.#reload = reload;
+    if (this.#early) void this.#hangUp();
   }
 
   #heard(signal: keyof typeof NUMBERS): void {
@@ -41,7 +44,7 @@ export class EarlySignals {
   }
 
   async #hangUp(): Promise<void> {
-    // A config that is yet to be used is as new as can be.
+    this.#early = this.#reload === null;
     if (this.#reload === null) return;
     this.#again = this.#reloading;
     if (this.#reloading) return;

@@ -5,7 +5,7 @@ import type { Link, LinkEvents } from "../contracts/links.ts";
 import { Arena, SHARED_READ_BYTES } from "../memory/arena.ts";
 import { ENTRY_BYTES, LIST_BYTES, Vectors } from "../memory/vectors.ts";
 import { type Libc, loadLibc } from "./bun_libc.ts";
-import { fairReadBytes, SIOCOUTQ } from "./common.ts";
+import { DIRECT_MIN_BYTES, fairReadBytes, MADV_DONTNEED, SIOCOUTQ, TRIM_MIN_BYTES } from "./common.ts";
 import { type HotLink, type LightLink, Manner, MUCH_BYTES, Pace, Rounds } from "./turn.ts";
 
 export const ARENA = new Arena();
@@ -19,8 +19,6 @@ const SMALL_TURNS_MAX = 4;
 const SMALL_READS_MAX = 4;
 /** Bytes that a link which brings little is asked for. */
 const LIGHT_READ_BYTES = 64 * 1024;
-/** From here on a large message is read where it belongs, instead of copied there. */
-const DIRECT_MIN_BYTES = 16 * 1024;
 /** From here on the buffer of a chunk is given back by hand. */
 const FREE_MIN_BYTES = 4 * 1024;
 /** What writev() writes. */
@@ -29,11 +27,6 @@ const VECTORS_ADDRESS = VECTORS.base + VECTORS.at;
 const MSG_DONTWAIT = process.platform === "darwin" ? 0x80 : 0x40;
 /** Bun hands out at most so much at once. */
 const CHUNK_MAX_BYTES = 512 * 1024;
-
-/** Linux: the pages are taken back, and come again as zeros. */
-const MADV_DONTNEED = 4;
-/** Smaller blocks are not worth a system call. */
-const TRIM_MIN_BYTES = 64 * 1024;
 
 export function trim(): void {
   const libc = process.platform === "linux" ? loadLibc() : null;

@@ -17,6 +17,14 @@ export function fairReadBytes(links: number, mostBytes: number): number {
   return share;
 }
 
+/** From here on a read goes straight to where the bytes belong, if that is known. */
+export const DIRECT_MIN_BYTES: number = 16 * 1024;
+
+/** `madvise` on Linux: the pages are taken back, and come again as zeros. */
+export const MADV_DONTNEED = 4;
+/** Smaller blocks are not worth a system call. */
+export const TRIM_MIN_BYTES: number = 64 * 1024;
+
 /** `ioctl` on Linux: bytes of a socket that the other end's system has not acknowledged. */
 export const SIOCOUTQ = 0x5411;
 

@@ -11,17 +11,20 @@ import {
   AF_UNIX,
   CLOCK_MONOTONIC,
   copyByView,
+  DIRECT_MIN_BYTES,
   F_GETFL,
   F_SETFL,
   fairReadBytes,
+  MADV_DONTNEED,
   NOTIFY_FLAGS,
   O_NONBLOCK,
   SIOCOUTQ,
   SOCK_DGRAM,
   timespecMicros,
+  TRIM_MIN_BYTES,
   unixAddress,
 } from "./common.ts";
-import { askBy, listenOnFile, prepareSocketFile, removeSocketFile } from "./ipc.ts";
+import { askBy, listenBy, prepareSocketFile, removeSocketFile } from "./ipc.ts";
 import { applyOptions } from "./sockopt.ts";
 import { Budget, Share } from "./turn.ts";
 import type { Runtime } from "./types.ts";
@@ -62,7 +65,7 @@ const runtime: Runtime = {
   arena: ARENA,
   copy: copyByView,
   trim,
-  listen,
+  listen: listenBy((path) => answers(path), listenAt),
   connect,
   prepareSocketFile: (path) => prepareSocketFile(path, answers),
   removeSocketFile,
@@ -70,9 +73,6 @@ const runtime: Runtime = {
   loadLibzmq: async () => ({ zmq: await import("zeromq"), pollMs: 1 }),
 };
 export default runtime;
-
-/** From here on a large message is read where it belongs, instead of copied there. */
-const DIRECT_MIN_BYTES = 16 * 1024;
 
 /** Accepts that may fail in a row before there is a rest. */
 const ACCEPT_FAILURES_MAX = 200;
@@ -271,11 +271,6 @@ class DenoLink implements Link {
   }
 }
 
-/** Linux: the pages are taken back, and come again as zeros. */
-const MADV_DONTNEED = 4;
-/** Smaller blocks are not worth a system call. */
-const TRIM_MIN_BYTES = 64 * 1024;
-
 function trim(): void {
   collect();
   const libc = loadLibc();
@@ -287,17 +282,6 @@ function trim(): void {
 
 const answers = askBy((...args) => connect(...args));
 
-function listen(
-  address: Address,
-  options: LinkOptions,
-  accept: (link: Link) => LinkEvents,
-): Promise<Listener> {
-  return address.transport === "tcp"
-    ? listenAt(address, address, options, accept)
-    : listenOnFile(address.path, answers, (path) => listenAt({ ...address, path }, address, options, accept));
-}
-
-/** @param named The address as it is called. */
 async function listenAt(
   address: Address,
   named: Address,

@@ -6,7 +6,7 @@
 import { Buffer } from "node:buffer";
 import { existsSync, linkSync, lstatSync, renameSync, type Stats, unlinkSync } from "node:fs";
 import { dirname, join } from "node:path";
-import type { Listener, Transport } from "../contracts/links.ts";
+import type { Address, Link, LinkEvents, LinkOptions, Listener, Transport } from "../contracts/links.ts";
 import { CCError, codeOf, errorText } from "../errors.ts";
 
 /** Does a server listen at this path, however busy it is? */
@@ -66,6 +66,24 @@ export async function listenOnFile(
   } finally {
     removeSocketFile(beside);
   }
+}
+
+/** `named` is the address as it is called. */
+type ListenAt = (
+  address: Address,
+  named: Address,
+  options: LinkOptions,
+  accept: (link: Link) => LinkEvents,
+) => Promise<Listener>;
+
+/** Listens as {@link Transport.listen} says, by a function that binds any address. */
+export function listenBy(answers: Answers, listenAt: ListenAt): Transport["listen"] {
+  return (address, options, accept) =>
+    address.transport === "tcp" ? listenAt(address, address, options, accept) : listenOnFile(
+      address.path,
+      answers,
+      (path) => listenAt({ ...address, path }, address, options, accept),
+    );
 }
 
 /** Longest path of a Unix socket on Linux, without its closing zero. */

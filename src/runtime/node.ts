@@ -8,8 +8,8 @@ import type { Address, Link, LinkEvents, LinkOptions, Listener } from "../contra
 import { systemError } from "../errors.ts";
 import { Arena, READ_BLOCK_BYTES } from "../memory/arena.ts";
 import { collect, countTraffic } from "./collector.ts";
-import { copyByView, fairReadBytes } from "./common.ts";
-import { askBy, listenOnFile, prepareSocketFile, removeSocketFile } from "./ipc.ts";
+import { copyByView, DIRECT_MIN_BYTES, fairReadBytes } from "./common.ts";
+import { askBy, listenBy, prepareSocketFile, removeSocketFile } from "./ipc.ts";
 import { Budget, Share } from "./turn.ts";
 import type { Runtime } from "./types.ts";
 
@@ -41,15 +41,13 @@ const runtime: Runtime = {
   arena: ARENA,
   copy: copyByView,
   trim: collect,
-  listen,
+  listen: listenBy((path) => answers(path), listenAt),
   connect,
   prepareSocketFile: (path) => prepareSocketFile(path, answers),
   removeSocketFile,
   loadLibzmq: async () => ({ zmq: await import("zeromq"), pollMs: null }),
 };
 export default runtime;
-
-const DIRECT_MIN_BYTES = 16 * 1024;
 
 const BUDGET = new Budget({
   nextTurn: (f) => void setImmediate(f),
@@ -263,17 +261,6 @@ function setNonBlocking(fd: number): boolean {
 
 const answers = askBy((...args) => connect(...args));
 
-function listen(
-  address: Address,
-  options: LinkOptions,
-  accept: (link: Link) => LinkEvents,
-): Promise<Listener> {
-  return address.transport === "tcp"
-    ? listenAt(address, address, options, accept)
-    : listenOnFile(address.path, answers, (path) => listenAt({ ...address, path }, address, options, accept));
-}
-
-/** @param named The address as it is called. */
 function listenAt(
   address: Address,
   named: Address,

@@ -40,7 +40,7 @@ import { Host, type HostServices, lifeError } from "./host.ts";
 import { Post } from "./post.ts";
 import { Reload } from "./reload.ts";
 import { RouteTable } from "./routes.ts";
-import { dropsOf, lossesOf, type ServerState, upstreamsOf } from "./state.ts";
+import { dropsOf, type Losses, lossesOf, type ServerState, upstreamsOf } from "./state.ts";
 import { isOutcome, type Verdict } from "./verdict.ts";
 
 /**
@@ -130,7 +130,7 @@ export class Server {
       messageMaxBytes: options.zmq_maxmsgsize,
     };
     this.statistics.route(config.routes.map(({ type }) => type));
-    this.statistics.losses = () => lossesOf(this.state);
+    this.statistics.losses = () => lossesOf(this.#losses);
     this.#observer = observe?.(this) ?? null;
   }
 
@@ -146,7 +146,17 @@ export class Server {
 
   /** Messages dropped by all sockets since the start. */
   get drops(): number {
-    return dropsOf(this.state);
+    return dropsOf(this.#losses);
+  }
+
+  get #losses(): Losses {
+    const hosts = [...this.#generation.hosts.values(), ...this.#leaving];
+    return {
+      drops: this.#router?.drops ?? null,
+      upstreams: upstreamsOf(hosts),
+      pastDrops: this.#pastDrops,
+      unconfirmed: this.#unconfirmed(hosts),
+    };
   }
 
   /** What it shows of itself. */
@@ -157,16 +167,13 @@ export class Server {
     if (stopping) unready.unshift("the server is stopping");
     else if (this.#endpoint === null) unready.unshift("the server does not listen yet");
     return {
+      ...this.#losses,
       endpoint: this.#endpoint,
       stopping,
       engine: this.#engine?.description ?? "",
       peers: this.#router?.peers ?? 0,
-      drops: this.#router?.drops ?? null,
       peersMax: this.#router?.peersMax ?? null,
       closed: this.#router?.closed ?? new Map(),
-      upstreams: upstreamsOf([...hosts, ...this.#leaving]),
-      pastDrops: this.#pastDrops,
-      unconfirmed: this.#unconfirmed([...hosts, ...this.#leaving]),
       unready,
     };
   }

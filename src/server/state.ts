@@ -11,10 +11,21 @@ export interface UpstreamState {
 }
 
 /** Messages dropped by upstreams that have ended, by handler and reason. */
-export type PastDrops = ReadonlyMap<string, ReadonlyMap<DropReason, number>>;
+type PastDrops = ReadonlyMap<string, ReadonlyMap<DropReason, number>>;
+
+/** What was lost so far. */
+export interface Losses {
+  /** What the listening socket dropped. */
+  readonly drops: Drops | null;
+  readonly upstreams: readonly UpstreamState[];
+  /** Messages dropped by upstreams that a reload has ended. */
+  readonly pastDrops: PastDrops;
+  /** By handler: messages of upstreams whose arrival is unknown, those of ended ones too. */
+  readonly unconfirmed: ReadonlyMap<string, number>;
+}
 
 /** A moment of a server's life. */
-export interface ServerState {
+export interface ServerState extends Losses {
   /** Where it listens; null when it does not. */
   readonly endpoint: string | null;
   readonly stopping: boolean;
@@ -26,13 +37,6 @@ export interface ServerState {
   readonly peersMax: number | null;
   /** Clients that were closed for a reason of ours. */
   readonly closed: ReadonlyMap<ClosedReason, number>;
-  /** What the listening socket dropped. */
-  readonly drops: Drops | null;
-  readonly upstreams: readonly UpstreamState[];
-  /** Messages dropped by upstreams that a reload has ended. */
-  readonly pastDrops: PastDrops;
-  /** By handler: messages of upstreams whose arrival is unknown, those of ended ones too. */
-  readonly unconfirmed: ReadonlyMap<string, number>;
   /** Why the server is not ready; empty when it is. */
   readonly unready: readonly string[];
 }
@@ -42,35 +46,40 @@ export function upstreamsOf(hosts: Iterable<Host>): UpstreamState[] {
   return [...hosts].flatMap((host) => host.upstreams.map((upstream) => ({ handler: host.name, upstream })));
 }
 
+/** Messages dropped since the start, by reason: of the listening socket (`router`), and of each handler's. */
+export function dropsBySocket(
+  { drops, upstreams, pastDrops }: Losses,
+): Map<string, Map<DropReason, number>> {
+  const sums = new Map<string, Map<DropReason, number>>();
+  const add = (socket: string, byReason: ReadonlyMap<DropReason, number>) => {
+    const sum = sums.get(socket) ?? new Map<DropReason, number>();
+    sums.set(socket, sum);
+    for (const [reason, count] of byReason) sum.set(reason, (sum.get(reason) ?? 0) + count);
+  };
+  if (drops !== null) add("router", drops.byReason);
+  for (const { handler, upstream } of upstreams) add(handler, upstream.dealer.drops.byReason);
+  for (const [handler, byReason] of pastDrops) add(handler, byReason);
+  return sums;
+}
+
 /** Messages dropped by all sockets since the start. */
-export function dropsOf(state: ServerState): number {
-  return state.upstreams.reduce(
-    (sum, { upstream }) => sum + upstream.dealer.drops.total,
-    totalOf(state.pastDrops) + (state.drops?.total ?? 0),
-  );
+export function dropsOf(losses: Losses): number {
+  let total = 0;
+  for (const byReason of dropsBySocket(losses).values()) {
+    for (const count of byReason.values()) total += count;
+  }
+  return total;
 }
 
 /** What was lost, as the statistics name it: `drops.REASON`, all sockets together, and `unconfirmed`. */
-export function lossesOf({ drops, upstreams, pastDrops, unconfirmed }: ServerState): Map<string, number> {
-  const losses = new Map<string, number>();
+export function lossesOf(losses: Losses): Map<string, number> {
+  const sums = new Map<string, number>();
   const add = (name: string, count: number) => {
-    if (count > 0) losses.set(name, (losses.get(name) ?? 0) + count);
+    if (count > 0) sums.set(name, (sums.get(name) ?? 0) + count);
   };
-  for (
-    const byReason of [
-      ...(drops === null ? [] : [drops.byReason]),
-      ...upstreams.map(({ upstream }) => upstream.dealer.drops.byReason),
-      ...pastDrops.values(),
-    ]
-  ) {
+  for (const byReason of dropsBySocket(losses).values()) {
     for (const [reason, count] of byReason) add(`drops.${reason}`, count);
   }
-  for (const count of unconfirmed.values()) add("unconfirmed", count);
-  return losses;
-}
-
-function totalOf(drops: PastDrops): number {
-  let total = 0;
-  for (const byReason of drops.values()) for (const count of byReason.values()) total += count;
-  return total;
+  for (const count of losses.unconfirmed.values()) add("unconfirmed", count);
+  return sums;
 }

@@ -137,7 +137,7 @@ export class Dealer implements DealerSocket {
     const { upstreams } = this.#context;
     if (
       egress.messages >= this.#options.hwm || egress.bytes >= EGRESS_MAX_BYTES ||
-      !upstreams.takes(end - start)
+      !upstreams.takes(egress, end - start)
     ) {
       this.drops.add("upstream-down", this.endpoint);
       return "dropped";

@@ -21,8 +21,14 @@ export class Queues {
     return bytes;
   }
 
-  /** May so many more wait for one that is down? */
-  takes(bytes: number): boolean {
-    return this.budgetBytes === Infinity || this.bytes + bytes <= this.budgetBytes / 2;
+  /**
+   * May so many more wait here, for one that is down? All of them have half of the memory; once half of that is taken, each
+   * has its part only, so that one which takes all it can leaves room for the others.
+   */
+  takes(queue: Egress, bytes: number): boolean {
+    if (this.budgetBytes === Infinity) return true;
+    const most = this.budgetBytes / 2;
+    const total = this.bytes + bytes;
+    return total <= most / 2 || (total <= most && queue.heldBytes + bytes <= most / this.#queues.size);
   }
 }
