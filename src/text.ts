@@ -6,25 +6,52 @@ import { LOG_TEXT_MAX_CHARS } from "./limits.ts";
  * A soft hyphen and variation selectors are among them.
  */
 const UNPRINTABLE =
-  /[\p{C}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\u{e0100}-\u{e01ef}]/gu;
+  /[\p{C}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0f\uffa0\u{e0100}-\u{e01ef}]/u;
+/** Is there anything but plain ASCII? */
+const SPECIAL = /[^\x20-\x7e]/;
+/** What stands for a character, null where it stands for itself: to ask the pattern takes long. Peers choose characters. */
+const ESCAPES = new Map<number, string | null>();
+const ESCAPES_MAX = 1000;
 
 /** Text as it may go to a log or terminal: control and bidirectional characters escaped, length bounded. */
 export function printable(text: string, maxChars: number = LOG_TEXT_MAX_CHARS): string {
   const cut = text.length > maxChars
     ? `${text.slice(0, maxChars)}... (${text.length - maxChars} characters more)`
     : text;
-  return cut.replace(UNPRINTABLE, (c) => {
-    if (c === "\n") return "\\n";
-    if (c === "\r") return "\\r";
-    if (c === "\t") return "\\t";
-    const code = c.codePointAt(0)!;
-    const digits = code.toString(16);
-    return code < 256
-      ? `\\x${digits.padStart(2, "0")}`
-      : code < 0x1_0000
-      ? `\\u${digits.padStart(4, "0")}`
-      : `\\u{${digits}}`;
-  });
+  if (!SPECIAL.test(cut)) return cut;
+  let out = "";
+  let from = 0;
+  for (let at = 0, next = 0; at < cut.length; at = next) {
+    const code = cut.codePointAt(at)!;
+    next = at + (code > 0xffff ? 2 : 1);
+    const escape = code >= 0x20 && code <= 0x7e ? null : escapeOf(code);
+    if (escape === null) continue;
+    out += cut.slice(from, at) + escape;
+    from = next;
+  }
+  return out + cut.slice(from);
+}
+
+function escapeOf(code: number): string | null {
+  let escape = ESCAPES.get(code);
+  if (escape === undefined) {
+    escape = UNPRINTABLE.test(String.fromCodePoint(code)) ? escaped(code) : null;
+    if (ESCAPES.size >= ESCAPES_MAX) ESCAPES.clear();
+    ESCAPES.set(code, escape);
+  }
+  return escape;
+}
+
+function escaped(code: number): string {
+  if (code === 0x0a) return "\\n";
+  if (code === 0x0d) return "\\r";
+  if (code === 0x09) return "\\t";
+  const digits = code.toString(16);
+  return code < 256
+    ? `\\x${digits.padStart(2, "0")}`
+    : code < 0x1_0000
+    ? `\\u${digits.padStart(4, "0")}`
+    : `\\u{${digits}}`;
 }
 
 /** Bytes as text for a log: UTF-8 where it is, escaped by {@link printable}. */

@@ -150,8 +150,15 @@ const SOME_JSON: readonly (() => string)[] = [
 ];
 const READERS = [new BodyReader(EchoRequest), new BodyReader(LogMessage)];
 
+/** What must not be in a line of a log. */
+// deno-lint-ignore no-control-regex -- those are what must not be there
+const INVISIBLE = /[\x00-\x1f\x7f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\u{e0000}-\u{e007f}]/u;
+
+/** Takes one input; may give back a look at what came of it, which costs us and not the server. */
+type Run = () => void | (() => void);
+
 /** What is given to each part, and the errors that are its answer; any other is a fault. */
-const PARTS: Record<string, { make(): () => void; answers: readonly unknown[] }> = {
+const PARTS: Record<string, { make(): Run; answers: readonly unknown[] }> = {
   handshake: {
     make() {
       const all = mutated(Buffer.concat([GREETING, readyOfSome(), bytes(int(300))]));
@@ -279,12 +286,10 @@ const PARTS: Record<string, { make(): () => void; answers: readonly unknown[] }>
         repeated(pick(["\x1b[2J", "\u202e", "\ud800", "\u{e0041}", "\r\n", "é", "\u200b"]), 60_000);
       return () => {
         const shown = printable(text);
-        assert.ok(shown.length <= 12 * LOG_TEXT_MAX_CHARS);
-        // deno-lint-ignore no-control-regex -- those are what must not be there
-        assert.doesNotMatch(
-          shown,
-          /[\x00-\x1f\x7f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\u{e0000}-\u{e007f}]/u,
-        );
+        return () => {
+          assert.ok(shown.length <= 12 * LOG_TEXT_MAX_CHARS);
+          assert.doesNotMatch(shown, INVISIBLE);
+        };
       };
     },
     answers: [],
@@ -292,17 +297,19 @@ const PARTS: Record<string, { make(): () => void; answers: readonly unknown[] }>
 };
 
 /** Milliseconds that it took; the least of some where the first was long, as other things are done here too. */
-function timed(run: () => void, answers: readonly unknown[]): number {
+function timed(run: Run, answers: readonly unknown[]): number {
   let least = Infinity;
-  for (let tries = 0; tries < 4 && least > INPUT_MAX_MS; tries++) {
+  for (let tries = 0; tries < 5 && least > INPUT_MAX_MS / 5; tries++) {
     const began = performance.now();
+    let look: (() => void) | void = undefined;
     try {
-      run();
+      look = run();
     } catch (error) {
       const isAnswer = answers.some((kind) => error instanceof (kind as typeof CCError));
       if (!isAnswer) throw error;
     }
     least = Math.min(least, performance.now() - began);
+    look?.();
   }
   return least;
 }

@@ -9,6 +9,9 @@ import { isPromise } from "./guard.ts";
 
 const DECODER = new TextDecoder("utf-8", { fatal: true });
 
+/** A larger body that several handlers read is parsed for each of them. */
+const FROZEN_MAX_BYTES = 2048;
+
 /** How a handler reads the bodies of a type. */
 export class BodyReader {
   readonly #validate: (value: unknown) => unknown;
@@ -51,6 +54,8 @@ export class Body {
   readonly #json: Uint8Array;
   /** Several handlers read it: what one does with it the next must not see. */
   readonly #shared: boolean;
+  /** Each gets its own: to freeze a long list takes a hundred times as long as to parse it again. */
+  readonly #parsedForEach: boolean;
   #value: unknown;
   #parsed = false;
 
@@ -58,6 +63,7 @@ export class Body {
     this.#type = type;
     this.#json = json;
     this.#shared = shared;
+    this.#parsedForEach = shared && json.length > FROZEN_MAX_BYTES;
   }
 
   get bytes(): number {
@@ -65,6 +71,7 @@ export class Body {
   }
 
   get value(): unknown {
+    if (this.#parsedForEach) return this.#parse();
     if (!this.#parsed) {
       this.#value = this.#parse();
       this.#parsed = true;
@@ -88,7 +95,7 @@ export class Body {
     if (req !== this.#type) {
       throw new MessageError("hijacked", `hijacked message: its body says "${req}"`);
     }
-    return this.#shared ? deepFreeze(value) : value;
+    return this.#shared && !this.#parsedForEach ? deepFreeze(value) : value;
   }
 }
 
