@@ -13,8 +13,8 @@
  * ```
  *
  * While paused, what the link still brings waits in `unread`. While held, as the socket stops, nothing more is read, and
- * what has come is taken. A peer that ends its side while paused is `draining`: what had
- * come is still taken, unless the socket has stopped receiving. While finishing, nothing is sent any more, but all that
+ * what has come is taken. When the peer has ended while it was paused, what had come is still taken, unless the socket has
+ * stopped receiving. While finishing, nothing is sent any more, but all that
  * comes is taken: what a peer had sent before it saw our FIN is not lost.
  */
 import type { Link, LinkEvents } from "../contracts/links.ts";
@@ -74,6 +74,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   readonly egress: Egress;
   protected readonly context: SocketContext;
   readonly #sink: MessageSink;
+  readonly #own: "DEALER" | "ROUTER";
   readonly #messageMaxBytes: number;
   #handshake: Handshake | null;
   #decoder: Decoder<Source & DecoderOwner> | null = null;
@@ -91,7 +92,8 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   #finished: (() => void) | null = null;
   /** It closed its side behind ours, and no error came. */
   #finishedClean = false;
-  #draining = false;
+  /** What to do once all that had come is taken; set when the peer has gone. */
+  #drained: (() => void) | null = null;
   #stopped = false;
   /** Nothing more is read from the link; what has come is taken. */
   #held = false;
@@ -112,6 +114,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     this.link = link;
     this.egress = egress;
     this.#sink = sink;
+    this.#own = own;
     this.#messageMaxBytes = messageMaxBytes;
     this.#handshake = new Handshake(own, {
       metadataMaxBytes: METADATA_MAX_BYTES,
@@ -231,10 +234,13 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   }
 
   ended(): void {
-    this.#drainUnread();
-    // What the system has taken of ours still goes out: a link that is broken off would forget it.
-    if (!this.#closed) this.link.end();
-    this.#endedByPeer();
+    // An upstream that has ended reads no more; a client may have asked, and wait for answers.
+    if (this.#own === "DEALER") this.egress.shut();
+    this.#drain(() => {
+      // What the system has taken of ours still goes out: a link that is broken off would forget it.
+      this.link.end();
+      this.#endedByPeer();
+    });
   }
 
   #endedByPeer(): void {
@@ -249,9 +255,10 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   closed(error?: Error): void {
     // What is still taken may be answered: that must not count as written.
     this.egress.shut();
-    this.#drainUnread();
-    if (error) this.#end(error.message, error);
-    else this.#endedByPeer();
+    this.#drain(() => {
+      if (error) this.#end(error.message, error);
+      else this.#endedByPeer();
+    });
   }
 
   command(buf: Uint8Array, start: number, end: number): void {
@@ -276,14 +283,19 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     if (this.#lookedAt === 0) this.#lookedAt = now;
     if (now - this.#lookedAt < TAKE_MAX_MS) return;
     this.#lookedAt = Infinity;
-    this.pause();
-    clock.nextTurn(this.#goOn);
+    if (this.#drained !== null) {
+      this.#decoder!.pause();
+      clock.nextTurn(this.#drainOn);
+    } else {
+      this.pause();
+      clock.nextTurn(this.#goOn);
+    }
   }
 
   readonly #goOn = (): void => this.resume();
 
   pause(): void {
-    if (this.#pauses++ > 0 || this.#closed || this.#draining || this.#stopped) return;
+    if (this.#pauses++ > 0 || this.#closed || this.#drained !== null || this.#stopped) return;
     this.#decoder?.pause();
     this.link.pause();
   }
@@ -294,7 +306,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   }
 
   readonly #resume = (): void => {
-    if (this.#closed || this.#pauses > 0 || this.#stopped) return;
+    if (this.#closed || this.#pauses > 0 || this.#stopped || this.#drained !== null) return;
     this.#decoder?.resume();
     this.#workUnread();
     if (this.#pauses === 0 && !this.#held && !this.#closed) this.link.resume();
@@ -330,13 +342,24 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     this.#discardUnread();
   }
 
-  /** The peer has gone while we were paused: what had come from it is still taken. */
-  #drainUnread(): void {
-    if (this.#unread.empty || this.#closed || this.#stopped || this.#waiting) return;
-    this.#draining = true;
-    this.#decoder?.resume();
-    this.#workUnread();
+  /** The peer has gone, perhaps while we were paused: what had come from it is still taken, then it is over. */
+  #drain(drained: () => void): void {
+    if (this.#closed) return;
+    const before = this.#drained;
+    this.#drained = drained;
+    if (before === null) this.#drainOn();
   }
+
+  readonly #drainOn = (): void => {
+    if (this.#closed) return;
+    if (!this.#unread.empty && !this.#stopped && !this.#waiting) {
+      this.#decoder?.resume();
+      this.#workUnread();
+      // The next turn goes on with the rest.
+      if (this.#closed || !this.#unread.empty) return;
+    }
+    this.#drained!();
+  };
 
   #workUnread(): void {
     this.#unread.work(this.#take, this.#isClosed);
