@@ -21,6 +21,7 @@ import { MessageError } from "../src/message/errors.ts";
 import { typeBehind } from "../src/message/parts.ts";
 import { EchoRequest, LogMessage } from "../src/message/schemas.ts";
 import { Body, BodyReader } from "../src/server/opener.ts";
+import { describeMessage } from "../src/socket/describe.ts";
 import { printable } from "../src/text.ts";
 import { globs } from "../src/toolkit/globs.ts";
 import { Decoder } from "../src/zmtp/decoder.ts";
@@ -125,13 +126,14 @@ function attack(): Buffer {
 const harmless = () =>
   Buffer.concat([GREETING, ready("DEALER"), ...Array.from({ length: 1 + int(5) }, () => pick(GOOD)())]);
 
-/** Gives the bytes in pieces. */
-function inPieces(all: Uint8Array, take: (piece: Uint8Array) => void): void {
+function inPieces(all: Uint8Array): Uint8Array[] {
+  const pieces: Uint8Array[] = [];
   for (let at = 0; at < all.length;) {
     const n = random() < 0.5 ? all.length : 1 + int(all.length);
-    take(all.subarray(at, at + n));
+    pieces.push(all.subarray(at, at + n));
     at += n;
   }
+  return pieces;
 }
 
 const mutatedText = (text: string) => mutated(Buffer.from(text)).toString();
@@ -161,16 +163,14 @@ type Run = () => void | (() => void);
 const PARTS: Record<string, { make(): Run; answers: readonly unknown[] }> = {
   handshake: {
     make() {
-      const all = mutated(Buffer.concat([GREETING, readyOfSome(), bytes(int(300))]));
+      const pieces = inPieces(mutated(Buffer.concat([GREETING, readyOfSome(), bytes(int(300))])));
+      const own = pick(["ROUTER", "DEALER"] as const);
       return () => {
-        const handshake = new Handshake(pick(["ROUTER", "DEALER"]), {
+        const handshake = new Handshake(own, {
           metadataMaxBytes: 8192,
           identityMaxBytes: 255,
         });
-        let done = false;
-        inPieces(all, (piece) => {
-          if (!done) done = handshake.push(piece, 0, piece.length);
-        });
+        for (const piece of pieces) if (handshake.push(piece, 0, piece.length)) break;
       };
     },
     answers: [WireError],
@@ -192,9 +192,9 @@ const PARTS: Record<string, { make(): Run; answers: readonly unknown[] }> = {
   },
   frames: {
     make() {
-      const all = Buffer.concat(
+      const pieces = inPieces(Buffer.concat(
         Array.from({ length: 1 + int(6) }, () => random() < 0.6 ? mutated(pick(GOOD)()) : bytes(int(600))),
-      );
+      ));
       return () => {
         const decoder = new Decoder(
           {
@@ -217,7 +217,7 @@ const PARTS: Record<string, { make(): Run; answers: readonly unknown[] }> = {
           },
         );
         try {
-          inPieces(all, (piece) => void decoder.push(piece, 0, piece.length));
+          for (const piece of pieces) decoder.push(piece, 0, piece.length);
         } finally {
           decoder.clear();
         }
@@ -231,8 +231,9 @@ const PARTS: Record<string, { make(): Run; answers: readonly unknown[] }> = {
       const json = Buffer.from(random() < 0.05 ? text.repeat(1 + int(40)) : text);
       const type = random() < 0.8 ? "echo.request" : "log.info";
       const shared = random() < 0.5;
+      const reader = pick(READERS);
       return () => {
-        const value = pick(READERS).read(new Body(type, json, shared));
+        const value = reader.read(new Body(type, json, shared));
         assert.equal((value as { req: string }).req, type);
         assert.ok(json.length <= BODY_DEFAULT_MAX_BYTES);
       };
@@ -276,13 +277,26 @@ const PARTS: Record<string, { make(): Run; answers: readonly unknown[] }> = {
       const text = random() < 0.5
         ? mutatedText(pick(["tcp://127.0.0.1:10000", "tcp://[::1%lo]:1", "ipc:///run/cc.sock", "tcp://*:*"]))
         : repeated(pick(["tcp://", ":", "[", "%", "a.", "/"]), CONFIG_VALUE_MAX_CHARS);
-      return () => void parseEndpoint(text, pick(["bind", "connect"]));
+      const use = pick(["bind", "connect"] as const);
+      return () => void parseEndpoint(text, use);
     },
     answers: [EndpointError],
   },
+  "messages, described": {
+    make() {
+      const long = () => "x".repeat(pick([3, 255, 300, 4_000_000]));
+      const whole = message(long(), pick(["", long()]), long(), "");
+      const begun = whole.subarray(0, pick([whole.length, int(whole.length), 12]));
+      const bytes = random() < 0.5 ? undefined : whole.length;
+      return () => void describeMessage(begun, 0, begun.length, bytes);
+    },
+    answers: [],
+  },
   "log text": {
     make() {
-      const text = bytes(int(64)).toString("utf8") +
+      // As many different ones as can be, or one of them again and again.
+      const many = () => String.fromCodePoint(...Array.from({ length: 4096 }, () => 0x80 + int(0xd000)));
+      const text = bytes(int(64)).toString("utf8") + (random() < 0.2 ? many() : "") +
         repeated(pick(["\x1b[2J", "\u202e", "\ud800", "\u{e0041}", "\r\n", "é", "\u200b"]), 60_000);
       return () => {
         const shown = printable(text);
@@ -371,8 +385,9 @@ class Witness {
     this.#child.stdin!.write("\n");
     const { value, done } = await this.#lines.next();
     assert.ok(!done, "the witness lives");
-    const { p99 } = JSON.parse(value) as { p99?: number };
-    return p99 ?? NaN;
+    const { echoes, p99 } = JSON.parse(value) as { echoes: number; p99: number };
+    assert.ok(echoes > 10, `${echoes} answers`);
+    return p99;
   }
   [Symbol.dispose](): void {
     this.#child.stdin!.end();

@@ -268,9 +268,13 @@ for (const target of TARGETS) {
       first.write(message("", "eater.eat", "{}", ""));
       await echoes(first);
       for (let i = 0; i < 20; i++) others.push(await knock(server.port));
-      await server.until(/WARNING CCServer\.\w+: no descriptor is left: .* until one is/);
+      await server.until(/WARNING CCServer\.\w+: no file descriptor is free: no .* is accepted for now/);
       const cpu = cpuMs(server.pid);
-      await new Promise((resolve) => setTimeout(resolve, 2000));
+      // They come again and again, as ZeroMQ's sockets do.
+      for (let i = 0; i < 40; i++) {
+        others.push(await knock(server.port));
+        await new Promise((resolve) => setTimeout(resolve, 50));
+      }
       const spent = cpuMs(server.pid) - cpu;
       assert.ok(spent < 1000, `${spent} ms of processor time in two seconds of rest`);
       // Those who are in are answered.

@@ -1,6 +1,15 @@
 /** The log as an operator's tools meet it: JSON lines, rotation, a disk that is full. */
 import assert from "node:assert/strict";
-import { mkdirSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync, writeSync } from "node:fs";
+import {
+  fstatSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
@@ -92,6 +101,7 @@ test("log: however many lines come in one turn, all are written", async () => {
   using folder = tempFolder();
   const file = join(folder.path, "test.log");
   const log = new LogFile(file, () => false);
+  log.lingerMs = 15_000;
   const lines = Array.from({ length: 100_000 }, (_, i) => `${i} ${"x".repeat(100)}`);
   for (const line of lines) log.sink(line);
   await log.drained();
@@ -103,6 +113,7 @@ test("log: however many lines come in one turn, all are written", async () => {
 class Disk implements WriteCalls {
   readonly waiting: (() => void)[] = [];
   synchronous = 0;
+  size: WriteCalls["size"] = (fd, done) => done(fstatSync(fd).size);
   write: WriteCalls["write"] = (fd, bytes, at, size, _position, done) => {
     this.waiting.push(() => done(null, writeSync(fd, bytes, at, size)));
   };
@@ -155,6 +166,7 @@ test("log: a write of a file that fails costs the lines that did not get there, 
   const file = join(folder.path, "test.log");
   let fails = true;
   const log = new LogFile(file, () => false, {
+    size: (fd, done) => done(fstatSync(fd).size),
     write(fd, bytes, at, size, _position, done) {
       const error = Object.assign(new Error("no space"), { code: "ENOSPC" });
       // Half of it is there, and the runtime does not tell.
@@ -170,6 +182,51 @@ test("log: a write of a file that fails costs the lines that did not get there, 
   log.sink("five");
   await log.drained();
   assert.equal(read(file), "one\ntwo\nt\n(2 log lines were lost: they could not be written)\nfive\n");
+});
+
+test("log: a disk that fails is tried with the next line, and not again and again", async () => {
+  using folder = tempFolder();
+  let writes = 0;
+  const log = new LogFile(join(folder.path, "test.log"), () => false, {
+    size: (fd, done) => done(fstatSync(fd).size),
+    write(_fd, _bytes, _at, _size, _position, done) {
+      writes++;
+      setTimeout(() => done(Object.assign(new Error("no space"), { code: "ENOSPC" }), 0));
+    },
+    writeSync,
+  });
+  log.sink("one");
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  assert.equal(writes, 1);
+  const began = performance.now();
+  await log.drained();
+  assert.ok(performance.now() - began < 500, "an end does not wait for it");
+  log.sink("two");
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  assert.equal(writes, 2);
+});
+
+test("log: a write that fails while the file is moved away: the line it cut is whole in the new one", async () => {
+  using folder = tempFolder();
+  const file = join(folder.path, "test.log");
+  let fail: (() => void) | null = null;
+  const log = new LogFile(file, () => false, {
+    size: (fd, done) => done(fstatSync(fd).size),
+    write(fd, bytes, at, size, _position, done) {
+      if (fail !== null) return done(null, writeSync(fd, bytes, at, size));
+      writeSync(fd, bytes, at, 6);
+      fail = () => done(Object.assign(new Error("gone"), { code: "EIO" }), 0);
+    },
+    writeSync,
+  });
+  for (const text of ["one", "two", "three"]) log.sink(text);
+  await until("a write", () => fail);
+  renameSync(file, `${file}.1`);
+  log.reopen();
+  log.sink("four");
+  fail!();
+  await log.drained();
+  assert.deepEqual([read(`${file}.1`), read(file)], ["one\ntw", "two\nthree\nfour\n"]);
 });
 
 for (const target of TARGETS) {
@@ -258,9 +315,18 @@ for (const target of TARGETS) {
     writeFileSync(join(disk, "other"), new Uint8Array(24 * 1024));
     await send(200);
     await send(50);
-    // Lines are written at the end of a turn, after its answers have gone: an answer from a later turn is waited for. A turn
-    // ends with the fourth read at the latest that brings as little as a question.
-    for (let i = 0; i < 6; i++) await answered(from);
+    // Lines are written behind: until the disk takes nothing more.
+    let size = -1;
+    await until(
+      "a full disk",
+      () => {
+        const before = size;
+        size = read(log).length;
+        return size === before;
+      },
+      15_000,
+      400,
+    );
     rmSync(join(disk, "other"));
     await send(5);
     await until("the last line", () => read(log).includes(`${sent}. x`));

@@ -1,7 +1,7 @@
 /** SIGHUP: another config is taken over whole or not at all, and no message in flight is lost. */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { writeFileSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
@@ -42,6 +42,18 @@ async function collector() {
     [Symbol.asyncDispose]: () => router.close(0),
   };
 }
+
+/** A handler that takes a second to start. */
+const SLOW = `export default ({ EVERYWHERE }) => ({
+  name: "slow",
+  summary: "Starts slowly.",
+  roles: EVERYWHERE,
+  create: ({ environment: { clock } }) => ({
+    start: () => new Promise((resolve) => void clock.after(1000, resolve)),
+    plan: () => ({ drop: true }),
+  }),
+});
+`;
 
 const config = (remote: string, more = "") =>
   `[ccserver]
@@ -177,6 +189,28 @@ for (const target of TARGETS) {
     await works();
     process.kill(server.pid, "SIGHUP");
     await server.until(/needs a restart[^]*needs a restart/);
+    assert.equal((await server.stop()).code, 0);
+  });
+}
+
+for (const target of TARGETS) {
+  test(`${target.name}: a SIGHUP that comes while the server starts is followed by a reload`, async () => {
+    await using one = await collector();
+    using folder = tempFolder();
+    const file = join(folder.path, "a.ini");
+    const pidfile = join(folder.path, "a.pid");
+    writeFileSync(join(folder.path, "slow.js"), SLOW);
+    const ini = (more: string) =>
+      `${config(one.endpoint, more)}[h:slow]\nhandler = ./slow.js\n`
+        .replace("cc-role", `pidfile = ${pidfile}\ncc-role`)
+        .replace("[routes]", "[routes]\nslow = h:slow");
+    writeFileSync(file, ini(""));
+    await using server = new ServerProcess(target, [file]);
+    await until("the pidfile", () => existsSync(pidfile));
+    writeFileSync(file, ini("extra = h:echo"));
+    process.kill(server.pid, "SIGHUP");
+    await server.until(/listening on \S+,/);
+    await server.until(/reload: routes added: extra/);
     assert.equal((await server.stop()).code, 0);
   });
 }

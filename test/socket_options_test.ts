@@ -239,7 +239,7 @@ remote-cc = tcp://127.0.0.1:${(far.address() as net.AddressInfo).port}
     // A frame of 1 GiB: its header is enough.
     peer.write(Buffer.from([2, 0, 0, 0, 0, 0x40, 0, 0, 0]));
     await until("the end of the connection", () => peer.closed);
-    await server.until(/closed tcp:\S+: message of more than 2048 bytes \(too-large\)/);
+    await server.until(/closed tcp:\S+: message of more than 1073741824 bytes \(too-large\)/);
     assert.equal((await server.stop()).code, 0);
     assert.doesNotMatch(server.output, /disposed_count: 3/);
   });

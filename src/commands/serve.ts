@@ -141,10 +141,10 @@ async function runServer(
   });
   try {
     const endpoint = await server.start();
-    // The config may have changed since it was read: what came meanwhile counts.
-    signals.onReload(() => reload({ configs, log, notifier, writer, server, file }));
     notifier.ready(`listening on ${endpoint}`);
     onListen();
+    // The config may have changed since it was read: a SIGHUP that came meanwhile counts.
+    signals.onReload(() => reload({ configs, log, notifier, writer, server, file }));
     if (file === null) greet(program, endpoint, log);
     await stopped;
     return EXIT.ok;

@@ -192,7 +192,7 @@ export const SERVER_OPTIONS = {
   "log-linger": option(
     number(0, 60),
     "1",
-    "how long the end of the program waits for a pipe or terminal to take the last lines",
+    "how long the end of the program waits for whatever takes the log to take the last lines",
     "5",
     "s",
   ),

@@ -57,8 +57,8 @@ export interface Host {
   readonly runtime: string;
   /** Descriptors that this process may have open; null: unknown. */
   readonly descriptorsMax: number | null;
-  /** Could another one be opened now? */
-  descriptorFree(): boolean;
+  /** Could so many more be opened now? */
+  descriptorsFree(count: number): boolean;
   /** Memory that this process can have: the machine's, or its control group's where that is less. */
   readonly memoryBytes: number;
   /** What this process has used so far. */

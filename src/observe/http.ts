@@ -28,8 +28,8 @@ export interface HttpOptions {
   /** Names that this host is asked for by, besides its addresses and `localhost`; `*` is any. */
   readonly names: readonly string[];
   readonly respond: Responder;
-  /** No descriptor is left: nobody is answered for a while. */
-  rests(): void;
+  /** Nobody is answered for a while; null: no file descriptor is free. */
+  rests(error: unknown): void;
 }
 
 /** A plain answer of one line. */
@@ -69,8 +69,9 @@ export class HttpListener {
     const door = new Door({
       clock,
       host: machine,
-      async shut() {
+      shut() {
         server.close();
+        return Promise.resolve(1);
       },
       open: () => listenAt(server, host, bound),
       rests,
@@ -80,14 +81,15 @@ export class HttpListener {
 
   /** Stops listening and ends all connections. */
   close(): void {
-    void this.#door.close();
+    // One that is just being opened again is closed then.
+    void this.#door.close().then(() => this.#server.close());
     this.#server.close();
     for (const socket of this.#sockets) socket.destroy();
   }
 }
 
 async function listenAt(server: net.Server, host: string, port: number): Promise<void> {
-  server.removeAllListeners("error");
+  server.removeAllListeners("error").removeAllListeners("listening");
   await new Promise<void>((resolve, reject) => {
     server.once(
       "error",

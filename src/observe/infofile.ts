@@ -34,6 +34,7 @@ export class Infofile {
   #last: ReadonlyMap<string, number> = new Map();
   #writing: Promise<void> | null = null;
   #opened = false;
+  #closed = false;
   #failed = false;
 
   constructor(path: string, parts: InfofileParts) {
@@ -70,11 +71,13 @@ export class Infofile {
     const over = new Promise<void>((resolve) => cancel = clock.after(CLOSE_MAX_MS, resolve));
     await Promise.race([over, this.#writeLast()]);
     cancel();
+    this.#closed = true;
   }
 
   async #writeLast(): Promise<void> {
     await this.#writing;
-    await this.#tryReplace("stopped");
+    // Another server may have it by now.
+    if (!this.#closed) await this.#tryReplace("stopped");
   }
 
   async #tryReplace(status: string): Promise<void> {

@@ -96,12 +96,10 @@ export class Monitor implements Observer {
         environment: this.#server.environment,
         names: [this.#server.environment.host.name, address.host, ...names ?? []],
         respond: (path, accept) => this.#answer(path, accept),
-        rests: () =>
-          this.#log.warnRarely(
-            "observe",
-            "descriptors",
-            "no descriptor is left: HTTP is not answered until one is",
-          ),
+        rests: (error) => {
+          const why = error === null ? "no file descriptor is free" : errorText(error);
+          this.#log.warnRarely("observe", `rests ${why}`, `${why}: no HTTP request is accepted for now`);
+        },
       },
     );
     this.#log.info("startup", `metrics and health: HTTP on ${this.#http.url}`);

@@ -1,13 +1,14 @@
 /**
  * Where lines go: the terminal or a log file, many in one write, and never an exception. A pipe or terminal that takes
- * nothing, or a disk that hangs, is not waited for: lines wait, within bounds, and what is lost is counted.
+ * nothing, or a disk that hangs, is not waited for: lines wait, within bounds, and what is lost is counted. (Opening a file
+ * is: at the start, and on SIGHUP.)
  *
  * ```
  *   lines ─▶ batch ─┬─ a file of a disk: by a thread of the runtime, one write at a time ─▶ written, or lost and counted
  *                   └─ all else: at once, as far as it takes it; again after 50 ms
  * ```
  */
-import { closeSync, constants, fstatSync, openSync, write, writeSync } from "node:fs";
+import { closeSync, constants, fstat, fstatSync, openSync, write, writeSync } from "node:fs";
 import process from "node:process";
 import { codeOf, errorText } from "../errors.ts";
 import { wrongKind } from "./kinds.ts";
@@ -19,8 +20,11 @@ const RETRY_MS = 50;
 /** Characters that may wait for it; beyond, lines are lost and counted. A disk has pauses, in which a flood goes on. */
 const WAITING_MAX_CHARS = 4 * 1024 * 1024;
 const FILE_WAITING_MAX_CHARS = 16 * 1024 * 1024;
-/** Characters that are written without waiting for more. */
+/** Characters that are written without waiting for more, and about as many as are written at once. */
 const WRITE_CHARS = 256 * 1024;
+const BATCH_CHARS = 1024 * 1024;
+/** A write that a thread does is waited for at the end so long at least: on a disk that is well it is done by then. */
+const IN_FLIGHT_MS = 100;
 const NEWLINE = 0x0a;
 /** A write of so many bytes to a pipe is whole or not at all. */
 const PIPE_BUF_BYTES = 4096;
@@ -37,6 +41,8 @@ export type SetNonBlocking = (fd: number) => boolean;
 
 /** What the system is asked for. */
 export interface WriteCalls {
+  /** The size of a file, told behind. */
+  size(fd: number, done: (size: number) => void): void;
   /** Writes behind; `done` is told an error, or how many bytes went. */
   write(
     fd: number,
@@ -48,7 +54,11 @@ export interface WriteCalls {
   ): void;
   writeSync(fd: number, bytes: Uint8Array, at: number, size: number): number;
 }
-const CALLS: WriteCalls = { write, writeSync };
+const CALLS: WriteCalls = {
+  size: (fd, done) => fstat(fd, (error, stat) => done(error === null ? stat.size : 0)),
+  write,
+  writeSync,
+};
 
 /** Lines on their way to the descriptor. */
 interface Batch {
@@ -56,8 +66,9 @@ interface Batch {
   bytes: Uint8Array;
   /** So many bytes are written. */
   at: number;
-  /** The file's size before; null for what is no file. */
-  sizeBefore: number | null;
+  readonly isFile: boolean;
+  /** The file's size before it was begun; -1: it was not begun, or is no file. */
+  sizeBefore: number;
   /** How many lines are lost with each line: itself, or those that it tells of. */
   weights: number[];
 }
@@ -84,9 +95,11 @@ export class LineWriter {
   #batch: Batch | null = null;
   #scheduled = false;
   #lost = 0;
+  /** The last write failed: what was lost is told with the next line that is written. */
+  #failed = false;
   /** Deno writes until it fails, and does not tell how much of it went: a pipe takes so much at once or nothing. */
   get #atOnce(): number {
-    return this.#batch?.sizeBefore === null ? PIPE_BUF_BYTES : Infinity;
+    return this.#batch?.isFile === false ? PIPE_BUF_BYTES : Infinity;
   }
   /** The last line that was written has no end. */
   #torn = false;
@@ -117,24 +130,31 @@ export class LineWriter {
     this.lingerMs = 0;
   }
 
-  /** It ends otherwise. */
+  /** It ends otherwise: there is no other turn, and no thread can tell any more that it has written. The file can. */
   #end(): void {
     this.#ending = true;
-    for (let waited = 0; !this.#drainedAtEnd && waited < this.lingerMs; waited += LINGER_LOOK_MS) {
+    for (let waited = 0;; waited += LINGER_LOOK_MS) {
+      this.#lookAtEnd();
+      if (!this.#writing && this.#drained) return;
+      if (waited >= Math.max(this.lingerMs, this.#writing ? IN_FLIGHT_MS : 0)) break;
       standStill(LINGER_LOOK_MS);
     }
+    const batch = this.#batch;
+    if (!this.#writing || batch === null || sizeOf(batch.fd) === batch.sizeBefore) return;
+    // The disk does not hang, and something else was wrong with that write: the rest may go all the same.
+    this.#writing = false;
+    this.#batch = null;
+    this.flush();
   }
 
-  /** No thread can tell any more that it has written: the file can. */
-  get #drainedAtEnd(): boolean {
+  #lookAtEnd(): void {
     const batch = this.#batch;
-    if (this.#writing && batch !== null) {
-      const end = (batch.sizeBefore ?? 0) + batch.bytes.length;
-      if ((sizeOf(batch.fd) ?? 0) < end) return false;
-      this.#writing = false;
+    if (!this.#writing || batch === null) return;
+    if (batch.sizeBefore >= 0) {
+      if ((sizeOf(batch.fd) ?? 0) < batch.sizeBefore + batch.bytes.length - batch.at) return;
       this.#batch = null;
     }
-    return this.#drained;
+    this.#writing = false;
   }
 
   #write(line: string): void {
@@ -172,7 +192,7 @@ export class LineWriter {
     while (!this.#writing) {
       const batch = this.#batch ??= this.#take();
       if (batch === null) return;
-      if (batch.sizeBefore !== null && !this.#ending) return this.#writeBehind(batch);
+      if (batch.isFile && !this.#ending) return this.#writeBehind(batch);
       try {
         while (batch.at < batch.bytes.length) {
           batch.at += this.#calls.writeSync(
@@ -183,9 +203,10 @@ export class LineWriter {
           );
         }
         this.#batch = null;
+        this.#failed = false;
       } catch (error) {
         if (codeOf(error) === "EAGAIN") this.#retryLater();
-        else this.#giveUp(batch);
+        else this.#giveUp(batch, batch.at);
         return;
       }
     }
@@ -193,19 +214,33 @@ export class LineWriter {
 
   #writeBehind(batch: Batch): void {
     this.#writing = true;
+    batch.sizeBefore = -1;
     const { fd, bytes, at } = batch;
-    this.#calls.write(fd, bytes, at, bytes.length - at, null, (error, written) => {
-      // The end of the program has not waited.
-      if (this.#batch !== batch) return;
-      this.#writing = false;
-      if (error === null) batch.at += written;
-      if (batch.at === bytes.length) this.#batch = null;
-      else if (error !== null && fd === this.#fd) this.#giveUp(batch);
-      else if (fd !== this.#fd) this.#goOnIn(this.#fd, batch);
-      for (const left of this.#left) closeSync(left);
-      this.#left = [];
-      this.flush();
+    // The end of the program does not wait for what comes back.
+    this.#calls.size(fd, (size) => {
+      if (this.#batch !== batch || this.#ending) return;
+      batch.sizeBefore = size;
+      this.#calls.write(fd, bytes, at, bytes.length - at, null, (error, written) => {
+        if (this.#batch === batch && !this.#ending) this.#wrote(batch, error, written);
+      });
     });
+  }
+
+  #wrote(batch: Batch, error: Error | null, written: number): void {
+    this.#writing = false;
+    const { fd, bytes, at, sizeBefore } = batch;
+    // Deno writes until it fails, and does not tell how much of it went: the file does.
+    if (error !== null) written = Math.min(Math.max(0, (sizeOf(fd) ?? 0) - sizeBefore), bytes.length - at);
+    batch.at += written;
+    if (batch.at === bytes.length) {
+      this.#batch = null;
+      this.#failed = false;
+    } else if (fd !== this.#fd) this.#goOnIn(this.#fd, batch);
+    else if (error !== null) this.#giveUp(batch, batch.at);
+    for (const left of this.#left) closeSync(left);
+    this.#left = [];
+    if (!this.#failed) this.flush();
+    else if (this.#lines.length > 0) this.#retryLater();
   }
 
   /** Goes on with another descriptor, once what can be is written to this one, which is closed. */
@@ -214,7 +249,7 @@ export class LineWriter {
     const before = this.#fd;
     this.#fd = fd;
     this.#isFile = sizeOf(fd) !== null;
-    this.#torn = false;
+    this.#torn = this.#failed = false;
     if (this.#batch !== null && !this.#writing) this.#goOnIn(fd, this.#batch);
     // The first three are the program's.
     if (before <= 2) return;
@@ -223,29 +258,27 @@ export class LineWriter {
   }
 
   /** A line that was cut begins anew. */
-  #goOnIn(fd: number, { bytes, at, sizeBefore, fd: before, weights }: Batch): void {
-    const from = bytes.subarray(0, writtenOf(before, bytes, at, sizeBefore)).lastIndexOf(NEWLINE) + 1;
-    const size = sizeOf(fd);
-    this.#batch = { fd, bytes, at: from, sizeBefore: size === null ? null : size - from, weights };
+  #goOnIn(fd: number, { bytes, at, weights }: Batch): void {
+    const from = bytes.subarray(0, at).lastIndexOf(NEWLINE) + 1;
+    this.#batch = { fd, bytes, at: from, isFile: this.#isFile, sizeBefore: -1, weights };
   }
 
   #take(): Batch | null {
+    // A disk that fails is tried with the next line, and not for the sake of telling that it does.
+    if (this.#failed && this.#lines.length === 0) return null;
     this.#tellLost();
     if (this.#lines.length === 0) return null;
-    const text = `${this.#torn ? "\n" : ""}${this.#lines.join("\n")}\n`;
-    const batch = {
-      fd: this.#fd,
-      bytes: new TextEncoder().encode(text),
-      at: 0,
-      sizeBefore: sizeOf(this.#fd),
-      weights: this.#weights,
-    };
-    if (this.#torn) batch.weights.unshift(0);
-    this.#lines = [];
-    this.#weights = [];
-    this.#chars = 0;
+    let chars = 0;
+    let count = 0;
+    while (count < this.#lines.length && chars < BATCH_CHARS) chars += this.#lines[count++].length;
+    const lines = this.#lines.splice(0, count);
+    const weights = this.#weights.splice(0, count);
+    this.#chars -= chars;
+    const text = `${this.#torn ? "\n" : ""}${lines.join("\n")}\n`;
+    if (this.#torn) weights.unshift(0);
     this.#torn = false;
-    return batch;
+    const bytes = new TextEncoder().encode(text);
+    return { fd: this.#fd, bytes, at: 0, isFile: this.#isFile, sizeBefore: -1, weights };
   }
 
   /** A pipe that is full. */
@@ -255,13 +288,21 @@ export class LineWriter {
   }
 
   /** A full disk, a closed terminal: routing goes on without a log. */
-  #giveUp({ fd, bytes, at: told, sizeBefore, weights }: Batch): void {
-    const at = writtenOf(fd, bytes, told, sizeBefore);
+  #giveUp({ bytes, weights }: Batch, at: number): void {
     const written = bytes.subarray(0, at);
-    const whole = written.reduce((lines, byte) => byte === NEWLINE ? lines + 1 : lines, 0);
+    let whole = 0;
+    for (const byte of written) if (byte === NEWLINE) whole++;
     this.#lost += weights.slice(whole).reduce((sum, weight) => sum + weight, 0);
     this.#torn = at > 0 ? written[at - 1] !== NEWLINE : weights[0] === 0;
     this.#batch = null;
+    this.#failed = true;
+    if (this.#lines.length === 0) return;
+    // Those that came meanwhile stand behind them.
+    const line = this.lostLine(this.#lost);
+    this.#lines.unshift(line);
+    this.#weights.unshift(this.#lost);
+    this.#chars += line.length;
+    this.#lost = 0;
   }
 }
 
@@ -286,12 +327,6 @@ export class LogFile extends LineWriter {
   reopen(): void {
     this.moveTo(open(this.#path, this.#setNonBlocking));
   }
-}
-
-/** Deno writes until it fails, and does not tell how much of it went: a file does. */
-function writtenOf(fd: number, bytes: Uint8Array, told: number, sizeBefore: number | null): number {
-  const size = sizeBefore === null ? null : sizeOf(fd);
-  return size === null || sizeBefore === null ? told : Math.min(Math.max(0, size - sizeBefore), bytes.length);
 }
 
 function sizeOf(fd: number): number | null {

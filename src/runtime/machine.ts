@@ -37,12 +37,15 @@ const HOST: Host = {
     const [, soft] = /^Max open files +(\d+)/m.exec(textOf("/proc/self/limits")) ?? [];
     return soft === undefined ? null : Number(soft);
   },
-  descriptorFree() {
+  descriptorsFree(count) {
+    const opened: number[] = [];
     try {
-      closeSync(openSync("/dev/null", "r"));
+      while (opened.length < count) opened.push(openSync("/dev/null", "r"));
       return true;
     } catch (error) {
       return !["EMFILE", "ENFILE"].includes(codeOf(error) ?? "");
+    } finally {
+      for (const fd of opened) closeSync(fd);
     }
   },
   get memoryBytes() {

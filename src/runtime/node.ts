@@ -118,9 +118,11 @@ class NodeLink implements Link {
       if (buffer.byteOffset === READ_BUFFER.byteOffset && buffer.buffer === READ_BUFFER.buffer) {
         this.events.data(ARENA.buf, READ_BLOCK.start, READ_BLOCK.start + n);
       } else this.events.commitRead(n);
+      // What it cost counts, also where somebody pauses the link because of that.
+      const goesOn = BUDGET.spend(this.#share, n, cameAt);
       if (this.#paused || this.#gone) return false;
       // One that did not fill its buffer has no more: the loop goes on by itself.
-      if (BUDGET.spend(this.#share, n, cameAt) || n < buffer.length) return true;
+      if (goesOn || n < buffer.length) return true;
       this.#rest();
       return false;
     },

@@ -74,6 +74,7 @@ export class Host {
   #handler: Handler<unknown, unknown> | null = null;
   #state: "created" | "starting" | "running" | "stopping" | "ended" = "created";
   #ending: Promise<void> | null = null;
+  #upstreamsClosed = false;
 
   constructor(config: HandlerConfig, services: HostServices) {
     const { name, definition } = config;
@@ -165,14 +166,27 @@ export class Host {
   }
 
   /** Takes over other options while it runs; false when that needs a new handler. */
-  async reconfigure(config: HandlerConfig): Promise<boolean> {
+  async reconfigure(config: HandlerConfig, aborted: AbortSignal): Promise<boolean> {
     const { clock } = this.#services.environment;
     const handler = this.#handler;
     if (handler?.reconfigure === undefined || config.definition !== this.#config.definition) return false;
     try {
       const taken = Promise.resolve(handler.reconfigure(config.options));
       let result: unknown = false;
-      await within(clock, HANDLER_START_MAX_MS, taken.then((value) => result = value));
+      const done = await within(
+        clock,
+        HANDLER_START_MAX_MS,
+        taken.then((value) => {
+          result = value;
+        }),
+        aborted,
+      );
+      if (!done && !aborted.aborted) {
+        this.log.warn(
+          "reconfigure",
+          `took longer than ${HANDLER_START_MAX_MS / 1000} s, and is not waited for`,
+        );
+      }
       if (result === true) this.#config = config;
       return result === true;
     } catch (error) {
@@ -315,6 +329,7 @@ export class Host {
     for (const upstream of this.#upstreams) upstream.stopPinging();
     await this.#stop(lingerMs);
     this.#inFlight.close();
+    this.#upstreamsClosed = true;
     await Promise.all(this.#upstreams.map((upstream) => upstream.close(Math.max(0, until - clock.now()))));
     this.#guard.close();
     this.#meter.close();
@@ -362,7 +377,7 @@ export class Host {
     if (this.#state === "created") {
       throw new Error("connect() is for start() and later: create() has no side effects");
     }
-    if (this.#state === "ended") throw new Error("the handler has ended: it cannot connect any more");
+    if (this.#upstreamsClosed) throw new Error("the handler has ended: it cannot connect any more");
     const { environment, post, statistics, upstreams } = this.#services;
     const upstream = new HandlerUpstream(endpoint, options, {
       ...upstreams,

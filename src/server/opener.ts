@@ -1,4 +1,4 @@
-/** Opens messages: once each, whatever number of handlers read it. What cannot be opened is refused here, by code. */
+/** Opens messages: decrypted and verified once each, whatever number of handlers read it. What cannot be opened is refused here, by code. */
 import type { Schema, SchemaIssue } from "../contracts/schema.ts";
 import type { OpenedParts, Seal } from "../contracts/seal.ts";
 import { BODY_DEFAULT_MAX_BYTES, BODY_MAX_BYTES } from "../limits.ts";
@@ -48,7 +48,7 @@ function issueText([issue]: readonly SchemaIssue[]): string {
   return path === "" ? `its body: ${issue.message}` : `field "${path}": ${issue.message}`;
 }
 
-/** The body of one message, parsed when the first handler reads it. */
+/** The body of one message, parsed when the first handler reads it; a large one when each does. */
 export class Body {
   readonly #type: string;
   readonly #json: Uint8Array;

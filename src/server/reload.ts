@@ -92,7 +92,8 @@ export class Reload {
     const section = this.#config.handlers.get(name);
     if (running === undefined || section === undefined) return null;
     return sameHandler(running.config, section) ||
-        running.config.definition === section.definition && running.reconfigurable
+        running.config.definition === section.definition && running.reconfigurable &&
+          JSON.stringify([...running.config.sections]) === JSON.stringify([...section.sections])
       ? running
       : null;
   }
@@ -104,11 +105,11 @@ export class Reload {
       for (const [name, host] of hosts) {
         const [before, section] = [host.config, this.#config.handlers.get(name)!];
         if (fresh.includes(host) || sameHandler(before, section)) continue;
-        if (await host.reconfigure(section)) reconfigured.push([host, before]);
+        if (await host.reconfigure(section, this.#parts.stopped)) reconfigured.push([host, before]);
         else await this.#replace(name, hosts, fresh);
       }
     } catch (error) {
-      for (const [host, before] of reconfigured) await host.reconfigure(before);
+      for (const [host, before] of reconfigured) await host.reconfigure(before, this.#parts.stopped);
       throw error;
     }
   }

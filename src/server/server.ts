@@ -166,6 +166,9 @@ export class Server {
     const unready = hosts.flatMap((host) => host.unready() ?? []);
     if (stopping) unready.unshift("the server is stopping");
     else if (this.#endpoint === null) unready.unshift("the server does not listen yet");
+    else if (this.#router?.rests) {
+      unready.unshift("no client is accepted for now: no file descriptor is free");
+    }
     return {
       ...this.#losses,
       endpoint: this.#endpoint,

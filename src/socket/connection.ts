@@ -83,8 +83,8 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   #pauses = 0;
   /** Reads that brought something. */
   #chunks = 0;
-  /** When the chunk that is being taken was looked at first; 0: not yet. */
-  #lookedAt = 0;
+  /** Since when the chunk is being taken; Infinity: it has been interrupted. */
+  #takenSince = 0;
   /** The handshake is done, but not yet whether it is taken. */
   #waiting = false;
   readonly #unread = new Unread();
@@ -148,7 +148,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
 
   /** Is it in the middle of a message, and not held back by us? */
   get expectsMore(): boolean {
-    return this.#pauses === 0 && this.#decoder?.idle === false;
+    return this.#pauses === 0 && !this.#held && !this.#stopped && this.#decoder?.idle === false;
   }
 
   /** Reads so far that brought something: whoever sends lives. */
@@ -190,7 +190,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   readonly #take = (chunk: Uint8Array, start: number, end: number): number => {
     if (this.#waiting) return start;
     let at = end;
-    this.#lookedAt = 0;
+    this.#takenSince = this.context.clock.now();
     this.context.flusher.beginChunk(chunk, start, end);
     try {
       at = this.#handshake !== null
@@ -278,21 +278,22 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
 
   /** What takes long goes on in the next turn: thousands of small messages, each looked at, hold others up. */
   look(): void {
-    const { clock } = this.context;
-    const now = clock.now();
-    if (this.#lookedAt === 0) this.#lookedAt = now;
-    if (now - this.#lookedAt < TAKE_MAX_MS) return;
-    this.#lookedAt = Infinity;
+    const { clock, slices } = this.context;
+    if (clock.now() - this.#takenSince < TAKE_MAX_MS) return;
+    this.#takenSince = Infinity;
     if (this.#drained !== null) {
       this.#decoder!.pause();
-      clock.nextTurn(this.#drainOn);
+      slices.add(this.#drainOn);
     } else {
       this.pause();
-      clock.nextTurn(this.#goOn);
+      slices.add(this.#goOn);
     }
   }
 
-  readonly #goOn = (): void => this.resume();
+  /** At once, unlike {@link resume}: what it takes counts for its turn. */
+  readonly #goOn = (): void => {
+    if (--this.#pauses === 0) this.#resume();
+  };
 
   pause(): void {
     if (this.#pauses++ > 0 || this.#closed || this.#drained !== null || this.#stopped) return;
@@ -370,10 +371,9 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   /** Sends FIN and takes what still comes, until the peer closes its side; behind {@link stopReceiving} it is only counted. */
   finish(done: () => void): void {
     if (this.#closed) return done();
-    const before = this.#finished;
+    const began = this.#finished !== null;
     this.#finished = done;
-    if (before !== null) return;
-    this.egress.end();
+    if (!began) this.egress.end();
     this.#held = false;
     if (this.#stopped) {
       this.#decoder?.divert({ message: () => this.drops.add("unread", this.name) });

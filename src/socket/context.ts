@@ -8,6 +8,7 @@ import type { Vectors } from "../memory/vectors.ts";
 import { type RelayLimits, RelayTable } from "../relay/table.ts";
 import { Flusher } from "./flusher.ts";
 import { Queues } from "./queues.ts";
+import { TurnSlices } from "./slices.ts";
 
 export class SocketContext {
   readonly environment: Environment;
@@ -19,6 +20,8 @@ export class SocketContext {
   readonly vectors: Vectors | null;
   /** For what waits to be written. */
   readonly blocks: Blocks;
+  /** Chunks that take long. */
+  readonly slices: TurnSlices;
   /** What waits for upstreams. */
   readonly upstreams: Queues = new Queues();
   /** Copies `from[start, end)` to `to` at `at`, in the way that is fastest here. */
@@ -30,6 +33,7 @@ export class SocketContext {
     this.clock = clock;
     this.log = log;
     this.flusher = new Flusher(clock.soon);
+    this.slices = new TurnSlices(clock);
     this.arena = links.arena ?? null;
     this.vectors = links.vectors ?? null;
     this.blocks = new Blocks(this.arena);

@@ -190,8 +190,12 @@ export class Dealer implements DealerSocket {
   reconfigure(options: DealerOptions): void {
     this.#options = options;
     this.#egress.hwm = options.hwm;
-    // Nobody waits for a mark that has risen.
+    // Nobody waits for a mark that has risen; and the watch begins anew, with its time of now.
     if (!this.#egress.full) this.#drained();
+    else if (this.#cancelStall !== null) {
+      this.#endWatch();
+      this.#watchFull();
+    }
   }
 
   async close(lingerMs: number): Promise<void> {
@@ -241,6 +245,8 @@ export class Dealer implements DealerSocket {
     if (this.#egress.breaks >= SEND_TRIES) this.#dropBreaking();
     this.#resumeAll();
     if (wasUp) this.#events.down?.(why);
+    // Who waits for the end of what is queued waits in vain.
+    if (this.#closed) this.#egress.onempty?.();
     this.#retry(why);
   }
 

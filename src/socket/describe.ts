@@ -1,4 +1,5 @@
 /** Peers and messages, in words for people. */
+import { IDENTITY_MAX_BYTES } from "../limits.ts";
 import { counted, hex, printableBytes } from "../text.ts";
 import { bodyStart, frameEnd, MORE } from "../zmtp/frame.ts";
 
@@ -7,7 +8,9 @@ const TYPE_TEXT_BYTES = 64;
 
 /** An identity for people: text where it is printable, else hexadecimal. */
 export function identityName(identity: Uint8Array): string {
-  if (identity.every((b) => b > 0x20 && b < 0x7f)) return `"${printableBytes(identity, 255)}"`;
+  if (identity.length <= IDENTITY_MAX_BYTES && identity.every((b) => b > 0x20 && b < 0x7f)) {
+    return `"${printableBytes(identity, 255)}"`;
+  }
   return hex(identity.subarray(0, 32));
 }
 

@@ -13,13 +13,13 @@ const KNOWN_MS = 20;
 /** What is behind the door. */
 export interface DoorParts {
   readonly clock: Clock;
-  readonly host: Pick<Host, "descriptorFree">;
-  /** Listens no more; those who are in stay. */
-  shut(): Promise<void>;
+  readonly host: Pick<Host, "descriptorsFree">;
+  /** Listens no more; those who are in stay. Resolves to how many descriptors {@link open} will take. */
+  shut(): Promise<number>;
   /** Listens again where it did. */
   open(): Promise<void>;
-  /** Nobody is let in for a while. */
-  rests(): void;
+  /** Nobody is let in for a while: there is no descriptor, or what listened there cannot do so again. */
+  rests(error: unknown): void;
 }
 
 export class Door {
@@ -34,28 +34,34 @@ export class Door {
     this.#cancel = parts.clock.every(LOOK_MS, () => void this.look());
   }
 
+  /** Is nobody let in now? */
+  get shut(): boolean {
+    return this.#resting !== null;
+  }
+
   /** Is there a descriptor left? If not, nobody is let in for a while. */
   look(): boolean {
-    const { clock, host } = this.#parts;
+    const { clock, host, rests } = this.#parts;
     const now = clock.now();
     if (now - this.#lookedAt < KNOWN_MS) return true;
     this.#lookedAt = now;
-    if (this.#over || host.descriptorFree()) return true;
-    this.#resting ??= this.#rest().finally(() => this.#resting = null);
+    if (this.#over || host.descriptorsFree(1)) return true;
+    this.#resting ??= this.#rest().catch(rests).finally(() => this.#resting = null);
     return false;
   }
 
   async #rest(): Promise<void> {
     const { clock, host, shut, open, rests } = this.#parts;
-    rests();
-    await shut();
+    rests(null);
+    const taken = await shut();
     while (!this.#over) {
       await new Promise<void>((resolve) => void clock.after(REST_MS, resolve));
-      if (this.#over || !host.descriptorFree()) continue;
+      // One for who comes in then: those that were freed by resting are none.
+      if (this.#over || !host.descriptorsFree(taken + 1)) continue;
       try {
         return await open();
-      } catch {
-        // Somebody else was quicker.
+      } catch (error) {
+        rests(error);
       }
     }
   }

@@ -219,6 +219,7 @@ abstract class LibzmqSocket<S extends Socket> {
 
 class LibzmqRouter extends LibzmqSocket<InstanceType<Libzmq["Router"]>> implements RouterSocket {
   readonly peersMax = null;
+  readonly rests = false;
   /** libzmq does not tell what has come. */
   readonly idle = true;
   readonly closed: ReadonlyMap<ClosedReason, number> = new Map();

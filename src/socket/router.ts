@@ -78,6 +78,10 @@ export class Router implements RouterSocket {
     this.#counter = Math.floor(context.environment.random() * 0x1_0000_0000);
   }
 
+  get rests(): boolean {
+    return this.#door?.shut ?? false;
+  }
+
   get peersMax(): number {
     return this.#options.maxClients;
   }
@@ -125,6 +129,7 @@ export class Router implements RouterSocket {
         this.#listeners = [];
         this.#shutAt.push(...listeners.map(({ address }) => address));
         await Promise.all(listeners.map((listener) => listener.close()));
+        return this.#shutAt.length;
       },
       open: async () => {
         for (let address = this.#shutAt.at(0); address !== undefined; address = this.#shutAt.at(0)) {
@@ -132,8 +137,10 @@ export class Router implements RouterSocket {
           this.#shutAt.shift();
         }
       },
-      rests: () =>
-        this.#log.warnRarely("client", "descriptors", "no descriptor is left: nobody is let in until one is"),
+      rests: (error) => {
+        const why = error === null ? "no file descriptor is free" : errorText(error);
+        this.#log.warnRarely("client", `rests ${why}`, `${why}: no client is accepted for now`);
+      },
     });
   }
 
@@ -221,7 +228,7 @@ export class Router implements RouterSocket {
     if (this.#closed) {
       peer.close();
     } else if (this.#door?.look() === false) {
-      this.#count("descriptors", link.remote, "no descriptor is left");
+      this.#count("descriptors", link.remote, "no file descriptor is free");
       peer.abandon();
     } else if (this.#connections.size >= this.#options.maxClients) {
       this.#count("max-clients", link.remote, `${this.#options.maxClients} clients are here already`);

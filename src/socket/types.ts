@@ -71,7 +71,7 @@ export type DropReason =
   | "too-many-frames"
   /** Again and again the upstream's link broke while this message was written. */
   | "breaks-link"
-  /** What had come from a client, but was not looked at when it was closed. */
+  /** What had come from a peer, but was not looked at when its connection was closed. */
   | "unread"
   /** What waited when a client left. */
   | "client-gone"
@@ -120,6 +120,8 @@ export interface RouterSocket {
   /** Peers whose handshake is done. */
   readonly peers: number;
   readonly drops: Drops;
+  /** Is no client accepted for now, as no descriptor is free? */
+  readonly rests: boolean;
   /** As many as there may be; null: the engine sets no bound. */
   readonly peersMax: number | null;
   /** Clients that were closed for a reason of ours. */

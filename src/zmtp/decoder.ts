@@ -57,11 +57,11 @@ export interface DecoderOwner {
    * @param bytes It has at least so many.
    */
   oversized(buf: Uint8Array, start: number, end: number, bytes: number): void;
-  /** Again {@link LOOK_MESSAGES} were handed on one by one, of the chunk that is being taken: it may say {@link Decoder.pause}. */
+  /** Again {@link LOOK_MESSAGES} or so are handed on one by one, of the chunk that is being taken: it may say {@link Decoder.pause}. */
   look(): void;
 }
 
-/** Messages handed on one by one, commands too, until the owner is asked whether that takes too long. */
+/** Messages handed on one by one, commands too, until the owner is asked whether that takes too long; a KiB counts as one. */
 export const LOOK_MESSAGES = 64;
 
 /** The bounds a decoder keeps. */
@@ -196,7 +196,8 @@ export class Decoder<S extends DecoderOwner> {
         at = this.#passOver(chunk, at, end);
         continue;
       }
-      if (--this.#untilLook === 0) {
+      this.#untilLook -= 1 + ((next - at) >> 10);
+      if (this.#untilLook <= 0) {
         this.#untilLook = LOOK_MESSAGES;
         source.look();
       }
@@ -307,9 +308,8 @@ export class Decoder<S extends DecoderOwner> {
   /** The next scan's bytes are passed over; returns -1. */
   #tooLarge(buf: Uint8Array, start: number, end: number, bytes: number): number {
     const { messageMaxBytes, messageMaxFrames, skipMaxBytes } = this.#limits;
-    if (bytes > Math.max(skipMaxBytes, messageMaxBytes)) {
-      throw new ProtocolError("too-large", `message of more than ${messageMaxBytes} bytes`);
-    }
+    const most = Math.max(skipMaxBytes, messageMaxBytes);
+    if (bytes > most) throw new ProtocolError("too-large", `message of more than ${most} bytes`);
     this.#skip = new Skip(skipMaxBytes, messageMaxFrames);
     this.#source.oversized(buf, start, end, bytes);
     return -1;

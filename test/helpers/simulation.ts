@@ -536,7 +536,7 @@ export class World {
         platform: "simulated",
         runtime: driver,
         descriptorsMax: null,
-        descriptorFree: () => true,
+        descriptorsFree: () => true,
         memoryBytes: 2 ** 40,
         usage: () => ({
           userSeconds: 0,
