@@ -63,6 +63,8 @@ export interface DecoderOwner {
 
 /** Messages handed on one by one, commands too, until the owner is asked whether that takes too long; a KiB counts as one. */
 export const LOOK_MESSAGES = 64;
+/** From here on a message is mostly blob, which nobody reads. */
+const LOOK_LARGE_BYTES = 64 * 1024;
 
 /** The bounds a decoder keeps. */
 export interface DecoderLimits {
@@ -181,6 +183,8 @@ export class Decoder<S extends DecoderOwner> {
    * @throws {ProtocolError} The stream cannot go on. What came whole before has been handed on.
    */
   push(chunk: Uint8Array, at: number, end: number): number {
+    // Of each chunk anew: where most are taken in runs, the time that it takes says nothing of them.
+    this.#untilLook = LOOK_MESSAGES;
     if (this.#have > 0) at = this.#complete(chunk, at, end);
     if (this.#skip !== null) at = this.#passOver(chunk, at, end);
     const sink = this.#sink;
@@ -196,7 +200,7 @@ export class Decoder<S extends DecoderOwner> {
         at = this.#passOver(chunk, at, end);
         continue;
       }
-      this.#untilLook -= 1 + ((next - at) >> 10);
+      this.#untilLook -= next - at < LOOK_LARGE_BYTES ? 1 + ((next - at) >> 10) : 1;
       if (this.#untilLook <= 0) {
         this.#untilLook = LOOK_MESSAGES;
         source.look();
