@@ -14,20 +14,12 @@ import { Statistics } from "../src/server/counts.ts";
 import { Pinger } from "../src/server/pinger.ts";
 import { printable } from "../src/text.ts";
 import { TestClock } from "./helpers/clock.ts";
-import { ROOT, secondsFor, type Target, TARGETS, tempFolder, until } from "./helpers/env.ts";
-import { Answering, Collector } from "./helpers/collector.ts";
+import { ROOT, type Target, TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { Answering } from "./helpers/collector.ts";
 import { ServerProcess } from "./helpers/process.ts";
 import { GREETING, message, RawPeer, ready } from "./helpers/raw.ts";
 
 const MIB = 1024 * 1024;
-const mib = (bytes: number) => `${(bytes / MIB).toFixed(0)} MiB`;
-/** What a load may leave: code that was compiled, and what the runtime keeps for the next one. */
-const LEFT_MAX_BYTES: Record<string, number> = {
-  bun: 40 * MIB,
-  binary: 40 * MIB,
-  deno: 60 * MIB,
-  node: 60 * MIB,
-};
 const config = (more = "", sections = "") =>
   `[ccserver]
 cc-socket = tcp://127.0.0.1:*
@@ -576,39 +568,6 @@ for (const target of TARGETS) {
     assert.equal(code, 74);
   });
 }
-
-test("after 100 clients with messages of 64 KiB, memory is given back within a minute, while they stay", async (t) => {
-  if (secondsFor(0) < 60) {
-    const why = 'it takes a minute: "npm test -- limits --seconds=60" runs it';
-    console.log(`skipped: ${why}`);
-    return t.skip?.(why);
-  }
-  const told = await Promise.all(TARGETS.map(async (target) => {
-    using collector = new Collector();
-    const routed = config("", `[h:up]\nhandler = proxy\nremote-cc = ${await collector.listen()}\n`)
-      .replace("[routes]", "[routes]\npub = h:up");
-    await using server = await ServerProcess.start(routed, target);
-    await server.until(/is up/);
-    const before = server.residentBytes;
-    const peers = await Promise.all(Array.from({ length: 100 }, () => RawPeer.open(server.port)));
-    try {
-      const blob = message("", "pub.x", "{}", "", Buffer.alloc(64 * 1024));
-      for (let i = 0; i < 10; i++) for (const peer of peers) peer.write(blob);
-      await until("all of them", () => collector.count === 1000, 60_000);
-      const most = server.residentBytes;
-      await until(
-        () => `memory to be given back: ${mib(server.residentBytes)}, ${mib(before)} before the load`,
-        () => server.residentBytes < before + LEFT_MAX_BYTES[target.name],
-        60_000,
-        200,
-      );
-      return `${target.name}: ${mib(before)}, ${mib(most)} with the load, then ${mib(server.residentBytes)}`;
-    } finally {
-      for (const peer of peers) peer.close();
-    }
-  }));
-  console.log(told.join("; "));
-});
 
 test("npm: a server that npm has started ends with it", async () => {
   using folder = tempFolder();
