@@ -10,11 +10,8 @@ import { ServerProcess } from "./helpers/process.ts";
 import { message, RawPeer } from "./helpers/raw.ts";
 
 const TYPES = 1000;
-/**
- * A message may be held up by so much longer than without: 5 ms, and 2 where this machine has two cores for three programs.
- * V8's collector takes up to 3 ms at once, twice perhaps.
- */
-const heldUpMaxMs = (on: string) => on === "deno" || on === "node" ? 10 : 7;
+/** A message may be held up by so much longer than without. V8's collector takes up to 3 ms at once, twice perhaps. */
+const heldUpMaxMs = (on: string) => on === "deno" || on === "node" ? 10 : 5;
 const DEAR_MAX_MS = 30;
 const WINDOWS = 7;
 const WINDOW_MS = 300;
