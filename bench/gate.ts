@@ -65,7 +65,7 @@ const AGAINST = "against the last release,";
 /** A light client's time beside floods: a thousand echoes, so that ten are beyond p99. */
 const BESIDE_SECONDS = 2;
 /** Pairs of a short run. */
-const SHORT_PAIRS = 8;
+const SHORT_PAIRS = 6;
 
 const FIGURES = {
   messagesPerSecond: "messages/s",

@@ -134,19 +134,19 @@ test("turn: what one link leaves of a turn, the next has", () => {
   assert.deepEqual(a.read, [10 * KIB]);
 });
 
-test("turn: links that brought little are asked every 512 KiB, the latest eight, until they are gone", () => {
+test("turn: links that brought little are asked every 128 KiB, the latest eight, until they are gone", () => {
   const { loop, rounds } = world(1);
   const light = Array.from({ length: 10 }, () => new TestLight());
   for (const link of [...light, ...light.slice(5)]) rounds.light(link);
   loop.turn();
-  assert.deepEqual(light.map(({ asked }) => asked), [0, 0, 2, 2, 2, 2, 2, 2, 2, 2]);
+  assert.deepEqual(light.map(({ asked }) => asked), [0, 0, 8, 8, 8, 8, 8, 8, 8, 8]);
   light[3].stays = false;
   loop.turn();
   loop.turn();
-  assert.deepEqual(light.map(({ asked }) => asked), [0, 0, 6, 3, 6, 6, 6, 6, 6, 6]);
+  assert.deepEqual(light.map(({ asked }) => asked), [0, 0, 24, 9, 24, 24, 24, 24, 24, 24]);
   loop.time += 2001;
   loop.turn();
-  assert.equal(light[9].asked, 6, "nobody is taken to wait any more");
+  assert.equal(light[9].asked, 24, "nobody is taken to wait any more");
 });
 
 test("turn: links that leave in the middle of a round, by themselves or not, upset nobody's turn", () => {

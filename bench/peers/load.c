@@ -302,6 +302,18 @@ static int by_size(const void *a, const void *b) {
   return d < 0 ? -1 : d > 0;
 }
 
+/* The first `warm` times are not counted: a server that has just started compiles its code. */
+static int report_times(int64_t *times, long received, long warm) {
+  if (received <= warm) return 1;
+  times += warm;
+  received -= warm;
+  qsort(times, received, sizeof *times, by_size);
+  printf("{\"received\":%ld,\"p50\":%.1f,\"p99\":%.1f,\"p999\":%.1f}\n", received, times[received / 2] / 1e3,
+         times[received * 99 / 100] / 1e3, times[received * 999 / 1000] / 1e3);
+  fflush(stdout);
+  return 0;
+}
+
 static int rtt(int port, long rate, long messages, const char *hello_path, const char *message_path) {
   size_t hello_size, size;
   char *hello = slurp(hello_path, &hello_size), *message = slurp(message_path, &size);
@@ -347,16 +359,7 @@ static int rtt(int port, long rate, long messages, const char *hello_path, const
     memmove(in, in + at, have - at);
     have -= at;
   }
-  /* The first part is warm-up: a server that has just started compiles its code. */
-  long warm = env_size("WARM_UP");
-  if (received <= warm) return 1;
-  times += warm;
-  received -= warm;
-  qsort(times, received, sizeof *times, by_size);
-  printf("{\"received\":%ld,\"p50\":%.1f,\"p99\":%.1f,\"p999\":%.1f}\n", received, times[received / 2] / 1e3,
-         times[received * 99 / 100] / 1e3, times[received * 999 / 1000] / 1e3);
-  fflush(stdout);
-  return 0;
+  return report_times(times, received, env_size("WARM_UP"));
 }
 
 /* Replies in buf[0, have), and where the first begins that is not whole yet. */
@@ -431,12 +434,7 @@ static int light(int port, long rate, long messages, const char *hello_path, con
     memmove(in, in + whole, have - whole);
     have -= whole;
   }
-  if (received == 0) return 1;
-  qsort(times, received, sizeof *times, by_size);
-  printf("{\"received\":%ld,\"p50\":%.1f,\"p99\":%.1f,\"p999\":%.1f}\n", received, times[received / 2] / 1e3,
-         times[received * 99 / 100] / 1e3, times[received * 999 / 1000] / 1e3);
-  fflush(stdout);
-  return 0;
+  return report_times(times, received, env_size("WARM_UP_MESSAGES"));
 }
 
 static int knock(int port, int clients, const char *hello_path) {

@@ -8,7 +8,7 @@
  * ```
  *                                        all links together       one link at once
  *   nobody else is there                 8 MiB, 8 ms              4 ms (a turn's other costs do not count beside that)
- *   others send little at a time,        Bun: 4 MiB, 4 ms         512 KiB, 0.5 ms: then those who brought little last
+ *   others send little at a time,        Bun: 4 MiB, 4 ms         128 KiB, 0.5 ms: then those who brought little last
  *   and perhaps wait for an answer       Deno: 1 MiB, 2 ms        are looked at (Bun), or the turn may end (others)
  *                                        Node: 256 KiB, 1 ms
  * ```
@@ -31,7 +31,7 @@ const TURN_MS = 8;
 const READ_MS = 4;
 /** The same while others send little at a time. */
 const MIXED_READ_MS = 0.5;
-const MIXED_READ_BYTES = 512 * KIB;
+const MIXED_READ_BYTES = 128 * KIB;
 /** At least so much is read at once. */
 const READ_MIN_BYTES = 4 * KIB;
 /**
