@@ -2,11 +2,26 @@
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
 import { lookup } from "node:dns/promises";
+import {
+  chmodSync,
+  existsSync,
+  linkSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import net from "node:net";
 import process from "node:process";
 import runtime from "#runtime";
 import { READ_BLOCK_BYTES } from "../src/memory/arena.ts";
+import type { Child, Exit, Pipe, SignalName, SpawnOptions } from "../src/contracts/environment.ts";
+import { CCError } from "../src/errors.ts";
+import { MACHINE } from "../src/runtime/machine.ts";
 import type { Address, Link, LinkEvents, Listener } from "../mod.ts";
 import { RUNTIME, skipFor, tempFolder, text, until, utf8 } from "./helpers/env.ts";
 import { test } from "./helpers/memory.ts";
@@ -508,3 +523,369 @@ for (const floods of [1, 8]) {
     }
   });
 }
+
+const { files, processes } = MACHINE;
+const ENV = { PATH: process.env.PATH ?? "/usr/bin:/bin" };
+
+/** Processes of a test, which ends with none of them. */
+class Started {
+  readonly children: Child[] = [];
+  spawn(command: string[], options: Partial<SpawnOptions> = {}): Child & { readonly pid: number } {
+    const child = processes.spawn(command, { env: ENV, output: null, ...options });
+    this.children.push(child);
+    assert.ok(child.pid !== null && child.pid > 1, `${command[0]} was started`);
+    return child as Child & { readonly pid: number };
+  }
+  sh(script: string, options?: Partial<SpawnOptions>) {
+    return this.spawn(["sh", "-c", script], options);
+  }
+  async [Symbol.asyncDispose]() {
+    for (const { pid } of this.children) if (pid !== null) processes.signal(-pid, "SIGKILL");
+    for (const { exited } of this.children) await exited;
+  }
+}
+
+/** Pipes in a folder, and what came by them. */
+async function openPipes(folder: string, ...names: string[]) {
+  const opened = await files.openPipes(names.map((name) => join(folder, name)));
+  const pipes = opened.map((pipe) => {
+    if (pipe instanceof CCError) throw pipe;
+    return pipe;
+  });
+  return { pipes, [Symbol.dispose]: () => pipes.forEach((pipe) => pipe.close()) };
+}
+
+const room = new Uint8Array(64 * 1024);
+
+function readAll(pipe: Pipe): string {
+  let all = "";
+  for (let n = -1; n !== 0;) all += text(room.subarray(0, n = pipe.read(room)));
+  return all;
+}
+
+/** What a shell script says. */
+async function said(script: string, options: Partial<SpawnOptions> = {}): Promise<string> {
+  using folder = tempFolder();
+  using opened = await openPipes(folder.path, "out");
+  await using started = new Started();
+  const { exited } = started.sh(script, { ...options, output: opened.pipes[0].fd });
+  await exited;
+  return readAll(opened.pipes[0]);
+}
+
+/** Files in a folder that a process has open, each once. */
+function openIn(folder: string, pid: number): string[] {
+  const found = new Set<string>();
+  for (const fd of readdirSync(`/proc/${pid}/fd`)) {
+    try {
+      found.add(readlinkSync(`/proc/${pid}/fd/${fd}`));
+    } catch {
+      // the one that the folder of descriptors was read by
+    }
+  }
+  return [...found].filter((name) => name.startsWith(folder)).sort();
+}
+
+test(`${RUNTIME}: a process ends with a code, or by a signal`, async () => {
+  await using started = new Started();
+  assert.deepEqual(await started.sh("exit 0").exited, { code: 0, signal: null, error: null });
+  assert.deepEqual(await started.sh("exit 7").exited, { code: 7, signal: null, error: null });
+  for (
+    const signal of ["SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGTERM", "SIGKILL", "SIGABRT"]
+  ) {
+    const child = started.spawn(["sleep", "600"]);
+    await until("sleep", () => readFileSync(`/proc/${child.pid}/comm`, "utf8") === "sleep\n");
+    assert.equal(processes.signal(-child.pid, signal as SignalName), true);
+    assert.deepEqual(await child.exited, { code: null, signal, error: null });
+    assert.equal(processes.signal(child.pid, 0), false);
+    assert.equal(processes.signal(-child.pid, "SIGTERM"), false);
+  }
+});
+
+test(`${RUNTIME}: what cannot be started tells why`, async () => {
+  using folder = tempFolder();
+  const { path } = folder;
+  writeFileSync(join(path, "plain"), "no program");
+  const start = (command: string[], options: Partial<SpawnOptions> = {}): Promise<Exit> => {
+    const { pid, exited } = processes.spawn(command, { env: ENV, output: null, ...options });
+    assert.equal(pid, null, command[0]);
+    return exited;
+  };
+  const exit = (error: string) => ({ code: null, signal: null, error });
+  assert.deepEqual(await start([join(path, "none")]), exit("ENOENT"));
+  assert.deepEqual(await start(["no-such-program-here"]), exit("ENOENT"));
+  assert.deepEqual(await start([join(path, "plain")]), exit("EACCES"));
+  assert.deepEqual(await start(["true"], { cwd: join(path, "none") }), exit("ENOENT"));
+  assert.deepEqual(await start(["true", "x".repeat(4 * 1024 * 1024)]), exit("E2BIG"));
+  assert.notEqual((await start(["true", "a\0b"])).error, null);
+  assert.notEqual((await start([""])).error, null);
+});
+
+test(`${RUNTIME}: a process leads a session and a group of its own, and is looked at`, async () => {
+  await using started = new Started();
+  const before = processes.look(process.pid)!;
+  const child = started.sh("while :; do :; done");
+  const found = processes.look(child.pid)!;
+  assert.equal(found.pid, child.pid);
+  assert.equal(found.session, child.pid);
+  assert.equal(found.group, child.pid);
+  assert.equal(found.parent, process.pid);
+  assert.ok(found.started >= before.started);
+  await until("processor time", () => processes.look(child.pid)!.cpuSeconds >= 0.05);
+  assert.match(processes.look(child.pid)!.state, /^[RS]$/);
+  assert.equal(processes.look(child.pid)!.started, found.started);
+  const [, resident] = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${process.pid}/status`, "latin1"))!;
+  const ratio = processes.look(process.pid)!.residentBytes / (Number(resident) * 1024);
+  assert.ok(ratio > 0.5 && ratio < 2, `resident memory, ${ratio} of what status has`);
+  const listed = [...processes.list()];
+  assert.equal(listed.find(({ pid }) => pid === child.pid)?.session, child.pid);
+  assert.equal(listed.find(({ pid }) => pid === process.pid)?.started, before.started);
+  processes.signal(child.pid, "SIGKILL");
+  await child.exited;
+  assert.equal(processes.look(child.pid), null);
+});
+
+test(`${RUNTIME}: a zombie is there until its parent asks`, async () => {
+  using folder = tempFolder();
+  using opened = await openPipes(folder.path, "out");
+  await using started = new Started();
+  // Sleep is no shell: it does not ask after the child that the shell it was had.
+  started.sh("sh -c 'exit 0' & echo $!; exec sleep 600", { output: opened.pipes[0].fd });
+  let told = "";
+  const pid = Number(await until("its number", () => /^(\d+)\n/.exec(told += readAll(opened.pipes[0]))?.[1]));
+  await until("the zombie", () => processes.look(pid)?.state === "Z");
+  assert.equal(processes.signal(pid, 0), true);
+  assert.equal(processes.environmentOf(pid, "PATH"), null);
+});
+
+test(`${RUNTIME}: no signal goes to us all, and what is not ours is told`, () => {
+  for (const pid of [0, -1, 1.5, NaN]) {
+    assert.throws(() => processes.signal(pid, 0), { name: "CCError", code: "EINVAL" });
+  }
+  assert.equal(processes.look(2 ** 30), null);
+  assert.equal(processes.signal(2 ** 30, 0), false);
+  if (process.getuid?.() !== 0) {
+    assert.throws(() => processes.signal(1, 0), { name: "CCError", code: "EPERM" });
+  }
+});
+
+test(`${RUNTIME}: a process has the environment it is given and no other, and its folder`, async () => {
+  using folder = tempFolder();
+  await using started = new Started();
+  assert.deepEqual(processes.env, { ...process.env });
+  const env = { B: "", A: "x=y\u00e4 z", LD_BIND_NOW: "1" };
+  const env0 = "tr '\\0' '\\n' </proc/$$/environ";
+  const told = await said(`PATH=${ENV.PATH}; ${env0}`, { env });
+  assert.deepEqual(told.trim().split("\n").sort(), ["A=x=y\u00e4 z", "B=", "LD_BIND_NOW=1"]);
+  assert.equal(await said("pwd -P", { cwd: folder.path }), `${folder.path}\n`);
+  assert.equal(await said("pwd -P"), `${process.cwd()}\n`);
+  const child = started.spawn(["sleep", "600"], { env: { ...ENV, ...env } });
+  assert.equal(processes.environmentOf(child.pid, "A"), "x=y\u00e4 z");
+  assert.equal(processes.environmentOf(child.pid, "B"), "");
+  assert.equal(processes.environmentOf(child.pid, "LD_BIND"), null);
+  assert.equal(processes.environmentOf(2 ** 30, "A"), null);
+});
+
+test(`${RUNTIME}: a program is looked for where the PATH that it is given says`, async () => {
+  using folder = tempFolder();
+  await using started = new Started();
+  const program = join(folder.path, "cc-test-program");
+  writeFileSync(program, "#!/bin/sh\nexit 5\n");
+  chmodSync(program, 0o755);
+  const child = started.spawn(["cc-test-program"], { env: { PATH: folder.path } });
+  assert.deepEqual(await child.exited, { code: 5, signal: null, error: null });
+});
+
+test(`${RUNTIME}: a process has no signals blocked or ignored`, async () => {
+  const told = await said("exec cat /proc/self/status");
+  for (const name of ["SigBlk", "SigIgn"]) {
+    // Some that start us ignore a signal for all below them; what we add ourselves must not come through.
+    const ours = BigInt("0x" + /^SigIgn:\s+(\w+)/m.exec(readFileSync("/proc/self/status", "latin1"))![1]);
+    const theirs = BigInt("0x" + new RegExp(`^${name}:\\s+(\\w+)`, "m").exec(told)![1]);
+    const SIGPIPE = 1n << 12n;
+    assert.equal(theirs & (~ours | SIGPIPE), 0n, `${name} ${theirs.toString(16)}`);
+  }
+});
+
+test(`${RUNTIME}: without output, and for input, a process has /dev/null`, async () => {
+  await using started = new Started();
+  const child = started.spawn(["sleep", "600"]);
+  const links = [0, 1, 2].map((fd) => readlinkSync(`/proc/${child.pid}/fd/${fd}`));
+  assert.deepEqual(links, ["/dev/null", "/dev/null", "/dev/null"]);
+});
+
+test(`${RUNTIME}: a signal to a group reaches grandchildren, and another group does not get it`, async () => {
+  using folder = tempFolder();
+  using opened = await openPipes(folder.path, "out");
+  await using started = new Started();
+  const other = started.spawn(["sleep", "600"]);
+  const child = started.sh("sleep 600 & echo $!; wait", { output: opened.pipes[0].fd });
+  let told = "";
+  const pid = Number(await until("its number", () => /^(\d+)\n/.exec(told += readAll(opened.pipes[0]))?.[1]));
+  assert.equal(processes.look(pid)!.group, child.pid);
+  assert.equal(processes.look(pid)!.session, child.pid);
+  assert.equal(processes.signal(-child.pid, 0), true);
+  assert.equal(processes.signal(-child.pid, "SIGTERM"), true);
+  assert.equal((await child.exited).signal, "SIGTERM");
+  // Whoever gets orphans here may not ask after them.
+  await until("the end of the grandchild", () => (processes.look(pid)?.state ?? "Z") === "Z");
+  assert.equal(processes.signal(-other.pid, "SIGCONT"), true);
+  assert.equal(processes.look(other.pid)?.group, other.pid);
+});
+
+test(`${RUNTIME}: pipes: each has what was written to it, and no process has another's`, async () => {
+  using folder = tempFolder();
+  using opened = await openPipes(folder.path, "a", "b b");
+  const [a, b] = opened.pipes;
+  await using started = new Started();
+  assert.equal(a.read(room), 0, "nothing was written");
+  const [first, second] = [a, b].map(({ fd }, i) =>
+    started.sh(`echo out ${i}; echo err ${i} >&2; exec sleep 600`, { output: fd })
+  );
+  let [fromA, fromB] = ["", ""];
+  await until("what they say", () => {
+    fromA += readAll(a);
+    fromB += readAll(b);
+    return fromA === "out 0\nerr 0\n" && fromB === "out 1\nerr 1\n";
+  });
+  assert.deepEqual(openIn(folder.path, first.pid), [join(folder.path, "a")]);
+  assert.deepEqual(openIn(folder.path, second.pid), [join(folder.path, "b b")]);
+  assert.deepEqual(openIn(folder.path, started.spawn(["sleep", "600"]).pid), []);
+  assert.equal(a.read(room), 0, "it does not wait though a process was given it");
+  const few = new Uint8Array(3);
+  await started.sh("printf 12345", { output: a.fd }).exited;
+  assert.deepEqual([a.read(few), text(few), a.read(few), a.read(few)], [3, "123", 2, 0]);
+  a.close();
+  a.close();
+  assert.equal(a.read(room), 0, "closed");
+});
+
+test(`${RUNTIME}: pipes: one that writes more than a pipe holds waits, and goes on when it is read`, async () => {
+  using folder = tempFolder();
+  using opened = await openPipes(folder.path, "out");
+  const [pipe] = opened.pipes;
+  await using started = new Started();
+  const child = started.sh("head -c 1000000 /dev/zero; echo end; exit 3", { output: pipe.fd });
+  let isOver = false;
+  child.exited.then(() => isOver = true);
+  await until(
+    "a writer that sleeps",
+    () => [...processes.list()].some(({ parent, state }) => parent === child.pid && state === "S"),
+  );
+  assert.equal(isOver, false);
+  let size = 0;
+  let end = "";
+  await until("all bytes", () => {
+    for (let n = -1; n !== 0;) {
+      size += n = pipe.read(room);
+      if (n > 0) end = (end + text(room.subarray(Math.max(0, n - 4), n))).slice(-4);
+    }
+    return size === 1_000_004;
+  });
+  assert.equal(end, "end\n");
+  assert.equal((await child.exited).code, 3);
+});
+
+test(`${RUNTIME}: pipes: a writer outlives the one that reads, and the next one gets what is there`, async () => {
+  using folder = tempFolder();
+  const first = await openPipes(folder.path, "out");
+  await using started = new Started();
+  const go = join(folder.path, "go");
+  const child = started.sh(
+    `echo before; while ! [ -e '${go}' ]; do sleep 0.01; done; echo after; exec sleep 600`,
+    { output: first.pipes[0].fd },
+  );
+  let told = "";
+  await until("its first words", () => (told += readAll(first.pipes[0])) === "before\n");
+  first[Symbol.dispose]();
+  writeFileSync(go, "");
+  await until("sleep", () => readFileSync(`/proc/${child.pid}/comm`, "utf8") === "sleep\n");
+  using next = await openPipes(folder.path, "out");
+  assert.equal(readAll(next.pipes[0]), "after\n");
+});
+
+test(`${RUNTIME}: pipes: what is no pipe is an error in its place, and the others are opened`, async () => {
+  using folder = tempFolder();
+  const at = (name: string) => join(folder.path, name);
+  writeFileSync(at("file"), "");
+  mkdirSync(at("folder"));
+  spawnSync("mkfifo", [at("wide"), at("-n'\n*")]);
+  chmodSync(at("wide"), 0o666);
+  symlinkSync(at("wide"), at("link"));
+  symlinkSync("/dev/full", at("device"));
+  const names = ["file", "new", "folder", "wide", "link", "device", "-n'\n*", "none/new", "file/new", "-m 7"];
+  const opened = await files.openPipes(names.map(at));
+  const codes = opened.map((pipe) => pipe instanceof CCError ? pipe.code : null);
+  assert.deepEqual(codes, [
+    "EINVAL",
+    null,
+    "EINVAL",
+    null,
+    "EINVAL",
+    "EINVAL",
+    null,
+    "ENOENT",
+    "ENOTDIR",
+    null,
+  ]);
+  for (const name of ["new", "wide", "-m 7"]) {
+    assert.equal(statSync(at(name)).mode & 0o7777, 0o600, name);
+    assert.ok(statSync(at(name)).isFIFO(), name);
+  }
+  for (const [i, pipe] of opened.entries()) {
+    if (pipe instanceof CCError) assert.ok(pipe.message.startsWith(`cannot open the pipe ${at(names[i])}: `));
+    else pipe.close();
+  }
+  assert.deepEqual(await files.openPipes([]), []);
+  assert.deepEqual(openIn(folder.path, process.pid), []);
+});
+
+test(`${RUNTIME}: a file for appending: processes write behind what is there`, async () => {
+  using folder = tempFolder();
+  const at = (name: string) => join(folder.path, name);
+  await using started = new Started();
+  for (const word of ["one", "two"]) {
+    const fd = await files.openAppend(at("log"));
+    assert.equal(
+      await started.sh(`echo ${word}; echo ${word} >&2`, { output: fd }).exited.then((e) => e.code),
+      0,
+    );
+    files.closeFile(fd);
+  }
+  assert.equal(readFileSync(at("log"), "utf8"), "one\none\ntwo\ntwo\n");
+  assert.equal(statSync(at("log")).mode & 0o7777 & ~0o640, 0);
+  using opened = await openPipes(folder.path, "pipe");
+  spawnSync("mkfifo", [at("unread")]);
+  for (const path of [at("pipe"), at("unread"), "/dev/null", folder.path, at("none/log")]) {
+    await assert.rejects(files.openAppend(path), (error) => {
+      assert.ok(error instanceof CCError, path);
+      assert.ok(error.message.startsWith(`cannot open ${path}: `), error.message);
+      return true;
+    });
+  }
+  opened[Symbol.dispose]();
+  assert.deepEqual(openIn(folder.path, process.pid), []);
+});
+
+test(`${RUNTIME}: files are removed and folders made, also where that was done before`, async () => {
+  using folder = tempFolder();
+  const at = (name: string) => join(folder.path, name);
+  await files.makeFolder(at("folder"));
+  await files.makeFolder(at("folder"));
+  assert.ok(statSync(at("folder")).isDirectory());
+  writeFileSync(at("file"), "");
+  await assert.rejects(files.makeFolder(at("file")), { name: "CCError", code: "EEXIST" });
+  await assert.rejects(files.makeFolder(at("none/folder")), { name: "CCError", code: "ENOENT" });
+  linkSync(at("file"), at("folder/file"));
+  await files.remove(at("file"));
+  await files.remove(at("file"));
+  assert.ok(!existsSync(at("file")) && existsSync(at("folder/file")));
+  await files.remove(at("folder/file"));
+  await assert.rejects(files.remove(at("folder")), { name: "CCError", code: "EISDIR" });
+  assert.ok(existsSync(at("folder")));
+});
+
+test(`${RUNTIME}: the machine's start has a name`, () => {
+  assert.match(processes.bootId, /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/);
+  assert.equal(processes.bootId, processes.bootId);
+});

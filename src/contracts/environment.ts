@@ -2,6 +2,7 @@
  * All that is outside the program: the machine's, made by `runtime/`, or a simulation's, from a seed. Nothing else reads
  * around it, so that a network of servers can run in one process, and the same run comes again.
  */
+import type { CCError } from "../errors.ts";
 import type { Transport } from "./links.ts";
 
 /** Ends what it was returned for; harmless when that is over. */
@@ -96,6 +97,42 @@ export interface Files {
    * @throws {CCError} With the system's code.
    */
   replace(path: string, bytes: Uint8Array, options?: ReplaceOptions): Promise<void>;
+  /**
+   * Removes a file; it may be gone already.
+   *
+   * @throws {CCError} With the system's code.
+   */
+  remove(path: string): Promise<void>;
+  /**
+   * Makes a folder where there is none; its parent must be there.
+   *
+   * @throws {CCError} With the system's code.
+   */
+  makeFolder(path: string): Promise<void>;
+  /**
+   * Opens FIFOs, mode 0600, which are made where they are missing; at once, as that may need a process.
+   *
+   * @returns One for each path; an error in place of one that cannot be opened: something else stands there, say.
+   */
+  openPipes(paths: readonly string[]): Promise<(Pipe | CCError)[]>;
+  /**
+   * Opens a file for appending, mode 0640 where it is new, for a process to write to; {@link closeFile} ends it here.
+   *
+   * @throws {CCError} With the system's code; a pipe or device is refused.
+   */
+  openAppend(path: string): Promise<number>;
+  /** Closes a descriptor of {@link openAppend}. */
+  closeFile(fd: number): void;
+}
+
+/** A FIFO that is read, and that others write to: two descriptors. */
+export interface Pipe {
+  /** For a process that writes to it; open for reading too, so that a writer never meets a pipe without a reader. */
+  readonly fd: number;
+  /** Reads what is there, at most so much; 0: nothing now. Never waits. */
+  read(into: Uint8Array): number;
+  /** Harmless when it is closed. */
+  close(): void;
 }
 
 /** How {@link Files.replace} leaves a file. */
@@ -122,7 +159,84 @@ export interface Processes {
   setNonBlocking(fd: number): boolean;
   /** Who started it, where that is systemd. */
   readonly serviceManager: ServiceManager;
+  /** The environment of this process. */
+  readonly env: Readonly<Record<string, string>>;
+  /** Another one at each start of the machine; empty where it cannot be read. */
+  readonly bootId: string;
+  /**
+   * Starts a process, in a session of its own. Takes a millisecond; on Deno and Node more where this process is large:
+   * 24 ms at 500 MB.
+   */
+  spawn(command: readonly string[], options: SpawnOptions): Child;
+  /**
+   * Sends a signal to a process, or, with a negative number, to a process group; signal 0 only asks.
+   *
+   * @returns False: there is none.
+   * @throws {CCError} `EPERM`: it is another user's.
+   */
+  signal(pid: number, signal: SignalName | 0): boolean;
+  /** One process; null: there is none. A zombie is there. */
+  look(pid: number): ProcessInfo | null;
+  /** All processes of the machine, read one at each step. */
+  list(): Iterable<ProcessInfo>;
+  /** What its environment has under this name as it was started; null: nothing, or it is not ours to read. */
+  environmentOf(pid: number, name: string): string | null;
 }
+
+/** How a process is started. */
+export interface SpawnOptions {
+  /** Its folder; missing: ours. */
+  readonly cwd?: string;
+  /** Its environment, all of it. */
+  readonly env: Readonly<Record<string, string>>;
+  /** Where its stdout and stderr go: a descriptor of ours; null: nowhere. Its stdin is `/dev/null`. */
+  readonly output: number | null;
+}
+
+/** How a process ended. */
+export interface Exit {
+  /** Null: a signal ended it, or it could not be started. */
+  readonly code: number | null;
+  /** `SIGKILL`; null: it ended by itself. */
+  readonly signal: string | null;
+  /** Why it could not be started: the system's code, such as `ENOENT`; null: it was. */
+  readonly error: string | null;
+}
+
+/** A process that was started here: leader of a session and of a process group of its own. */
+export interface Child {
+  /** Null: it could not be started, and `exited` tells why. */
+  readonly pid: number | null;
+  /** Never rejected. */
+  readonly exited: Promise<Exit>;
+}
+
+/** A process of the machine, as the system tells of it. */
+export interface ProcessInfo {
+  readonly pid: number;
+  /** One letter, as ps(1) has it: `R`, `S`, `Z`. */
+  readonly state: string;
+  readonly parent: number;
+  readonly group: number;
+  readonly session: number;
+  /** When it started, in ticks since the machine did: with the pid and {@link Processes.bootId}, it is told from all others. */
+  readonly started: number;
+  /** Processor time, of itself. */
+  readonly cpuSeconds: number;
+  readonly residentBytes: number;
+}
+
+/** Signals that jobs are sent. */
+export type SignalName =
+  | "SIGHUP"
+  | "SIGINT"
+  | "SIGQUIT"
+  | "SIGUSR1"
+  | "SIGUSR2"
+  | "SIGTERM"
+  | "SIGKILL"
+  | "SIGCONT"
+  | "SIGABRT";
 
 /** Who started this program, where that is systemd: sd_notify(3). */
 export interface ServiceManager {

@@ -116,7 +116,7 @@ function listen(
         } catch (error) {
           return Promise.reject(systemError(error, `cannot listen on ${endpointText(address)}`));
         }
-      });
+      }, options.mode);
     }
     const { host, port } = address;
     const listener = Bun.listen<Slot>({ hostname: host, port, socket, data, allowHalfOpen: true });

@@ -4,10 +4,20 @@
  * the file that is ours is removed.
  */
 import { Buffer } from "node:buffer";
-import { existsSync, linkSync, lstatSync, renameSync, type Stats, unlinkSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  renameSync,
+  rmdirSync,
+  type Stats,
+  unlinkSync,
+} from "node:fs";
 import { dirname, join } from "node:path";
 import type { Address, Link, LinkEvents, LinkOptions, Listener, Transport } from "../contracts/links.ts";
-import { CCError, codeOf, errorText } from "../errors.ts";
+import { CCError, codeOf, errnoText, errorText } from "../errors.ts";
 
 /** Does a server listen at this path, however busy it is? */
 export type Answers = (path: string) => Promise<boolean>;
@@ -40,17 +50,36 @@ export async function prepareSocketFile(path: string, answers: Answers): Promise
  * Listens at `path`, where there is room for it.
  *
  * @param listenAt Binds a socket to the path it is given.
+ * @param mode Permission bits of the file; those that the umask leaves when missing.
  * @throws {CCError} As {@link prepareSocketFile}.
  */
 export async function listenOnFile(
   path: string,
   answers: Answers,
   listenAt: (path: string) => Promise<Listener>,
+  mode?: number,
 ): Promise<Listener> {
   await prepareSocketFile(path, answers);
-  const beside = besideOf(path);
+  if (mode === undefined) return await listenBeside(path, besideOf(path), listenAt);
+  // Between being bound and its own mode it may be anybody's: so that is in a folder that is ours alone.
+  const folder = privateFolder(path);
+  try {
+    return await listenBeside(path, join(folder, "s"), listenAt, mode);
+  } finally {
+    removeFolder(folder);
+  }
+}
+
+/** Binds beside, and gives it its place. */
+async function listenBeside(
+  path: string,
+  beside: string,
+  listenAt: (path: string) => Promise<Listener>,
+  mode?: number,
+): Promise<Listener> {
   const listener = await listenAt(beside);
   try {
+    if (mode !== undefined) chmodSync(beside, mode);
     const own = lstatSync(beside);
     link(beside, path);
     return {
@@ -65,6 +94,26 @@ export async function listenOnFile(
     throw error;
   } finally {
     removeSocketFile(beside);
+  }
+}
+
+/** A new folder beside, for us alone, with room for a name of one letter in it. */
+function privateFolder(path: string): string {
+  try {
+    const folder = besideOf(path, 2);
+    mkdirSync(folder, { mode: 0o700 });
+    return folder;
+  } catch (error) {
+    if (error instanceof CCError) throw error;
+    throw cannotListen(path, error);
+  }
+}
+
+function removeFolder(folder: string): void {
+  try {
+    rmdirSync(folder);
+  } catch {
+    // What else could be done? It is empty, and nobody's.
   }
 }
 
@@ -83,6 +132,7 @@ export function listenBy(answers: Answers, listenAt: ListenAt): Transport["liste
       address.path,
       answers,
       (path) => listenAt({ ...address, path }, address, options, accept),
+      options.mode,
     );
 }
 
@@ -92,10 +142,16 @@ const LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789";
 /** Long enough for no two programs to meet. */
 const NAME_LETTERS = 10;
 
-/** A name for this moment, beside, which nobody has; where the path is long, a short one. */
-function besideOf(path: string): string {
+/**
+ * A name for this moment, beside, which nobody has; where the path is long, a short one.
+ *
+ * @param more Bytes that are to be added to it.
+ * @throws {CCError} `ENAMETOOLONG`
+ */
+function besideOf(path: string, more = 0): string {
   const folder = dirname(path);
-  const room = Math.min(NAME_LETTERS, PATH_MAX_BYTES - Buffer.byteLength(join(folder, "/")));
+  const room = Math.min(NAME_LETTERS, PATH_MAX_BYTES - more - Buffer.byteLength(join(folder, "/")));
+  if (room < 1) throw new CCError("ENAMETOOLONG", `cannot listen on ipc://${path}: the path is too long`);
   for (;;) {
     let name = room > 1 ? "." : "";
     while (name.length < room) name += LETTERS[Math.floor(Math.random() * LETTERS.length)];
@@ -109,10 +165,7 @@ function link(beside: string, path: string): void {
     linkSync(beside, path);
   } catch (error) {
     if (codeOf(error) === "EEXIST") throw inUse(path, "the address is in use");
-    throw new CCError(
-      codeOf(error) ?? "cannot-listen",
-      `cannot listen on ipc://${path}: ${errorText(error)}`,
-    );
+    throw cannotListen(path, error);
   }
 }
 
@@ -123,10 +176,7 @@ function takeAway(path: string, stale: Stats): void {
     renameSync(path, aside);
   } catch (error) {
     if (codeOf(error) === "ENOENT") return;
-    throw new CCError(
-      codeOf(error) ?? "cannot-listen",
-      `cannot listen on ipc://${path}: ${errorText(error)}`,
-    );
+    throw cannotListen(path, error);
   }
   try {
     if (!isSame(lstatSync(aside), stale)) linkSync(aside, path);
@@ -152,6 +202,13 @@ export function removeSocketFile(path: string): void {
   } catch {
     // The runtime removed it when it stopped listening.
   }
+}
+
+function cannotListen(path: string, error: unknown): CCError {
+  return new CCError(
+    codeOf(error) ?? "cannot-listen",
+    `cannot listen on ipc://${path}: ${errnoText(codeOf(error)) ?? errorText(error)}`,
+  );
 }
 
 function inUse(path: string, why: string): CCError {

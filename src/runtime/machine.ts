@@ -9,6 +9,7 @@ import runtime from "#runtime";
 import type { Clock, Environment, Host, Processes, Usage } from "../contracts/environment.ts";
 import { CCError, codeOf } from "../errors.ts";
 import { FILES } from "./files.ts";
+import { OTHERS, readBootId, TICKS } from "./processes.ts";
 
 /** The clock of the machine. */
 export const CLOCK: Clock = {
@@ -95,9 +96,6 @@ function usage(): Usage {
   };
 }
 
-/** Ticks a second in /proc: the same on all Linux. */
-const TICKS = 100;
-
 /** No runtime tells what children took; Linux does, elsewhere it is 0. */
 function childSeconds(): [number, number] {
   try {
@@ -110,6 +108,13 @@ function childSeconds(): [number, number] {
 }
 
 const PROCESSES: Processes = {
+  ...OTHERS,
+  get env() {
+    return { ...process.env } as Record<string, string>;
+  },
+  get bootId() {
+    return readBootId();
+  },
   self: runtime.self,
   async load(path) {
     if (!runtime.loadsTypeScript && /\.[mc]?ts$/.test(path)) {

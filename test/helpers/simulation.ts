@@ -549,7 +549,15 @@ export class World {
       },
       resolve: (host) => Promise.resolve([host]),
       links: this.#transport(name, machine),
-      files: { read: absent, replace: absent },
+      files: {
+        read: absent,
+        replace: absent,
+        remove: absent,
+        makeFolder: absent,
+        openPipes: absent,
+        openAppend: absent,
+        closeFile: () => {},
+      },
       processes: {
         self: [],
         load: absent,
@@ -557,6 +565,16 @@ export class World {
         onUncaught: () => () => {},
         setNonBlocking: () => false,
         serviceManager: { hearsUs: false, notify: () => false, monotonicMicros: () => null },
+        env: {},
+        bootId: "",
+        spawn: () => ({
+          pid: null,
+          exited: Promise.resolve({ code: null, signal: null, error: "ENOSYS" }),
+        }),
+        signal: () => false,
+        look: () => null,
+        list: () => [],
+        environmentOf: () => null,
       },
     };
   }
