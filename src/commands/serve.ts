@@ -142,6 +142,8 @@ async function runServer(
   try {
     const endpoint = await server.start();
     notifier.ready(`listening on ${endpoint}`);
+    // Whoever waits for the start finds it in the log.
+    await writer.written();
     onListen();
     // The config may have changed since it was read: a SIGHUP that came meanwhile counts.
     signals.onReload(() => reload({ configs, log, notifier, writer, server, file }));

@@ -122,11 +122,16 @@ export class LineWriter {
     return this.#batch === null && this.#lines.length === 0;
   }
 
-  /** The program is about to end: what waits has a moment, once, and signals are heard meanwhile. */
-  async drained(): Promise<void> {
+  /** What waits has a moment to be written. */
+  async written(): Promise<void> {
     for (let waited = 0; !this.#drained && waited < this.lingerMs; waited += LINGER_LOOK_MS) {
       await new Promise<void>((resolve) => void setTimeout(resolve, LINGER_LOOK_MS));
     }
+  }
+
+  /** The program is about to end: what waits has a moment, once, and signals are heard meanwhile. */
+  async drained(): Promise<void> {
+    await this.written();
     this.lingerMs = 0;
   }
 
