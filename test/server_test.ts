@@ -1,13 +1,13 @@
 /** The server in this process: dispatch, statistics, and each built-in handler, by clients of our own. */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { StartError } from "../mod.ts";
+import { CCError, option, type SectionReader, type SectionsRead, StartError, text } from "../mod.ts";
 import { finish } from "../src/observe/slices.ts";
 import { statisticsLine } from "../src/observe/stats.ts";
 import { StretchedClock } from "./helpers/clock.ts";
 import { until } from "./helpers/env.ts";
 import { GREETING, message, RawPeer, ready } from "./helpers/raw.ts";
-import { configOf, h, noting, opening, own, serve, serverOn } from "./helpers/server.ts";
+import { configOf, h, keptLog, noting, opening, own, serve, serverOn } from "./helpers/server.ts";
 import { test } from "./helpers/memory.ts";
 
 const ECHO = `[routes]\necho = h:echo\n${h("echo", "echo")}`;
@@ -483,4 +483,183 @@ test("a start that fails leaves nothing behind", async () => {
       s.lines.filter((l) => l.includes("connected as")).length <=
         1 + s.lines.filter((l) => l.includes("is gone")).length,
   );
+});
+
+const JOB: SectionReader = { prefix: "d:", options: () => ({ say: option(text, "nothing", "", "x") }) };
+
+test("a handler that runs alone runs without a route, and knows its server and the sections that it reads", async () => {
+  let told: unknown;
+  const alone = own("alone", ({ server, sections, sectionsRead }) => ({
+    plan: () => ({ raw: true }),
+    start() {
+      told = [server, sections.size, [...sectionsRead.values()].map(({ name, values }) => [name, values])];
+    },
+  }), { runsAlone: true, sections: [JOB] });
+  const other = own("other", () => ({
+    plan: () => ({ raw: true }),
+    start() {
+      throw new Error("started without a route");
+    },
+  }));
+  await using server = await serve(
+    `pidfile = /tmp/never-written.pid\n${ECHO}${h("a", "alone")}${
+      h("o", "other")
+    }[d:one]\nsay = a\n[d:two]\n`,
+    [alone, other],
+  );
+  assert.deepEqual(told, [
+    {
+      jobName: "test",
+      configFile: "test.ini",
+      socket: "tcp://127.0.0.1:*",
+      pidfile: "/tmp/never-written.pid",
+    },
+    0,
+    [["d:one", { say: "a" }], ["d:two", { say: "nothing" }]],
+  ]);
+  assert.match(
+    server.lines.join("\n"),
+    /WARNING CCServer\.startup: test\.ini:\d+: \[h:a\] is named by no route: it runs all the same/,
+  );
+});
+
+test("a reload that changes only sections that a handler reads reconfigures it; text sections make a new one", async () => {
+  const events: string[] = [];
+  const said = (sections: SectionsRead) =>
+    [...sections.values()].map(({ name, values, set }) => `${name}=${values.say}/${[...set]}`).join();
+  let takes = true;
+  const reads = own("reads", ({ sectionsRead, sections }) => ({
+    start: () => void events.push(`start ${said(sectionsRead)} ${[...sections.keys()]}`),
+    plan: () => ({ raw: true }),
+    reconfigure(options, read) {
+      events.push(`reconfigure ${JSON.stringify(options)} ${said(read)}`);
+      return takes;
+    },
+    stop: () => void events.push("stop"),
+  }), { sections: [JOB, "t:"] });
+  const ini = (jobs: string) => `zmq_linger = 20\n[routes]\nx = h:a\n${h("a", "reads")}${jobs}`;
+  await using server = await serve(ini("[d:one]\nsay = a\n"), [reads]);
+  const changed = async (jobs: string) => (await server.reload(ini(jobs))).handlers.changed;
+  assert.deepEqual(await changed("[d:one]\nsay = a\n"), []);
+  assert.deepEqual(await changed("[d:one]\nsay = b\n"), ["h:a"]);
+  assert.deepEqual(await changed("[d:one]\nsay = b\n[d:two]\n"), ["h:a"]);
+  // The same value, but set.
+  assert.deepEqual(await changed("[d:one]\nsay = b\n[d:two]\nsay = nothing\n"), ["h:a"]);
+  takes = false;
+  assert.deepEqual(await changed("[d:one]\nsay = c\n"), ["h:a"]);
+  takes = true;
+  assert.deepEqual(await changed("[d:one]\nsay = c\n[t:task]\nx = y\n"), ["h:a"]);
+  assert.deepEqual(events, [
+    "start d:one=a/say ",
+    "reconfigure {} d:one=b/say",
+    "reconfigure {} d:one=b/say,d:two=nothing/",
+    "reconfigure {} d:one=b/say,d:two=nothing/say",
+    "reconfigure {} d:one=c/say",
+    "start d:one=c/say ",
+    "stop",
+    "start d:one=c/say t:task",
+    "stop",
+  ]);
+});
+
+/** A handler whose stop takes so long, told when time is over. */
+function slowToStop(stopMs: () => number, tookMs: number) {
+  const ends: string[] = [];
+  return {
+    ends,
+    definition: own("slow", ({ environment: { clock } }) => ({
+      plan: () => ({ raw: true }),
+      stopMs,
+      stop: (signal) =>
+        new Promise<void>((resolve) => {
+          const end = (how: string) => {
+            ends.push(how);
+            resolve();
+          };
+          signal.addEventListener("abort", () => end("aborted"));
+          clock.after(tookMs, () => end("done"));
+        }),
+    })),
+  };
+}
+
+test("a handler's stop has the time that it asks for where that is more than linger, behind others and in a reload too", async () => {
+  const ini = `zmq_linger = 100\n[routes]\nx = h:f\n${h("f", "filter", "forward-to = h:a")}${h("a", "slow")}`;
+  const { ends, definition } = slowToStop(() => 20_000, 8000);
+  const stop = async () => {
+    const { environment } = new StretchedClock(20);
+    const server = serverOn(configOf(ini, [definition]), { environment });
+    await server.start();
+    await server.stop();
+  };
+  await stop();
+  assert.deepEqual(ends, ["done"], "not aborted after linger, nor after the 5 s on top of it");
+  {
+    await using server = await serve(ini, [definition], new StretchedClock(20).environment);
+    await server.reload(`zmq_linger = 100\n${ECHO}`);
+    assert.deepEqual(ends, ["done", "done"]);
+  }
+  // Too long even for what it asks for.
+  const late = slowToStop(() => 3000, 30_000);
+  const time = new StretchedClock(20);
+  const server = serverOn(configOf(ini, [late.definition]), { environment: time.environment });
+  await server.start();
+  const begin = performance.now();
+  await server.stop();
+  const took = (performance.now() - begin) * 20;
+  assert.deepEqual(late.ends, ["aborted"]);
+  assert.ok(took >= 3000 && took < 20_000, `${took} ms of its clock`);
+});
+
+test("a stopMs that throws, or is no number, is told, and linger holds", async () => {
+  for (
+    const [stopMs, told] of [
+      [() => {
+        throw new Error("no idea");
+      }, /h:a\.stopMs: crashed: .*no idea/],
+      [() => Infinity, /h:a\.stopMs: crashed: .*it returned Infinity, expected milliseconds/],
+    ] as const
+  ) {
+    const { ends, definition } = slowToStop(stopMs, 30_000);
+    const { log, lines } = keptLog();
+    const server = serverOn(configOf(`zmq_linger = 20\n[routes]\nx = h:a\n${h("a", "slow")}`, [definition]), {
+      log,
+    });
+    await server.start();
+    await server.stop();
+    assert.deepEqual(ends, ["aborted"]);
+    assert.match(lines.join("\n"), told);
+  }
+});
+
+test("control asks every handler that runs; what one throws is the answer", async () => {
+  const answers = own("answers", ({ name }) => ({
+    plan: () => ({ raw: true }),
+    control(verb, { what }) {
+      if (verb === "tell") return Promise.resolve({ name, what });
+      if (verb === "null") return null;
+      if (verb === "fail" && name === "h:b") throw new CCError("no-such-job", `there is no ${what}`);
+      if (verb === "crash") throw new TypeError("oh");
+      return undefined;
+    },
+  }));
+  await using server = await serve(
+    `[routes]\necho = h:echo\nx = h:a, h:b\n${h("echo", "echo")}${h("a", "answers")}${h("b", "answers")}`,
+    [answers],
+  );
+  const ask = (verb: string) => server.server.control(verb, { what: "d:one" });
+  assert.deepEqual(await ask("tell"), {
+    "h:a": { name: "h:a", what: "d:one" },
+    "h:b": { name: "h:b", what: "d:one" },
+  });
+  assert.deepEqual(await ask("null"), { "h:a": null, "h:b": null });
+  assert.deepEqual(await ask("unknown"), {});
+  await assert.rejects(
+    ask("fail"),
+    (error) =>
+      error instanceof CCError && error.code === "no-such-job" && error.message === "there is no d:one",
+  );
+  assert.doesNotMatch(server.lines.join("\n"), /crashed/);
+  await assert.rejects(ask("crash"), TypeError);
+  assert.match(server.lines.join("\n"), /h:a\.control: crashed on crash: TypeError: oh/);
 });

@@ -33,6 +33,7 @@ async function dispatching(handler: string): Promise<(chunk: Uint8Array) => void
     module: null,
     options: { "ping-remotes": [] },
     sections: new Map(),
+    sectionsRead: new Map(),
     edges: [],
     line: 1,
   };
@@ -43,6 +44,7 @@ async function dispatching(handler: string): Promise<(chunk: Uint8Array) => void
     post,
     deliverer,
     handlerTimeoutMs: 60_000,
+    facts: { jobName: "bench", configFile: "bench.ini", socket: "", pidfile: null },
     upstreams: null as never,
     publish: () => "ok",
     replan() {},

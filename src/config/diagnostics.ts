@@ -39,6 +39,7 @@ export function formatDiagnostic({ file, line, message, severity }: Diagnostic):
 export class Diagnostics {
   readonly found: Diagnostic[] = [];
   readonly file: string;
+  #errors = 0;
 
   constructor(file: string) {
     this.file = file;
@@ -46,6 +47,7 @@ export class Diagnostics {
 
   add(line: number, message: string, more: Pick<Diagnostic, "severity" | "environmental"> = {}): void {
     this.found.push({ file: this.file, line, message, ...more });
+    if (more.severity === undefined) this.#errors++;
   }
 
   /** All findings in the order of their lines. */
@@ -53,8 +55,13 @@ export class Diagnostics {
     return [...this.found].sort((a, b) => a.line - b.line);
   }
 
+  /** How many of them are errors. */
+  get errors(): number {
+    return this.#errors;
+  }
+
   /** @throws {ConfigError} When one of them is an error. */
   check(): void {
-    if (this.found.some(({ severity }) => severity === undefined)) throw new ConfigError(this.sorted);
+    if (this.errors > 0) throw new ConfigError(this.sorted);
   }
 }

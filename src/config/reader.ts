@@ -4,8 +4,17 @@
  */
 import { basename, dirname, isAbsolute, resolve } from "node:path";
 import type { Host } from "../contracts/environment.ts";
-import type { HandlerDefinition, Role, SectionPrefix } from "../contracts/handler.ts";
+import type {
+  HandlerDefinition,
+  Role,
+  SectionPrefix,
+  SectionRead,
+  SectionReader,
+  SectionsRead,
+  ServerFacts,
+} from "../contracts/handler.ts";
 import type { Options } from "../contracts/schema.ts";
+import { errorText } from "../errors.ts";
 import { isType } from "../message/type.ts";
 import { leadsTo, parseEndpoint } from "../endpoint.ts";
 import { didYouMean } from "../text.ts";
@@ -28,8 +37,10 @@ export interface HandlerConfig {
   readonly module: string | null;
   /** Checked values; the text of each option where the definition has no table. */
   readonly options: Readonly<Record<string, unknown>>;
-  /** The sections that the definition asks for, by name. */
+  /** The sections that the definition asks for as text, by name. */
   readonly sections: ReadonlyMap<string, Readonly<Record<string, string>>>;
+  /** Those that it asks for by a table of options. */
+  readonly sectionsRead: SectionsRead;
   /** Handlers that its options name. */
   readonly edges: readonly string[];
   /** Where it stands. */
@@ -71,6 +82,13 @@ export function placeOf(config: ServerConfig, option: keyof ServerOptions): stri
   return `${config.file}:${config.lines.get(option.toLowerCase()) ?? config.lines.get("ccserver")}`;
 }
 
+/** What handlers may know of a server with this config. */
+export function factsOf(
+  { file, jobName, options }: Pick<ServerConfig, "file" | "jobName" | "options">,
+): ServerFacts {
+  return { jobName, configFile: file, socket: options["cc-socket"], pidfile: options.pidfile };
+}
+
 /** A definition that was loaded from a file, or why it was not. */
 export type LoadedModule = { readonly definition: AnyHandlerDefinition } | { readonly error: string };
 
@@ -91,6 +109,19 @@ const SERVICE_NAME = "ccserver";
 const HANDLER_SECTION = /^h:\S+$/;
 /** Sections of parts that read them themselves. */
 const OTHER_SECTION = /^[dpt]:/;
+/** Those that can be read by a table of options. */
+const READ_SECTION = /^[dpt]:\S+$/;
+/** Options that the original puts into sections of jobs, or reads there. */
+const ALSO_IN_SECTIONS = ["job_name", "service_name", "use_skylog", "class"];
+
+/** A section that was read by a table of options. */
+interface OtherSection {
+  readonly read: SectionRead;
+  /** What it takes from `[ccserver]`, by key. */
+  readonly inherited: ReadonlyMap<string, Entry>;
+  /** Was nothing wrong in it? */
+  readonly right: boolean;
+}
 
 /** A config file, parsed but not yet checked: what modules it needs is known. */
 export class ParsedConfig {
@@ -123,13 +154,17 @@ export class ParsedConfig {
   builtins(host: ReadOptions["host"]): Record<string, string> {
     const { file } = this;
     const server = this.ini.sections.get("ccserver");
-    return {
+    const entry = server?.entries.get("job_name");
+    const builtins = {
       service_name: SERVICE_NAME,
       host_name: host.name,
       config_dir: dirname(file) === "." && !file.startsWith("./") ? "" : dirname(file),
       config_file: file,
-      job_name: server?.entries.get("job_name")?.raw ?? basename(file).replace(/\.ini$/, ""),
+      job_name: basename(file).replace(/\.ini$/, ""),
     };
+    // What cannot be expanded is told when the section is read.
+    const own = server && entry && expand(this.ini, server, entry, builtins, new Diagnostics(file));
+    return { ...builtins, job_name: own ?? builtins.job_name };
   }
 }
 
@@ -163,12 +198,29 @@ export function readParsed(parsed: ParsedConfig, reads: ReadOptions): ServerConf
   return new Reader(parsed, reads).read();
 }
 
+/**
+ * The text of a section's options, and of `[DEFAULT]`'s. What cannot be expanded is told when the section is read: until then
+ * it stands there as it is written, where it is the section's own.
+ */
+function textOf({ ini, builtins }: Reading, section: Section): Record<string, string> {
+  const silent = new Diagnostics(ini.file);
+  const text: Record<string, string> = {};
+  for (const [key, entry] of [...ini.defaults, ...section.entries]) {
+    const value = expand(ini, section, entry, builtins, silent);
+    if (value !== undefined) text[key] = value;
+    else if (section.entries.has(key)) text[key] = entry.raw;
+  }
+  return text;
+}
+
 class Reader {
   readonly #parsed: ParsedConfig;
   readonly #ini: Ini;
   readonly #diagnostics: Diagnostics;
   readonly #reads: ReadOptions;
   readonly #reading: Reading;
+  /** Sections that were read by a table of options, by name: once, whoever asks. */
+  readonly #others = new Map<string, OtherSection>();
 
   constructor(parsed: ParsedConfig, reads: ReadOptions) {
     this.#parsed = parsed;
@@ -198,12 +250,13 @@ class Reader {
     const handlers = new Map<string, HandlerConfig>();
     for (const section of ini.sections.values()) {
       if (!HANDLER_SECTION.test(section.name)) continue;
-      const handler = this.#readHandler(section, options["cc-role"]);
+      const handler = this.#readHandler(section, options);
       if (handler !== null) handlers.set(section.name, handler);
     }
     this.#checkSections(handlers);
     const routes = this.#readRoutes(ini.sections.get("routes"), server.line);
     this.#checkEdges(handlers);
+    this.#checkAlone(handlers, routes);
     for (const { option, message } of this.#reads.findings?.(options) ?? []) {
       const { line } = server.entries.get(option) ?? ini.defaults.get(option) ?? server;
       diagnostics.add(line, message, { environmental: true });
@@ -228,7 +281,9 @@ class Reader {
 
   /** Whatever nobody reads is told: a section that seems to work, and does not, is worse than none. */
   #checkSections(handlers: ReadonlyMap<string, HandlerConfig>): void {
-    const read = new Set([...handlers.values()].flatMap(({ definition }) => definition.sections ?? []));
+    const asked = [...handlers.values()].flatMap(({ definition }) => definition.sections ?? []);
+    const byTable = new Set(asked.map((reads) => typeof reads === "string" ? null : reads.prefix));
+    const read = new Set(asked.map((reads) => typeof reads === "string" ? reads : reads.prefix));
     for (const { name, line } of this.#ini.sections.values()) {
       if (name === "ccserver" || name === "routes" || HANDLER_SECTION.test(name)) continue;
       if (!OTHER_SECTION.test(name)) {
@@ -237,6 +292,11 @@ class Reader {
         this.#diagnostics.add(
           line,
           `nobody reads [${name}]: no handler here reads sections ${name.slice(0, 2)}…`,
+        );
+      } else if (byTable.has(name.slice(0, 2) as SectionPrefix) && !READ_SECTION.test(name)) {
+        this.#diagnostics.add(
+          line,
+          `[${name}]: expected a name such as [${name.slice(0, 2)}name], without blanks`,
         );
       }
     }
@@ -253,8 +313,10 @@ class Reader {
     }
   }
 
-  #readHandler(section: Section, role: Role): HandlerConfig | null {
+  #readHandler(section: Section, server: ServerOptions): HandlerConfig | null {
     const diagnostics = this.#diagnostics;
+    const before = diagnostics.errors;
+    const role = server["cc-role"];
     const entry = handlerEntry(section);
     if (entry === undefined) {
       diagnostics.add(section.line, `[${section.name}] needs the option "handler"`);
@@ -273,7 +335,80 @@ class Reader {
       ? this.#rawOptions(section)
       : readSection(this.#reading, section, definition.options as Options, ["handler", "plugin"]);
     const edges = this.#edgesOf(section, options as Record<string, unknown>, definition);
-    return { name, definition, module, options, sections: this.#sectionsFor(definition), edges, line };
+    const sections = this.#sectionsFor(definition);
+    const right = diagnostics.errors === before;
+    const others = this.#othersFor(section, definition);
+    const sectionsRead = new Map(others.map(({ read }) => [read.name, read]));
+    const handler = { name, definition, module, options, sections, sectionsRead, edges, line };
+    if (right && others.every((other) => other.right)) this.#checkWhole(section, handler, server);
+    return handler;
+  }
+
+  /** What the definition itself finds wrong. */
+  #checkWhole(
+    section: Section,
+    { definition, options, sectionsRead }: HandlerConfig,
+    server: ServerOptions,
+  ): void {
+    const { file } = this.#parsed;
+    const facts = factsOf({ file, jobName: this.#reading.builtins.job_name, options: server });
+    const check = () => definition.check?.(options, sectionsRead, facts, section.name) ?? [];
+    for (const { section: name, option, message } of this.#ask(section, "check", check) ?? []) {
+      const key = option?.toLowerCase() ?? "";
+      const about = this.#ini.sections.get(name) ?? section;
+      const { line } = about.entries.get(key) ?? this.#ini.defaults.get(key) ??
+        this.#others.get(name)?.inherited.get(key) ?? about;
+      this.#diagnostics.add(line, message);
+    }
+  }
+
+  /** Calls code of a definition: what it throws is told at the handler's section. */
+  #ask<T>({ name, line }: Section, what: string, f: () => T): T | undefined {
+    try {
+      return f();
+    } catch (error) {
+      this.#diagnostics.add(line, `the handler of [${name}] crashed in ${what}: ${errorText(error)}`);
+      return undefined;
+    }
+  }
+
+  /** The sections that a definition reads by a table of options; `section` is the handler's own. */
+  #othersFor(section: Section, { sections = [] }: AnyHandlerDefinition): OtherSection[] {
+    const readers = sections.filter((reads) => typeof reads !== "string");
+    return [...this.#ini.sections.values()].flatMap((other) => {
+      const reader = readers.find(({ prefix }) => other.name.startsWith(prefix));
+      if (reader === undefined || !READ_SECTION.test(other.name)) return [];
+      const known = this.#others.get(other.name);
+      if (known !== undefined) return known;
+      const read = this.#readOther(other, reader, section);
+      this.#others.set(other.name, read);
+      return read;
+    });
+  }
+
+  #readOther(section: Section, reader: SectionReader, handler: Section): OtherSection {
+    const ini = this.#ini;
+    const { name } = section;
+    const { builtins } = this.#reading;
+    const reading: Reading = {
+      ...this.#reading,
+      builtins: { ...builtins, job_name: `${builtins.job_name}.${name}`, service_name: name },
+    };
+    const before = this.#diagnostics.errors;
+    const options = this.#ask(handler, "options", () => reader.options(textOf(reading, section)));
+    if (options === undefined) {
+      return { read: { name, values: {}, set: new Set() }, inherited: new Map(), right: false };
+    }
+    const isSet = (key: string) => section.entries.has(key) || ini.defaults.has(key);
+    const inherited = new Map<string, Entry>();
+    for (const option of reader.inherits ?? []) {
+      const key = option.toLowerCase();
+      const entry = ini.sections.get("ccserver")?.entries.get(key);
+      if (entry !== undefined && !isSet(key)) inherited.set(key, entry);
+    }
+    const values = readSection(reading, section, options, ALSO_IN_SECTIONS, inherited);
+    const set = new Set(Object.keys(options).filter((option) => isSet(option.toLowerCase())));
+    return { read: { name, values, set }, inherited, right: this.#diagnostics.errors === before };
   }
 
   #checkRole(section: Section, entry: Entry, value: string, role: Role, roles: readonly Role[]): void {
@@ -325,7 +460,7 @@ class Reader {
   #sectionsFor({ sections = [] }: AnyHandlerDefinition): Map<string, Record<string, string>> {
     const found = new Map<string, Record<string, string>>();
     for (const section of this.#ini.sections.values()) {
-      if (sections.some((prefix) => section.name.startsWith(prefix))) {
+      if (sections.some((reads) => typeof reads === "string" && section.name.startsWith(reads))) {
         found.set(section.name, this.#rawOptions(section));
       }
     }
@@ -405,6 +540,19 @@ class Reader {
       done.add(name);
     };
     for (const name of handlers.keys()) visit(name);
+  }
+
+  /** A handler that runs without a route may be meant to have one. */
+  #checkAlone(handlers: ReadonlyMap<string, HandlerConfig>, routes: readonly RouteConfig[]): void {
+    const reached = new Set(routes.flatMap(({ handlers }) => handlers));
+    // A set that grows is walked to its end.
+    for (const name of reached) for (const next of handlers.get(name)?.edges ?? []) reached.add(next);
+    for (const { name, definition, line } of handlers.values()) {
+      if (definition.runsAlone !== true || reached.has(name)) continue;
+      this.#diagnostics.add(line, `[${name}] is named by no route: it runs all the same`, {
+        severity: "warning",
+      });
+    }
   }
 
   /** A server that forwards to itself forwards the same message again and again. */

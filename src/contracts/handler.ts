@@ -80,10 +80,21 @@ export interface Handler<O = unknown, B = never> {
   handle?(message: Message, body: B): Outcome | PromiseLike<Outcome>;
   /** Before the server listens; aborts when it should stop instead. */
   start?(signal: AbortSignal): void | Promise<void>;
-  /** Takes over other options while it runs; false: it cannot. */
-  reconfigure?(options: O): boolean | Promise<boolean>;
+  /** Takes over other options, and other sections that it reads, while it runs; false: it cannot. */
+  reconfigure?(options: O, sections: SectionsRead): boolean | Promise<boolean>;
   /** Why /readyz should say no; null when it should not. */
   unready?(): string | null;
+  /**
+   * Answers an operator who asks by the control channel: a value for JSON; undefined where the verb is not this handler's.
+   *
+   * @throws {CCError} What was asked for cannot be done; its code and message are the answer.
+   */
+  control?(verb: string, request: Readonly<Record<string, unknown>>): unknown;
+  /**
+   * Milliseconds that `stop` may take where that is more than linger: it has processes to end. Asked when it is to stop;
+   * where it is more than 0, a server that stops ends this handler first, while all others still run.
+   */
+  stopMs?(): number;
   /** No more messages come; aborts when linger is over. */
   stop?(signal: AbortSignal): void | Promise<void>;
 }
@@ -101,8 +112,17 @@ export interface HandlerDefinition<O extends Options = Options, B = never> {
    * taken, as text.
    */
   readonly options?: O;
-  /** Sections of others that it reads. */
-  readonly sections?: readonly SectionPrefix[];
+  /** Sections of others that it reads: as text, or by a table of options. */
+  readonly sections?: readonly (SectionPrefix | SectionReader)[];
+  /** What is wrong with its options and the sections that it reads by a table, as a whole; `name` is its own: `h:name`. */
+  check?(
+    options: Values<O>,
+    sections: SectionsRead,
+    server: ServerFacts,
+    name: string,
+  ): readonly Finding[];
+  /** It runs even where no route leads to it. */
+  readonly runsAlone?: boolean;
   /** Messages under way at once; default 100, and never more than 64 MiB of them. */
   readonly inFlight?: number;
   /** Messages may be under way for as long as its options say: `handler-timeout` does not apply. */
@@ -114,6 +134,52 @@ export interface HandlerDefinition<O extends Options = Options, B = never> {
 /** What names of sections begin with that a handler may read: daemons, tasks, plugins. */
 export type SectionPrefix = "d:" | "t:" | "p:";
 
+/** How sections of others are read: checked with the whole config, so that what is wrong is told with file and line. */
+export interface SectionReader {
+  readonly prefix: SectionPrefix;
+  /** The table for a section, given the text of its own options: one of them may decide which others there are. */
+  options(text: Readonly<Record<string, string>>): Options;
+  /**
+   * Options that it takes from `[ccserver]` where neither it nor `[DEFAULT]` sets them: the text as it stands there, with
+   * the names of this section in it.
+   */
+  readonly inherits?: readonly string[];
+}
+
+/** A section that was read by a {@link SectionReader}. */
+export interface SectionRead {
+  /** `d:name` */
+  readonly name: string;
+  /** By the names of its table. */
+  readonly values: Readonly<Record<string, unknown>>;
+  /** Options that the section itself sets, or `[DEFAULT]`. */
+  readonly set: ReadonlySet<string>;
+}
+
+/** By their names. */
+export type SectionsRead = ReadonlyMap<string, SectionRead>;
+
+/** What is wrong with a config. */
+export interface Finding {
+  /** The section it is about: `d:name`. */
+  readonly section: string;
+  /** The option; null: the section as a whole. */
+  readonly option: string | null;
+  readonly message: string;
+}
+
+/** What a handler may know of its server. */
+export interface ServerFacts {
+  /** Its `job_name`. */
+  readonly jobName: string;
+  /** The config file, as it was named; for an absolute path, in `folder`. */
+  readonly configFile: string;
+  /** Where the server listens, by its config. */
+  readonly socket: string;
+  /** An absolute path; null where there is none. */
+  readonly pidfile: string | null;
+}
+
 /** All that a handler can reach of its server and of the world. */
 export interface HandlerContext<O> {
   /** `h:name`, as the ini file has it. */
@@ -122,6 +188,10 @@ export interface HandlerContext<O> {
   readonly options: O;
   /** The sections that its definition asks for, by name, as text. */
   readonly sections: ReadonlyMap<string, Readonly<Record<string, string>>>;
+  /** Those that it asks for by a table of options. */
+  readonly sectionsRead: SectionsRead;
+  /** Of its server. */
+  readonly server: ServerFacts;
   /** Writes lines under its name. */
   readonly log: Logger;
   /** For what it counts and measures. */

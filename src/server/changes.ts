@@ -68,10 +68,14 @@ export function describeChanges(changes: Changes): string[] {
   ];
 }
 
-/** Do two sections ask for the same handler, with the same options? */
+/** Do two sections ask for the same handler, with the same options and the same sections that it reads? */
 export function sameHandler(a: HandlerConfig, b: HandlerConfig): boolean {
-  return a.definition === b.definition &&
-    JSON.stringify([a.options, [...a.sections]]) === JSON.stringify([b.options, [...b.sections]]);
+  return a.definition === b.definition && whatItReads(a) === whatItReads(b);
+}
+
+function whatItReads({ options, sections, sectionsRead }: HandlerConfig): string {
+  const read = [...sectionsRead.values()].map(({ name, values, set }) => [name, values, [...set].sort()]);
+  return JSON.stringify([options, [...sections], read]);
 }
 
 function difference<T>(

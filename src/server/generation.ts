@@ -6,13 +6,14 @@ import { RouteTable } from "./routes.ts";
 export interface Generation {
   readonly config: ServerConfig;
   readonly routes: RouteTable;
-  /** Handlers that messages can reach: routes name them, or other such handlers do. */
+  /** Handlers that messages can reach, by routes or by other such handlers, and those that run alone. */
   readonly hosts: Hosts;
 }
 
-/** The handlers of a config that messages can reach. */
+/** The handlers of a config that messages can reach, and those that run even so. */
 export function neededHandlers(config: ServerConfig): Set<string> {
   const names = new RouteTable(config.routes).handlers;
+  for (const { name, definition } of config.handlers.values()) if (definition.runsAlone) names.add(name);
   // A set that grows is walked to its end.
   for (const name of names) for (const next of config.handlers.get(name)?.edges ?? []) names.add(next);
   return names;
@@ -39,7 +40,7 @@ export function endingOrder(hosts: readonly Host[]): Host[][] {
   return levels.map((level) => hosts.filter((host) => depths.get(host) === level));
 }
 
-/** Ends handlers within linger, those that pass messages on first. */
+/** Ends handlers within linger, those that pass messages on first. One that asks for longer by its `stopMs` gets it. */
 export async function endAll(
   hosts: readonly Host[],
   lingerMs: number,

@@ -14,7 +14,14 @@
  */
 import type { HandlerConfig } from "../config/reader.ts";
 import type { Environment } from "../contracts/environment.ts";
-import type { Handler, HandlerContext, Plan, Upstream, UpstreamOptions } from "../contracts/handler.ts";
+import type {
+  Handler,
+  HandlerContext,
+  Plan,
+  ServerFacts,
+  Upstream,
+  UpstreamOptions,
+} from "../contracts/handler.ts";
 import type { Draft, Message, Outcome, ReturnPath } from "../contracts/message.ts";
 import { CCError, errorStack, errorText } from "../errors.ts";
 import {
@@ -46,6 +53,8 @@ export interface HostServices {
   readonly post: Post;
   readonly deliverer: Deliverer;
   readonly handlerTimeoutMs: number;
+  /** What handlers may know of the server. */
+  readonly facts: ServerFacts;
   /** What an upstream needs of the server. */
   readonly upstreams: Pick<UpstreamParts, "engine" | "socketOptions" | "lingerMs" | "seal" | "router">;
   /** Gives a draft to the server's routes. */
@@ -171,7 +180,7 @@ export class Host {
     const handler = this.#handler;
     if (handler?.reconfigure === undefined || config.definition !== this.#config.definition) return false;
     try {
-      const taken = Promise.resolve(handler.reconfigure(config.options));
+      const taken = Promise.resolve(handler.reconfigure(config.options, config.sectionsRead));
       let result: unknown = false;
       const done = await within(
         clock,
@@ -193,6 +202,25 @@ export class Host {
       this.#guard.failed("reconfigure", error);
       return false;
     }
+  }
+
+  /**
+   * Asks it for what an operator wants; undefined where the verb is not this handler's.
+   *
+   * @throws What the handler throws; what is no answer to the operator is logged too.
+   */
+  async control(verb: string, request: Readonly<Record<string, unknown>>): Promise<unknown> {
+    try {
+      return await this.#handler?.control?.(verb, request);
+    } catch (error) {
+      if (!(error instanceof CCError)) this.#guard.failed("control", error, ` on ${verb}`);
+      throw error;
+    }
+  }
+
+  /** Can an operator ask it? */
+  get answers(): boolean {
+    return this.#state === "running" || this.#state === "stopping";
   }
 
   /** Does it take messages? */
@@ -317,7 +345,10 @@ export class Host {
     return delivery;
   }
 
-  /** Ends it: what is under way has `lingerMs`, then the handler is told that time is over. Never throws. */
+  /**
+   * Ends it: what is under way has `lingerMs`, or what the handler's `stopMs` asks for where that is more, then the handler
+   * is told that time is over. Never throws.
+   */
   end(lingerMs: number): Promise<void> {
     return this.#ending ??= this.#end(lingerMs);
   }
@@ -327,13 +358,30 @@ export class Host {
     const until = clock.now() + lingerMs;
     this.#state = "stopping";
     for (const upstream of this.#upstreams) upstream.stopPinging();
-    await this.#stop(lingerMs);
+    await this.#stop(Math.max(lingerMs, this.#stopMs()));
     this.#inFlight.close();
     this.#upstreamsClosed = true;
     await Promise.all(this.#upstreams.map((upstream) => upstream.close(Math.max(0, until - clock.now()))));
     this.#guard.close();
     this.#meter.close();
     this.#state = "ended";
+  }
+
+  /** Does it ask for a time of its own to stop? It ends while all others still run, when the server stops. */
+  get endsFirst(): boolean {
+    return this.#stopMs() > 0;
+  }
+
+  /** What the handler asks for; 0 where that is nothing, or no time. */
+  #stopMs(): number {
+    try {
+      const ms: unknown = this.#handler?.stopMs?.() ?? 0;
+      if (typeof ms === "number" && Number.isFinite(ms)) return ms;
+      throw new Error(`it returned ${String(ms)}, expected milliseconds`);
+    } catch (error) {
+      this.#guard.failed("stopMs", error);
+      return 0;
+    }
   }
 
   async #stop(lingerMs: number): Promise<void> {
@@ -357,11 +405,13 @@ export class Host {
 
   /** All that the handler can reach. */
   #context(): HandlerContext<Readonly<Record<string, unknown>>> {
-    const { post, publish, replan } = this.#services;
+    const { facts, post, publish, replan } = this.#services;
     return {
       name: this.name,
       options: this.#config.options,
       sections: this.#config.sections,
+      sectionsRead: this.#config.sectionsRead,
+      server: facts,
       log: this.log,
       meter: this.#meter,
       environment: this.#environment,

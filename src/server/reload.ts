@@ -86,7 +86,7 @@ export class Reload {
     return { config, routes: new RouteTable(config.routes), hosts };
   }
 
-  /** The handler of this name that runs, if it can stay: unchanged, or able to change. */
+  /** The handler of this name that runs, if it can stay: unchanged, or able to change. Sections as text are for `create`. */
   #kept(name: string): Host | null {
     const running = this.#before.hosts.get(name);
     const section = this.#config.handlers.get(name);

@@ -10,7 +10,7 @@
  * ```
  */
 import { linkValues } from "../config/socket_options.ts";
-import type { ServerConfig } from "../config/reader.ts";
+import { factsOf, type ServerConfig } from "../config/reader.ts";
 import type { Environment } from "../contracts/environment.ts";
 import type { Draft, Outcome } from "../contracts/message.ts";
 import type { Seal } from "../contracts/seal.ts";
@@ -299,6 +299,23 @@ export class Server {
     return reload.changes;
   }
 
+  /**
+   * Asks the handlers that run, or are stopping, for what an operator wants.
+   *
+   * @returns What they answer, by their names: those that know the verb.
+   * @throws What one of them throws: a {@link CCError}, where it cannot do what was asked for.
+   */
+  async control(
+    verb: string,
+    request: Readonly<Record<string, unknown>>,
+  ): Promise<Record<string, unknown>> {
+    const hosts = [...this.#generation.hosts.values()].filter((host) => host.answers);
+    const answers = await Promise.all(
+      hosts.map(async (host) => [host.name, await host.control(verb, request)] as const),
+    );
+    return Object.fromEntries(answers.filter(([, answer]) => answer !== undefined));
+  }
+
   #unconfirmed(hosts: readonly Host[]): Map<string, number> {
     const sums = new Map(this.#pastUnconfirmed);
     for (const { handler, upstream } of upstreamsOf(hosts)) {
@@ -339,9 +356,11 @@ export class Server {
 
   async #tearDown(lingerMs: number): Promise<void> {
     const { clock } = this.environment;
+    const hosts = [...this.#generation.hosts.values()];
+    // Processes that end say so, to this server: linger begins when they have.
+    await Promise.all(hosts.filter((host) => host.endsFirst).map((host) => host.end(lingerMs)));
     const until = clock.now() + lingerMs;
     const left = (share: number) => Math.max(0, until - clock.now() - (1 - share) * lingerMs);
-    const hosts = [...this.#generation.hosts.values()];
     this.#cancelUpkeep();
     this.#router?.stopListening();
     await this.#settled(hosts, left(ANSWERS_SHARE));
@@ -416,7 +435,8 @@ export class Server {
     }
   }
 
-  #services({ options }: ServerConfig): HostServices {
+  #services(config: ServerConfig): HostServices {
+    const { options } = config;
     return {
       environment: this.environment,
       log: this.log,
@@ -424,6 +444,7 @@ export class Server {
       post: this.#post,
       deliverer: this.#deliverer,
       handlerTimeoutMs: options["handler-timeout"] * 1000,
+      facts: factsOf(config),
       upstreams: {
         engine: this.#engine!,
         socketOptions: this.#socketOptions,
