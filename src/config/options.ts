@@ -5,8 +5,8 @@ import type { Host } from "../contracts/environment.ts";
 import type { Option, Options, Schema, SchemaResult, Values } from "../contracts/schema.ts";
 import { EndpointError, parseEndpoint } from "../endpoint.ts";
 import { didYouMean } from "../text.ts";
-import type { Diagnostics } from "./diagnostics.ts";
-import { expand, type Ini, type Section } from "./ini.ts";
+import { Diagnostics } from "./diagnostics.ts";
+import { type Entry, expand, type Ini, type Section } from "./ini.ts";
 
 /** An option that has a default. */
 export function option<T>(
@@ -93,6 +93,12 @@ export function size(min = 0, max = Number.MAX_SAFE_INTEGER): Schema<number> {
 
 /** A path; `~` at its start is the home folder, and it is relative to the folder the program was started in. */
 export const path: Schema<string> = v.pipe(v.string(), v.nonEmpty("a path is expected"));
+
+/** The same, or `none` for no path, which is the empty text then. */
+export const pathOrNone: Schema<string> = v.pipe(
+  v.string(),
+  v.transform((word) => word.toLowerCase() === "none" ? "" : word),
+);
 
 /** Words separated by commas; each is read by `item`. */
 export function list<T>(item: Schema<T>): Schema<T[]> {
@@ -182,14 +188,16 @@ export interface Reading {
  * Reads a section against its table of options. What is wrong goes to the diagnostics, and the default stands in.
  *
  * @param also Keys that are known but read elsewhere.
+ * @param inherited Entries of another section, by key: they stand in where neither the section nor `[DEFAULT]` has one.
  */
 export function readSection<O extends Options>(
   reading: Reading,
   section: Section,
   options: O,
   also: readonly string[] = [],
+  inherited: ReadonlyMap<string, Entry> = new Map(),
 ): Values<O> {
-  const { ini, builtins, diagnostics } = reading;
+  const { ini, diagnostics } = reading;
   const values: Record<string, unknown> = {};
   const keys = new Map(Object.keys(options).map((name) => [name.toLowerCase(), name]));
   for (const entry of section.entries.values()) {
@@ -198,7 +206,9 @@ export function readSection<O extends Options>(
     diagnostics.add(entry.line, `unknown option "${entry.key}" in [${section.name}]${hint}`);
   }
   for (const [name, { schema, default: fallback }] of Object.entries(options)) {
-    const entry = section.entries.get(name.toLowerCase()) ?? ini.defaults.get(name.toLowerCase());
+    const key = name.toLowerCase();
+    const own = section.entries.get(key) ?? ini.defaults.get(key);
+    const entry = own ?? inherited.get(key);
     values[name] = typeof fallback === "string" ? defaultOf(reading, name, schema, fallback) : null;
     if (entry === undefined) {
       if (fallback === undefined) {
@@ -206,13 +216,31 @@ export function readSection<O extends Options>(
       }
       continue;
     }
-    const text = expand(ini, section, entry, builtins, diagnostics);
-    if (text === undefined) continue;
-    const result = check(schema, text);
-    if (result.issues === undefined) values[name] = resolved(reading, schema, result.value);
-    else diagnostics.add(entry.line, `${name} = ${text}: ${result.issues[0].message}`);
+    const told = new Diagnostics(ini.file);
+    const value = valueOf({ ...reading, diagnostics: told }, section, name, schema, entry);
+    if (value !== undefined) values[name] = value.value;
+    // The line is another section's: whose option it is would not be clear.
+    const what = own === undefined ? `[${section.name}] takes "${key}" from here: ` : "";
+    for (const { line, message } of told.found) diagnostics.add(line, what + message);
   }
   return values as Values<O>;
+}
+
+/** The value of an entry; undefined when it is wrong: that goes to the diagnostics. */
+function valueOf<T>(
+  reading: Reading,
+  section: Section,
+  name: string,
+  schema: Schema<T>,
+  entry: Entry,
+): { readonly value: T } | undefined {
+  const { ini, builtins, diagnostics } = reading;
+  const text = expand(ini, section, entry, builtins, diagnostics);
+  if (text === undefined) return undefined;
+  const result = check(schema, text);
+  if (result.issues === undefined) return { value: resolved(reading, schema, result.value) };
+  diagnostics.add(entry.line, `${name} = ${text}: ${result.issues[0].message}`);
+  return undefined;
 }
 
 /** @throws {TypeError} The definition is wrong: its default is none that its schema takes. */
@@ -231,6 +259,6 @@ function check<T>(schema: Schema<T>, text: string): SchemaResult<T> {
 
 /** Paths are absolute from here on. */
 function resolved<T>({ host }: Reading, schema: Schema<T>, value: T): T {
-  if ((schema as unknown) !== path) return value;
+  if ((schema as unknown) !== path && (schema as unknown) !== pathOrNone || value === "") return value;
   return resolve(host.folder, (value as string).replace(/^~(?=\/|$)/, host.home)) as T;
 }

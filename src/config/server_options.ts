@@ -13,6 +13,7 @@ import {
   option,
   optional,
   path,
+  pathOrNone,
   required,
   size,
   text,
@@ -61,6 +62,8 @@ export interface ServerOptions extends ZmqValues {
   readonly "handler-timeout": number;
   /** An absolute path. */
   readonly pidfile: string | null;
+  /** An absolute path; empty: none is wanted; null: the pidfile decides. See {@link controlSocketOf}. */
+  readonly "control-socket": string | null;
   /** An absolute path. */
   readonly logfile: string | null;
   /** Seconds. */
@@ -184,6 +187,12 @@ export const SERVER_OPTIONS = {
     "s",
   ),
   pidfile: optional(path, "file with the server's process id", "~/pid/%(job_name)s.pid"),
+  "control-socket": optional(
+    pathOrNone,
+    "Unix socket that `ccserver jobs` asks, for this user alone. Without it: the pidfile's place, with .ctl for its " +
+      "extension; without pidfile none. none switches it off",
+    "/run/cc/%(job_name)s.ctl",
+  ),
   logfile: optional(
     path,
     "log lines are appended here instead of going to the terminal",
@@ -215,3 +224,14 @@ export const SERVER_OPTIONS = {
     "s",
   ),
 } satisfies { [K in keyof ServerOptions]: Option<ServerOptions[K]> };
+
+/** Where the control channel is; null: there is none. */
+export function controlSocketOf(
+  { "control-socket": socket, pidfile }: Pick<ServerOptions, "control-socket" | "pidfile">,
+): string | null {
+  if (socket !== null) return socket === "" ? null : socket;
+  if (pidfile === null) return null;
+  const stem = pidfile.replace(/(?<=[^/])\.[^./]*$/, "");
+  // A pidfile that has that name itself keeps it.
+  return `${stem}.ctl` === pidfile ? `${pidfile}.ctl` : `${stem}.ctl`;
+}

@@ -17,6 +17,8 @@ export interface LinkOptions {
   receiveBufferBytes: number;
   /** See {@link receiveBufferBytes}. */
   sendBufferBytes: number;
+  /** Permission bits of the file of an `ipc` socket that listens, from its first moment; those that the umask leaves when missing. */
+  mode?: number;
 }
 
 /** Takes what happens on a link. Nothing is called any more once {@link Link.destroy} was called. */

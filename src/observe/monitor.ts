@@ -1,11 +1,14 @@
 /** All that a server tells about itself, and when: statistics line, infofile, heartbeat, metrics and health. */
 import type { ServerConfig } from "../config/reader.ts";
+import { controlSocketOf } from "../config/server_options.ts";
 import type { Cancel, Clock } from "../contracts/environment.ts";
 import { isLoopback } from "../endpoint.ts";
-import { errorText } from "../errors.ts";
+import { CCError, codeOf, errorText } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import { type Observer, Server, type ServerParts } from "../server/server.ts";
+import { VERSION } from "../version.ts";
 import { Averages, BUCKET_SECONDS } from "./averages.ts";
+import { ControlChannel } from "./control.ts";
 import { Heartbeat } from "./heartbeat.ts";
 import { type Answer, HttpListener, plain } from "./http.ts";
 import { Infofile } from "./infofile.ts";
@@ -48,6 +51,7 @@ export class Monitor implements Observer {
   readonly #heartbeat: Heartbeat;
   readonly #metrics: Metrics;
   #http: HttpListener | null = null;
+  #control: ControlChannel | null = null;
   #cancels: Cancel[] = [];
   #stopped = false;
 
@@ -80,8 +84,55 @@ export class Monitor implements Observer {
     return this.#http?.url ?? null;
   }
 
-  /** Serves HTTP, where the config asks for it: from before the server listens, so that it can say so. */
+  /** Opens the control channel, and serves HTTP where the config asks for it: before the server listens. */
   async starting(): Promise<void> {
+    await this.#openControl();
+    await this.#listenHttp();
+  }
+
+  /** A default that has no room is only warned about: nobody has asked for it. */
+  async #openControl(): Promise<void> {
+    const { options } = this.#server.config;
+    const path = controlSocketOf(options);
+    if (path === null) return;
+    const server = this.#server;
+    const { environment: { host } } = server;
+    try {
+      this.#control = await ControlChannel.open(path, {
+        environment: server.environment,
+        verbs: {
+          version: () => ({
+            version: VERSION,
+            runtime: host.runtime,
+            pid: host.pid,
+            uptimeSeconds: (this.#clock.now() - this.#began) / 1000,
+          }),
+        },
+        answer: (verb, request) => server.control(verb, request),
+        rests: (error) => {
+          const why = error === null ? "no file descriptor is free" : errorText(error);
+          this.#log.warnRarely(
+            "observe",
+            `control rests ${why}`,
+            `${why}: the control channel lets nobody in for now`,
+          );
+        },
+      });
+      this.#log.debug("startup", `control channel: ${path}`);
+    } catch (error) {
+      const text = `control-socket: ${errorText(error)}`;
+      // Who is there, and lives, is no matter of where.
+      if (options["control-socket"] !== null || codeOf(error) === "EADDRINUSE") {
+        throw new CCError(codeOf(error) ?? "system", text, { cause: error });
+      }
+      this.#log.warn(
+        "startup",
+        `${text}. There is no control channel, and "ccserver jobs" cannot ask this server`,
+      );
+    }
+  }
+
+  async #listenHttp(): Promise<void> {
     const { "http-listen": address, "http-hosts": names } = this.#server.config.options;
     if (address === null) return;
     if (!isLoopback({ transport: "tcp", ...address })) {
@@ -169,6 +220,8 @@ export class Monitor implements Observer {
     }
     this.#http?.close();
     this.#http = null;
+    await this.#control?.close();
+    this.#control = null;
   }
 
   async #period(): Promise<void> {
