@@ -6,6 +6,7 @@ import { fileURLToPath } from "node:url";
 import { SERVER_OPTIONS } from "../src/config/server_options.ts";
 import type { Options } from "../src/contracts/schema.ts";
 import { HANDLERS } from "../src/handlers/index.ts";
+import { JOB_OPTIONS } from "../src/jobs/options.ts";
 import {
   BODY_DEFAULT_MAX_BYTES,
   CONFIG_MAX_BYTES,
@@ -64,7 +65,7 @@ A config is an ini file as the original read it, with Python 2's ConfigParser:
   by 1024; \`~\` at the start of a path is the home folder.
 
 \`ccserver --check CONFIG.ini\` tells all that is wrong; \`ccserver --routes TYPE CONFIG.ini\` tells where a message would go. A section
-that nothing reads, such as \`[d:…]\`, is an error: it would seem to work.
+that nothing reads is an error: it would seem to work.
 
 ## [ccserver]
 
@@ -168,6 +169,14 @@ ${HANDLER_START_MAX_MS / 1000} s to start, and \`zmq_linger\` and ${HANDLER_STOP
 
 ${handlers.join("\n\n")}
 
+## Daemons: [d:name]
+
+Read by \`jobmgr\`, which starts those that its \`daemons\` names; [jobs.md](jobs.md) tells how they live. One of \`command\` and
+\`script\` is needed. \`%(job_name)s\` is \`SERVER.d:name\` here, \`%(service_name)s\` is \`d:name\`. \`pidfile\` is that of [ccserver] where
+the section has none, with these names in it. A \`script\` reads options of its own in its section; others may not be there.
+
+${table(JOB_OPTIONS)}
+
 ## Reload
 
 SIGHUP, or \`ccserver -r CONFIG.ini\`: the log file is opened again, and the config is read and checked whole. When anything is wrong
@@ -176,7 +185,8 @@ change keep their connections and what they hold; new upstreams are given two se
 handlers that it changes or removes pass on what they hold, send what they have queued, and their replies still come for
 \`zmq_linger\`. Of [ccserver], \`stats-period\`, \`heartbeat\`, \`zmq_linger\` and \`cc-role\` are taken over; the other options stay as
 they are until a restart, and the log says so. So it is with a handler's file that has changed, or one that it imports: the old code
-runs on until a restart, and the log says so.
+runs on until a restart, and the log says so. Daemons whose section has not changed are not touched; others are ended and started
+anew.
 
 ## Bounds
 

@@ -154,6 +154,24 @@ export const HTTP_CONNECTION_MAX_MS = 10_000;
 /** Bytes of an HTTP request's head; a scraper's is some hundred. */
 export const HTTP_HEAD_MAX_BYTES = 8 * 1024;
 
+/** Connections of the control channel at one time: a few people and their scripts. */
+export const CONTROL_CONNECTIONS_MAX = 8;
+
+/** Bytes of a request on the control channel, which is one line: a verb and names of jobs. */
+export const CONTROL_LINE_MAX_BYTES: number = 64 * 1024;
+
+/** Bytes of an answer there: ten thousand jobs have some three million. */
+export const CONTROL_ANSWER_MAX_BYTES: number = 4 * 1024 * 1024;
+
+/** A connection of the control channel that asks nothing, or takes no byte of its answer, is closed after so long. */
+export const CONTROL_IDLE_MS = 60_000;
+
+/** From a request to its answer: jobs that are to stop have three signals, one after the other. */
+export const CONTROL_ANSWER_MAX_MS: number = 10 * 60_000;
+
+/** What a connection that is refused or ended has to read why, before it is closed. */
+export const CONTROL_LINGER_MS = 1000;
+
 /** Bytes of a config file; the largest known has some ten thousand. More is a wrong file, such as a device. */
 export const CONFIG_MAX_BYTES = 1024 * 1024;
 
@@ -164,3 +182,19 @@ export const CONFIG_VALUE_MAX_REPLACEMENTS = 10_000;
 /** Files that a handler of one's own is made of, and bytes of each, that are looked at to tell whether they have changed. */
 export const MODULE_FILES_MAX = 1000;
 export const MODULE_MAX_BYTES = 16 * 1024 * 1024;
+
+/** Bytes of one line that a job writes; the rest of a longer one is passed over. */
+export const JOB_LINE_MAX_BYTES = 64 * 1024;
+
+/** Lines of a job's output that are logged: so many at once, then so many a second. */
+export const JOB_LINES_BURST = 1000;
+export const JOB_LINES_PER_SECOND = 100;
+
+/** Bytes that are read of one job's output at a time: others' messages wait for that. */
+export const JOB_READ_MAX_BYTES = 256 * 1024;
+
+/** Bytes of a pidfile or state file of a job. */
+export const JOB_FILE_MAX_BYTES = 16 * 1024;
+
+/** Daemons of one server: each has a process, descriptors and files. */
+export const JOBS_MAX = 1000;

@@ -10,16 +10,23 @@ import {
   defineHandler,
   handlerName,
   handlerNames,
+  integer,
   loadConfig,
+  option,
+  optional,
   parseIni,
+  path,
   readConfig,
   required,
+  type SectionReader,
   stringifyIni,
+  text as anyText,
 } from "../mod.ts";
 import { Diagnostics } from "../src/config/diagnostics.ts";
 import { expand, parse } from "../src/config/ini.ts";
 import { SERVER_OPTIONS } from "../src/config/server_options.ts";
 import type { Options } from "../src/contracts/schema.ts";
+import { JOB_OPTIONS } from "../src/jobs/options.ts";
 import { HANDLERS } from "../src/handlers/index.ts";
 import { CONFIG_VALUE_MAX_CHARS } from "../src/limits.ts";
 import { ROOT, RUNTIME, tempFolder } from "./helpers/env.ts";
@@ -302,8 +309,8 @@ test("config: the seed document's example is read as it is printed, and what thi
     /^x\.ini:12: "cms-verify-ca": this version neither signs nor checks messages, and will not start as if it did$/m,
   );
   assert.match(
-    wrong(`${SEED}\n    [h:jobmgr]\n    handler = cc.handler.jobmgr\n`).join("\n"),
-    /handler "cc\.handler\.jobmgr" in \[h:jobmgr\] is not part of this version/,
+    wrong(`${SEED}\n    [h:writer]\n    handler = cc.handler.infowriter\n`).join("\n"),
+    /handler "cc\.handler\.infowriter" in \[h:writer\] needs cc-role = remote, it is local/,
   );
 });
 
@@ -322,6 +329,186 @@ test("config: a section that nobody reads is told", () => {
     },
   );
   assert.deepEqual([...config.handlers.get("h:echo")!.sections], [["d:logtail", { file: "x" }]]);
+});
+
+const READER: SectionReader = {
+  prefix: "d:",
+  options: ({ kind }) => ({
+    kind: option(anyText, "plain", "", "x"),
+    "Start-Seconds": option(integer(0, 10), "1", "", "2"),
+    title: optional(anyText, "", "x"),
+    pidfile: optional(path, "", "x"),
+    ...(kind === "more" ? { extra: required(anyText, "", "x") } : {}),
+  }),
+  inherits: ["pidfile", "logfile"],
+};
+
+/** A config with sections that handlers read by a table; more of `[ccserver]` stands from line 2 on. */
+const withJobs = (server: string, rest: string) =>
+  `[ccserver]\n${server}\ncc-socket = tcp://127.0.0.1:10000\n[routes]\njob = h:job\n[h:job]\nhandler = jobs\n${rest}`;
+
+/** A handler that reads them; null: it is given no check. */
+function jobs(
+  check: AnyHandlerDefinition["check"] = () => [],
+  name = "jobs",
+  reader: SectionReader = READER,
+) {
+  return own(name, () => ({ plan: () => ({ raw: true }) }), { options: {}, sections: [reader], check });
+}
+
+test("config: a section is read by its reader's table, with names of its own", () => {
+  const read = (server: string, rest: string) =>
+    readConfig(withJobs(server, rest), "conf/x.ini", { handlers: [jobs()] }).handlers.get("h:job")!;
+  const { sections, sectionsRead } = read(
+    "job_name = srv-%(service_name)s",
+    "[d:one]\nSTART-seconds = 3\ntitle = %(job_name)s of %(service_name)s on %(config_file)s\n" +
+      "[d:two]\njob_name = mine\nuse_skylog = 1\nclass = x\ntitle = %(job_name)s\npidfile = run/%(job_name)s.pid\n" +
+      "[d:three]\nkind = more\nextra = %(title)s!\n[DEFAULT]\ntitle = all\nnobody-knows = %(nothing)s\n",
+  );
+  assert.equal(sections.size, 0);
+  assert.deepEqual(
+    [...sectionsRead].map(([key, { name, values, set }]) => [key === name, name, values, [...set].sort()]),
+    [
+      [true, "d:one", {
+        kind: "plain",
+        "Start-Seconds": 3,
+        title: "srv-ccserver.d:one of d:one on conf/x.ini",
+        pidfile: null,
+      }, ["Start-Seconds", "title"]],
+      [true, "d:two", {
+        kind: "plain",
+        "Start-Seconds": 1,
+        title: "mine",
+        pidfile: join(ROOT, "run/mine.pid"),
+      }, [
+        "pidfile",
+        "title",
+      ]],
+      [true, "d:three", { kind: "more", "Start-Seconds": 1, title: "all", pidfile: null, extra: "all!" }, [
+        "extra",
+        "kind",
+        "title",
+      ]],
+    ],
+  );
+});
+
+test("config: a section takes from [ccserver] what its reader says, with its own names in it", () => {
+  const server = "pidfile = /run/%(job_name)s.%(title)s";
+  const read = (rest: string) =>
+    readConfig(withJobs(server, rest), "x.ini", { handlers: [jobs()] }).handlers.get("h:job")!.sectionsRead;
+  const found = read("[d:one]\ntitle = t\n[d:two]\npidfile = /own\n[DEFAULT]\ntitle = all\n");
+  assert.deepEqual(
+    [...found.values()].map(({ values, set }) => [values.pidfile, set.has("pidfile")]),
+    [["/run/x.d:one.t", false], ["/own", true]],
+  );
+  const everywhere = read("[d:one]\n[DEFAULT]\npidfile = /default\ntitle = t\n").get("d:one")!;
+  assert.deepEqual([everywhere.values.pidfile, everywhere.set.has("pidfile")], ["/default", true]);
+  assert.deepEqual(
+    wrong(withJobs("pidfile = /run/%(heartbeat)s\nheartbeat = 5", "[d:one]\n[d:two]\npidfile = x\n"), [
+      jobs(),
+    ]),
+    ['x.ini:2: [d:one] takes "pidfile" from here: %(heartbeat)s in the value of "pidfile" is not defined'],
+  );
+  assert.deepEqual(wrong(withJobs("pidfile = %(x)s", '[d:one]\nx = ""\n[DEFAULT]\nx = ""'), [jobs()]), [
+    "x.ini:2: pidfile = : a path is expected",
+    'x.ini:2: [d:one] takes "pidfile" from here: pidfile = : a path is expected',
+    'x.ini:9: unknown option "x" in [d:one]',
+  ]);
+});
+
+test("config: what is wrong in a section that is read by a table is told once, with its line", () => {
+  let checks = 0;
+  const check = () => {
+    checks++;
+    return [];
+  };
+  const other = jobs(check, "other", { prefix: "d:", options: () => ({ none: required(anyText, "", "x") }) });
+  assert.deepEqual(
+    wrong(
+      withJobs(
+        "",
+        "[d:one]\ntilte = x\nstart-seconds = 11\n[d:two]\nkind = more\n[d:]\n[d:a b]\n[h:other]\nhandler = other\n",
+      ),
+      [jobs(check), other],
+    ),
+    [
+      'x.ini:9: unknown option "tilte" in [d:one]. Did you mean "title"?',
+      "x.ini:10: Start-Seconds = 11: expected a whole number of at most 10",
+      'x.ini:11: [d:two] needs the option "extra"',
+      "x.ini:13: [d:]: expected a name such as [d:name], without blanks",
+      "x.ini:14: [d:a b]: expected a name such as [d:name], without blanks",
+    ],
+  );
+  assert.equal(checks, 0, "not while something in it is wrong");
+  const crashing = jobs(check, "jobs", {
+    prefix: "d:",
+    options() {
+      throw new Error("no table");
+    },
+  });
+  assert.deepEqual(wrong(withJobs("", "[d:one]\n"), [crashing]), [
+    "x.ini:6: the handler of [h:job] crashed in options: no table",
+  ]);
+});
+
+test("config: what a handler finds wrong is told at the line of the option it is about", () => {
+  const asked: unknown[] = [];
+  const finds = own("jobs", () => ({ plan: () => ({ raw: true }) }), {
+    options: { count: option(integer(0), "2", "", "3") },
+    sections: [READER],
+    check(options, sections, server, name) {
+      asked.push(name, options, [...sections.keys()], server);
+      return [
+        { section: "d:one", option: "title", message: "its own" },
+        { section: "d:one", option: "kind", message: "of DEFAULT" },
+        { section: "d:one", option: "pidfile", message: "of ccserver" },
+        { section: "d:one", option: "Start-Seconds", message: "not there" },
+        { section: "d:one", option: null, message: "the section" },
+        { section: "h:job", option: "count", message: "of the handler" },
+        { section: "d:nowhere", option: null, message: "of no section" },
+      ];
+    },
+  });
+  const ini = withJobs("pidfile = /p/%(job_name)s", "count = 4\n[d:one]\ntitle = x\n[DEFAULT]\nkind = y\n");
+  assert.deepEqual(wrong(ini, [finds]), [
+    "x.ini:2: of ccserver",
+    "x.ini:6: of no section",
+    "x.ini:8: of the handler",
+    "x.ini:9: not there",
+    "x.ini:9: the section",
+    "x.ini:10: its own",
+    "x.ini:12: of DEFAULT",
+  ]);
+  assert.deepEqual(asked, ["h:job", { count: 4 }, ["d:one"], {
+    jobName: "x",
+    configFile: "x.ini",
+    socket: "tcp://127.0.0.1:10000",
+    pidfile: "/p/x",
+  }]);
+  assert.deepEqual(wrong(ini.replace("count = 4", "count = x"), [finds]), [
+    "x.ini:8: count = x: expected a whole number",
+  ]);
+  const crashing = jobs(() => {
+    throw new Error("cannot check");
+  });
+  assert.deepEqual(wrong(withJobs("", ""), [crashing]), [
+    "x.ini:6: the handler of [h:job] crashed in check: cannot check",
+  ]);
+});
+
+test("config: a handler that runs alone is told where no route reaches it", () => {
+  const alone = own("alone", () => ({ plan: () => ({ raw: true }) }), { runsAlone: true });
+  const told = (route: string) =>
+    readConfig(
+      `[ccserver]\ncc-socket = tcp://127.0.0.1:1\n[routes]\na = ${route}\n[h:alone]\nhandler = alone\n` +
+        "[h:f]\nhandler = filter\nforward-to = h:alone\n[h:e]\nhandler = echo\n",
+      "x.ini",
+      { handlers: [alone] },
+    ).warnings.map(({ line, message }) => `${line}: ${message}`);
+  assert.deepEqual(told("h:e"), ["5: [h:alone] is named by no route: it runs all the same"]);
+  assert.deepEqual(told("h:alone"), []);
+  assert.deepEqual(told("h:f"), []);
 });
 
 test("config: handlers that options name are edges of the graph, whatever the options are called", () => {
@@ -410,14 +597,11 @@ test("config: roles are enforced", () => {
         `cc-role = ${role}\n[routes]`,
       ),
     );
-  for (const handler of ["jobmgr"]) {
-    assert.match(
-      told(handler, "remote")[0],
-      /^x\.ini:7: handler "cc\.handler\.jobmgr" in \[h:echo\] needs cc-role = local, it is remote$/,
-    );
-    assert.match(told(handler, "local")[0], /not part of this version/);
-    assert.match(told(handler, "insecure")[0], /not part of this version/);
-  }
+  assert.match(
+    told("jobmgr", "remote")[0],
+    /^x\.ini:7: handler "cc\.handler\.jobmgr" in \[h:echo\] needs cc-role = local, it is remote$/,
+  );
+  assert.deepEqual(told("jobmgr", "local"), []);
   for (const handler of ["infowriter", "tailwriter", "taskrouter", "database"]) {
     assert.match(told(handler, "local")[0], /needs cc-role = remote, it is local$/);
     assert.match(told(handler, "remote")[0], /not part of this version/);
@@ -481,7 +665,7 @@ test("config: every example is right", async () => {
 });
 
 test("every option's example is accepted, and says something else than the default", async () => {
-  const tables = [SERVER_OPTIONS, ...HANDLERS.map(({ options }) => options)] as Options[];
+  const tables = [SERVER_OPTIONS, JOB_OPTIONS, ...HANDLERS.map(({ options }) => options)] as Options[];
   for (const options of tables) {
     for (const [name, { schema, example, default: fallback }] of Object.entries(options)) {
       assert.equal((await schema["~standard"].validate(example)).issues, undefined, `${name} = ${example}`);

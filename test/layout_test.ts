@@ -24,8 +24,20 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   process: ["contracts"],
   client: ["contracts", "memory", "message", "socket", "zmtp"],
   toolkit: ["contracts"],
-  handlers: ["config", "contracts", "message", "toolkit"],
-  commands: ["client", "config", "contracts", "handlers", "message", "observe", "process", "seal", "server"],
+  jobs: ["config", "contracts"],
+  handlers: ["config", "contracts", "jobs", "message", "toolkit"],
+  commands: [
+    "client",
+    "config",
+    "contracts",
+    "handlers",
+    "jobs",
+    "message",
+    "observe",
+    "process",
+    "seal",
+    "server",
+  ],
   cli: ["commands", "contracts", "process"],
 };
 /** Files beside the folders that all may import, and what these import themselves. */
@@ -44,7 +56,9 @@ const FOR_HANDLERS = [
   "config/options.ts",
   "config/socket_options.ts",
   "contracts/",
+  "errors.ts",
   "handlers/define.ts",
+  "jobs/",
   "limits.ts",
   "log.ts",
   "message/schemas.ts",
@@ -58,6 +72,7 @@ const SEEDED = [
   "client",
   "config",
   "handlers",
+  "jobs",
   "memory",
   "message",
   "observe",
@@ -74,6 +89,7 @@ const PURE_MODULES: Record<string, readonly string[]> = {
   "config/modules.ts": ["node:crypto", "node:path"],
   "config/reader.ts": ["node:path"],
   "config/options.ts": ["node:path"],
+  "jobs/config.ts": ["node:crypto", "node:path"],
   // HTTP is served by the runtime's own server; it is not part of any simulation.
   "observe/http.ts": ["node:http", "node:net"],
   // The compiler of the kernel, a program of its own.

@@ -3,6 +3,8 @@ import process from "node:process";
 import { placeOf, type ServerConfig } from "../config/reader.ts";
 import type { Program } from "../contracts/command.ts";
 import { errorText } from "../errors.ts";
+import { jobmgr } from "../handlers/jobmgr.ts";
+import { daemonsStopMs, type JobmgrValues } from "../jobs/config.ts";
 import { holderOf, isAlive } from "../process/pidfile.ts";
 import type { Configs } from "./config.ts";
 import { configOperand, defineCommand } from "./define.ts";
@@ -79,7 +81,7 @@ async function end(
   { environment: { clock } }: Program,
 ): Promise<number> {
   const pid = signal(name, config, flag);
-  const waitMs = config.options.zmq_linger + STOP_EXTRA_MS;
+  const waitMs = config.options.zmq_linger + jobsStopMs(config) + STOP_EXTRA_MS;
   const until = clock.now() + waitMs;
   while (isAlive(pid)) {
     if (clock.now() > until) {
@@ -91,6 +93,17 @@ async function end(
     await new Promise<void>((resolve) => void clock.after(POLL_MS, resolve));
   }
   return EXIT.ok;
+}
+
+/** Milliseconds that the daemons of a config may take to end. */
+export function jobsStopMs({ handlers }: ServerConfig): number {
+  const all = [...handlers.values()].filter(({ definition }) => definition === jobmgr);
+  return Math.max(
+    0,
+    ...all.map(({ options, sectionsRead }) =>
+      daemonsStopMs(options as unknown as JobmgrValues, sectionsRead)
+    ),
+  );
 }
 
 /** @throws {Exit} The config has none. */

@@ -8,6 +8,7 @@ import { kill, reload, stop } from "./control.ts";
 import { daemon } from "./daemon.ts";
 import type { AnyCommand } from "./define.ts";
 import { ini } from "./ini.ts";
+import { jobs } from "./jobs.ts";
 import { ping } from "./ping.ts";
 import { routes } from "./routes.ts";
 import { send } from "./send.ts";
@@ -30,6 +31,7 @@ export function commandsOf(program: Program): readonly [AnyCommand, ...AnyComman
     kill(make),
     check(make),
     routes(make),
+    jobs(make),
     unit(make),
     ini,
     example(make),

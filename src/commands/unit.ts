@@ -6,7 +6,11 @@ import type { ServerConfig } from "../config/reader.ts";
 import type { Host, Processes } from "../contracts/environment.ts";
 import { parseEndpoint } from "../endpoint.ts";
 import { printable } from "../text.ts";
+import { controlSocketOf } from "../config/server_options.ts";
+import { jobmgr } from "../handlers/jobmgr.ts";
+import type { JobValues } from "../jobs/options.ts";
 import type { Configs } from "./config.ts";
+import { jobsStopMs } from "./control.ts";
 import { configOperand, defineCommand } from "./define.ts";
 import { EXIT } from "./exit.ts";
 
@@ -37,7 +41,18 @@ function unitText(config: ServerConfig, host: Host, { self, serviceManager }: Pr
   const start = [...self, file].map((word) => quote(word.replaceAll("$", "$$$$"))).join(" ");
   const socket = parseEndpoint(config.options["cc-socket"], "bind");
   const lowPort = socket.transport === "tcp" && socket.port > 0 && socket.port < FIRST_FREE_PORT;
-  const capability = lowPort ? "CAP_NET_BIND_SERVICE" : "";
+  const jobs = jobsOf(config);
+  const capabilities = [
+    ...(lowPort ? ["CAP_NET_BIND_SERVICE"] : []),
+    ...(jobs.some(({ user, group }) => user !== null || group !== null)
+      ? ["CAP_SETUID", "CAP_SETGID", "CAP_KILL"]
+      : []),
+    ...(jobs.some(({ nice }) => nice !== null && nice < 0) ? ["CAP_SYS_NICE"] : []),
+  ].join(" ");
+  const stopSeconds = Math.ceil((config.options.zmq_linger + jobsStopMs(config)) / 1000) + 10;
+  // What a daemon may do is not known here: only what the server itself can live with is kept from it.
+  const forServer = (line: string) =>
+    jobs.length === 0 ? line : `# Not with daemons, which may need it: ${line}`;
   return `# Made by "ccserver --unit ${printable(config.file)}". A new config may need a new unit.
 # Relative paths in the config start at the root folder here.
 [Unit]
@@ -57,7 +72,12 @@ ${
   }
 ExecStart=${start}
 ExecReload=/bin/kill -HUP $MAINPID
-WatchdogSec=30
+${
+    jobs.length === 0 ? "" : `# The server ends its daemons, each in its way; what is left then is killed.
+KillMode=mixed
+TimeoutStopSec=${stopSeconds}
+`
+  }WatchdogSec=30
 LimitNOFILE=32768
 Restart=on-failure
 RestartSec=1
@@ -65,27 +85,31 @@ RestartSec=1
 RestartPreventExitStatus=64 78
 ${userLines(folders)}
 
-NoNewPrivileges=yes
-CapabilityBoundingSet=${capability}
-AmbientCapabilities=${capability}
+${forServer("NoNewPrivileges=yes")}
+${
+    jobs.length === 0
+      ? `CapabilityBoundingSet=${capabilities}`
+      : forServer(`CapabilityBoundingSet=${capabilities}`)
+  }
+AmbientCapabilities=${capabilities}
 ProtectSystem=strict
 ${folders.map((folder) => `ReadWritePaths=${quote(folder)}\n`).join("")}ProtectHome=${
     seen.some((path) => isBelow(path, HOMES)) ? "read-only" : "yes"
   }
 PrivateTmp=${seen.some((path) => isBelow(path, TEMPORARY)) ? "no" : "yes"}
-PrivateDevices=yes
-ProtectClock=yes
-ProtectControlGroups=yes
-ProtectHostname=yes
-ProtectKernelLogs=yes
-ProtectKernelModules=yes
-ProtectKernelTunables=yes
-RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
-RestrictNamespaces=yes
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-LockPersonality=yes
-SystemCallArchitectures=native
+${forServer("PrivateDevices=yes")}
+${forServer("ProtectClock=yes")}
+${forServer("ProtectControlGroups=yes")}
+${forServer("ProtectHostname=yes")}
+${forServer("ProtectKernelLogs=yes")}
+${forServer("ProtectKernelModules=yes")}
+${forServer("ProtectKernelTunables=yes")}
+${forServer("RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX")}
+${forServer("RestrictNamespaces=yes")}
+${forServer("RestrictRealtime=yes")}
+${forServer("RestrictSUIDSGID=yes")}
+${forServer("LockPersonality=yes")}
+${forServer("SystemCallArchitectures=native")}
 UMask=0027
 # Not MemoryDenyWriteExecute=yes: JavaScript is compiled while it runs, into memory that is written and then executed.
 
@@ -94,10 +118,18 @@ WantedBy=multi-user.target
 `;
 }
 
-/** Folders of the files that the server makes. */
-function writtenFolders({ options }: ServerConfig): string[] {
+/** What the daemons' sections say; those that no jobmgr starts too, which does no harm. */
+function jobsOf({ handlers }: ServerConfig): JobValues[] {
+  return [...handlers.values()].filter(({ definition }) => definition === jobmgr)
+    .flatMap(({ sectionsRead }) => [...sectionsRead.values()].map(({ values }) => values as JobValues));
+}
+
+/** Folders of the files that the server makes, and its daemons. */
+function writtenFolders(config: ServerConfig): string[] {
+  const { options } = config;
   const socket = parseEndpoint(options["cc-socket"], "bind");
-  const files = [options.pidfile, options.logfile, options.infofile];
+  const files = [options.pidfile, options.logfile, options.infofile, controlSocketOf(options)];
+  for (const { pidfile, logfile } of jobsOf(config)) files.push(pidfile, logfile);
   if (socket.transport === "ipc") files.push(resolve(socket.path));
   return [...new Set(files.filter((file) => file !== null).map((file) => dirname(file)))].sort();
 }

@@ -5,10 +5,19 @@ import { delay } from "./delay.ts";
 import { disposer } from "./disposer.ts";
 import { echo } from "./echo.ts";
 import { filter } from "./filter.ts";
+import { jobmgr } from "./jobmgr.ts";
 import { locallogger } from "./locallogger.ts";
 import { proxy } from "./proxy.ts";
 
-export const HANDLERS: readonly AnyHandlerDefinition[] = [delay, disposer, echo, filter, locallogger, proxy];
+export const HANDLERS: readonly AnyHandlerDefinition[] = [
+  delay,
+  disposer,
+  echo,
+  filter,
+  jobmgr,
+  locallogger,
+  proxy,
+];
 
 /** The same by their names. */
 export const HANDLERS_BY_NAME: ReadonlyMap<string, AnyHandlerDefinition> = new Map(
@@ -17,7 +26,6 @@ export const HANDLERS_BY_NAME: ReadonlyMap<string, AnyHandlerDefinition> = new M
 
 /** Handlers of the original that are not part of this version, with the role they are for. */
 export const UNBUILT_HANDLERS: ReadonlyMap<string, Role> = new Map([
-  ["jobmgr", "local"],
   ["infowriter", "remote"],
   ["tailwriter", "remote"],
   ["taskrouter", "remote"],

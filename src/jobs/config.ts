@@ -1,0 +1,225 @@
+/** What a `[d:…]` section asks for, worked out: what is started, how, and which files are the job's. */
+import { createHash } from "node:crypto";
+import { resolve } from "node:path";
+import type { SignalName } from "../contracts/environment.ts";
+import type { Finding, SectionRead, SectionsRead, ServerFacts } from "../contracts/handler.ts";
+import { JOBS_MAX } from "../limits.ts";
+import type { JobValues } from "./options.ts";
+
+/** One job, as its section has it. */
+export interface JobConfig {
+  /** `d:name` */
+  readonly name: string;
+  /** `SERVER.d:name`: the job's own name, in its environment and files. */
+  readonly fullName: string;
+  /** `script`: goes to the background by itself, and writes its pidfile. */
+  readonly kind: "command" | "script";
+  /** The program and its arguments, before the wrapper that sets limits. */
+  readonly argv: readonly string[];
+  /** Of its own, beside the server's. */
+  readonly environment: Readonly<Record<string, string>>;
+  readonly values: JobValues;
+  readonly stopSignal: SignalName;
+  /** An absolute path. */
+  readonly pidfile: string;
+  /** Beside it: whose process the pid is. */
+  readonly stateFile: string;
+  /** Beside it: the FIFO of its output. */
+  readonly outputFile: string;
+  /** Two that are equal ask for the same. */
+  readonly fingerprint: string;
+}
+
+/** What jobmgr's own section says. */
+export interface JobmgrValues {
+  readonly daemons: readonly string[];
+  readonly pidfiledir: string | null;
+}
+
+/** The path of a job's pidfile: its own, or in `pidfiledir`, or as the server's names it; null where there is none. */
+function pidfileOf({ name, values, set }: SectionRead, { pidfiledir }: JobmgrValues, server: ServerFacts) {
+  const { pidfile } = values as JobValues;
+  if (set.has("pidfile") || pidfiledir === null) return pidfile;
+  return `${pidfiledir}/${server.jobName}.${name}.pid`;
+}
+
+/** The job of a section in which nothing is wrong. */
+export function jobConfigOf(
+  section: SectionRead,
+  jobmgr: JobmgrValues,
+  server: ServerFacts,
+  folder: string,
+): JobConfig {
+  const values = section.values as JobValues;
+  const { name } = section;
+  const pidfile = pidfileOf(section, jobmgr, server)!;
+  const base = pidfile.replace(/\.[^./]*$/, "");
+  const fullName = `${server.jobName}.${name}`;
+  const configFile = resolve(folder, server.configFile);
+  const argv = values.command === null
+    ? [values.script!, configFile, name, "-d"]
+    : values.shell
+    ? ["/bin/sh", "-c", values.command.text]
+    : values.command.words;
+  return {
+    name,
+    fullName,
+    kind: values.command === null ? "script" : "command",
+    argv,
+    environment: {
+      ...values.environment,
+      CC_JOB: fullName,
+      CC_JOB_PIDFILE: pidfile,
+      CC_SECTION: name,
+      CC_CONFIG: configFile,
+      CC_ENDPOINT: server.socket,
+    },
+    values,
+    stopSignal: values["stop-signal"],
+    pidfile,
+    stateFile: `${base}.state`,
+    outputFile: `${base}.out`,
+    // A digest, as the values may hold secrets.
+    fingerprint: createHash("sha256").update(JSON.stringify([argv, values, pidfile])).digest("hex"),
+  };
+}
+
+/** What is wrong with the sections of jobs, each by itself and all together. */
+export function checkJobs(
+  jobmgr: JobmgrValues,
+  sections: SectionsRead,
+  server: ServerFacts,
+  self: string,
+): Finding[] {
+  const findings: Finding[] = [];
+  const find = (section: string, option: string | null, message: string) =>
+    findings.push({ section, option, message });
+  const known = jobmgr.daemons.filter((name) => sections.has(name));
+  for (const name of jobmgr.daemons) {
+    if (!sections.has(name)) {
+      find(self, "daemons", `daemons names ${name}, but there is no section [${name}]`);
+    }
+  }
+  if (jobmgr.daemons.length > JOBS_MAX) find(self, "daemons", `more than ${JOBS_MAX} daemons`);
+  const twice = jobmgr.daemons.find((name, i) => jobmgr.daemons.indexOf(name) !== i);
+  if (twice !== undefined) find(self, "daemons", `daemons names ${twice} twice`);
+  const files = new Map<string, string>();
+  if (server.pidfile !== null) files.set(server.pidfile, "[ccserver]");
+  for (const name of known) {
+    const section = sections.get(name)!;
+    checkJob(section, find);
+    const pidfile = pidfileOf(section, jobmgr, server);
+    if (pidfile === null) {
+      find(
+        name,
+        null,
+        `[${name}] needs a pidfile: its own, pidfiledir in [${self}], or pidfile = …/%(job_name)s.pid in [ccserver]`,
+      );
+    } else if (files.has(pidfile)) {
+      find(
+        name,
+        "pidfile",
+        `${pidfile} is the pidfile of ${files.get(pidfile)} and of [${name}]: write it with %(job_name)s`,
+      );
+    } else files.set(pidfile, `[${name}]`);
+  }
+  for (const name of known) {
+    for (const other of (sections.get(name)!.values as JobValues).after) {
+      if (!known.includes(other)) find(name, "after", `after names ${other}, which [${self}] does not start`);
+    }
+  }
+  const circle = circleOf(known, (name) => (sections.get(name)!.values as JobValues).after);
+  if (circle !== null) find(circle[0], "after", `daemons wait for each other: ${circle.join(" -> ")}`);
+  return findings;
+}
+
+function checkJob(
+  { name, values: read }: SectionRead,
+  find: (section: string, option: string | null, message: string) => void,
+): void {
+  const values = read as JobValues;
+  const kinds = (["command", "script", "module"] as const).filter((kind) => values[kind] !== null);
+  if (kinds.length === 0) find(name, null, `[${name}] needs one of the options command, script and module`);
+  if (kinds.includes("command") && kinds.length > 1) {
+    find(name, kinds[1], `[${name}] has ${kinds.join(" and ")}: one of them is expected`);
+  }
+  if (values.module !== null) {
+    find(name, "module", `module = ${values.module} in [${name}] is not part of this version`);
+  }
+  if (values.output === "file" && values.logfile === null) {
+    find(name, "output", `output = file in [${name}] needs the option "logfile"`);
+  }
+  if (values.output !== "file" && values.logfile !== null && values.command !== null) {
+    find(name, "logfile", `logfile in [${name}] is for output = file, and its output is ${values.output}`);
+  }
+  if (values.shell && values.command === null) find(name, "shell", `shell in [${name}] is for command`);
+}
+
+/** Names in a circle, the first again at the end; null: there is none. */
+function circleOf(names: readonly string[], next: (name: string) => readonly string[]): string[] | null {
+  const done = new Set<string>();
+  const way: string[] = [];
+  const visit = (name: string): string[] | null => {
+    if (way.includes(name)) return [...way.slice(way.indexOf(name)), name];
+    if (done.has(name) || !names.includes(name)) return null;
+    way.push(name);
+    for (const other of next(name)) {
+      const found = visit(other);
+      if (found !== null) return found;
+    }
+    way.pop();
+    done.add(name);
+    return null;
+  };
+  for (const name of names) {
+    const found = visit(name);
+    if (found !== null) return found;
+  }
+  return null;
+}
+
+/** Milliseconds before a restart, after so many starts; `random` in [0, 1) adds a tenth at most. */
+export function restartDelayMs(values: JobValues, starts: number, random: number): number {
+  const { "watchdog-formula-a": a, "watchdog-formula-b": b, "watchdog-formula-cap": cap } = values;
+  const seconds = a + b * (starts - 1);
+  return (cap > 0 ? Math.min(cap, seconds) : seconds) * 1000 * (1 + random / 10);
+}
+
+/** Milliseconds that jobs may take to end: one after the other where `after` says so, else side by side. */
+export function longestStopMs<J>(
+  jobs: readonly J[],
+  stopMs: (job: J) => number,
+  endsBefore: (job: J) => readonly J[],
+): number {
+  const known = new Map<J, number>();
+  const timeOf = (job: J): number => {
+    let ms = known.get(job);
+    if (ms === undefined) {
+      // A circle, if there were one, would end here.
+      known.set(job, 0);
+      ms = stopMs(job) + Math.max(0, ...endsBefore(job).map(timeOf));
+      known.set(job, ms);
+    }
+    return ms;
+  };
+  return Math.max(0, ...jobs.map(timeOf));
+}
+
+/** What a job's group left behind has so long for each of two signals. */
+export const LEFT_WAIT_MS = 2000;
+
+/** Milliseconds that one job may take to end. */
+export function stopMsOf(values: JobValues): number {
+  return 3 * values["stop-wait"] * 1000 + 2 * LEFT_WAIT_MS;
+}
+
+/** The same of all daemons that a jobmgr's section names. */
+export function daemonsStopMs({ daemons }: JobmgrValues, sections: SectionsRead): number {
+  const valuesOf = (name: string) => sections.get(name)?.values as JobValues | undefined;
+  const known = daemons.filter((name) => sections.has(name));
+  return longestStopMs(
+    known,
+    (name) => stopMsOf(valuesOf(name)!),
+    (name) => known.filter((other) => valuesOf(other)!.after.includes(name)),
+  );
+}

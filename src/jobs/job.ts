@@ -1,0 +1,629 @@
+/**
+ * One job: a process that is started, watched, started again, and ended.
+ *
+ * ```
+ *                   start                    it has lived for start-seconds
+ *   stopped ───────────────────▶ starting ──────────────────────────────────▶ running
+ *      ▲                         ▲     │ it ends, or cannot be started           │ it ends
+ *      │        the wait is over │     ▼                                         │
+ *      │                         └── backoff ◀───────────────────────────────────┤ restart says: again
+ *      │ all its processes                                                       │ restart says: no more
+ *      │ have gone                                                               ▼
+ *   stopping ◀── stop, restart, other options, in any state           stopped (it was well), failed
+ * ```
+ *
+ * A job is a loop that waits for one thing at a time and is woken by whatever happens: so a stop that comes in the middle of
+ * a start, or a reload in the middle of a restart, finds it where it can act on that, and nothing runs twice.
+ */
+import type { Cancel, Child, Environment, Exit, Pipe, SignalName } from "../contracts/environment.ts";
+import type { JobState, JobView } from "../contracts/jobs.ts";
+import { codeOf, errorText } from "../errors.ts";
+import { JOB_FILE_MAX_BYTES } from "../limits.ts";
+import type { Logger } from "../log.ts";
+import { utf8 } from "../text.ts";
+import { type JobConfig, LEFT_WAIT_MS, restartDelayMs, stopMsOf } from "./config.ts";
+import type { Gate } from "./gate.ts";
+import { LineReader, type OutputReader } from "./output.ts";
+import { carriersOf, endAll, isSame, membersOf, send } from "./processes.ts";
+import { type JobRecord, writeRecord } from "./state_file.ts";
+import { NO_FOLDER, NOT_EXECUTABLE, NOT_FOUND, wrapped } from "./wrapper.ts";
+
+/** One that ends at once is not started more often than this, whatever its formula says. */
+const RESTART_LEAST_MS = 1000;
+/** How often a process that is not our child is looked at, and a script's pidfile. */
+const LOOK_MS = 500;
+const SCRIPT_LOOK_MS = 20;
+const GONE_LOOK_MS = 20;
+const WELL = "exit code 0";
+/** Variables of the server's own that are not for its jobs. */
+const NOT_INHERITED = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID"];
+
+/** What a job needs of its supervisor. */
+export interface JobParts {
+  readonly environment: Environment;
+  readonly log: Logger;
+  readonly gate: Gate;
+  readonly output: OutputReader;
+  /** Opens the job's FIFO. */
+  openPipe(path: string): Promise<Pipe>;
+  /** Takes a line of its output, for `output = route`. */
+  route(job: JobConfig, line: string): void;
+  /** What it waits for before it starts: in words; null: nothing. */
+  waitsFor(job: JobConfig): string | null;
+  /** Its state has changed. */
+  changed(): void;
+}
+
+/** The process of a job. */
+interface Running {
+  readonly pid: number;
+  readonly started: number;
+  /** All of its group may be signalled at once. */
+  readonly leads: boolean;
+  readonly sinceMs: number;
+  /** Null: it was taken over, or put itself into the background. */
+  readonly child: Child | null;
+  /** How it ended; null: it has not. */
+  exit: Exit | null;
+}
+
+/** What it took when it was looked at last, all processes of its session together. */
+export interface Figures {
+  readonly cpuSeconds: number;
+  readonly memoryBytes: number;
+}
+
+export class Job {
+  readonly config: JobConfig;
+  readonly log: Logger;
+  readonly #parts: JobParts;
+  readonly #environment: Environment;
+  #state: JobState = "stopped";
+  #since: number;
+  #detail: string | null = null;
+  #lastExit: string | null = null;
+  /** Starts since it was counted anew, and restarts since it was first started. */
+  #starts = 0;
+  #restarts = 0;
+  /** Should it run? A job that has ended for good should, if nobody has stopped it. */
+  #should = false;
+  /** Does its loop go on? */
+  #wanted = false;
+  /** It is to be ended, and started anew at once. */
+  #again = false;
+  #loop: Promise<void> | null = null;
+  #current: Running | null = null;
+  /** It has not lived for start-seconds. */
+  #endedEarly = false;
+  #lines: LineReader;
+  #reading: { drain(): void; end(): void } | null = null;
+  #pipe: Pipe | null = null;
+  #wakeUp: () => void = () => {};
+  #figures: Figures | null = null;
+
+  constructor(config: JobConfig, parts: JobParts) {
+    this.config = config;
+    this.#parts = parts;
+    this.#environment = parts.environment;
+    this.log = parts.log.child(config.name);
+    this.#since = this.#environment.clock.time();
+    this.#lines = new LineReader(this.#environment.clock, this.#sink());
+  }
+
+  get state(): JobState {
+    return this.#state;
+  }
+
+  get pid(): number | null {
+    return this.#current?.pid ?? null;
+  }
+
+  get restarts(): number {
+    return this.#restarts;
+  }
+
+  get uptimeSeconds(): number | null {
+    return this.#current === null ? null : (this.#environment.clock.time() - this.#current.sinceMs) / 1000;
+  }
+
+  get figures(): Figures | null {
+    return this.#current === null ? null : this.#figures;
+  }
+
+  set figures(figures: Figures | null) {
+    this.#figures = figures;
+    const max = this.config.values["max-memory"];
+    if (figures === null || max === null || figures.memoryBytes <= max || this.#state !== "running") return;
+    const mib = (bytes: number) => `${(bytes / 2 ** 20).toFixed(0)} MiB`;
+    this.log.warn(
+      "watch",
+      `it has ${mib(figures.memoryBytes)}, more than max-memory (${mib(max)}): restarting`,
+    );
+    this.#again = true;
+    this.#wakeUp();
+  }
+
+  /** Why the server is not ready, as far as this job goes. */
+  get unready(): string | null {
+    return this.#should && this.#state !== "running" ? `${this.config.name} is ${this.#state}` : null;
+  }
+
+  get view(): JobView {
+    return {
+      name: this.config.name,
+      state: this.#state,
+      pid: this.pid,
+      since: this.#since,
+      restarts: this.#restarts,
+      cpuSeconds: this.figures?.cpuSeconds ?? null,
+      memoryBytes: this.figures?.memoryBytes ?? null,
+      lastExit: this.#lastExit,
+      detail: this.#detail,
+    };
+  }
+
+  /** Milliseconds that ending it may take. */
+  get stopMs(): number {
+    return this.#loop === null ? 0 : stopMsOf(this.config.values);
+  }
+
+  /** It runs from now on. */
+  start(): void {
+    this.#should = true;
+    if (this.#loop !== null && this.#wanted) return;
+    this.#wanted = true;
+    // One that is being ended starts anew as soon as it has.
+    this.#again = this.#loop !== null;
+    this.#starts = 0;
+    this.#go();
+  }
+
+  #go(): void {
+    this.#loop ??= this.#supervise()
+      .catch((error) => {
+        this.#wanted = false;
+        this.log.error("watch", `it is not watched any more: ${errorText(error)}`);
+        this.#set("failed", errorText(error));
+      })
+      .finally(() => {
+        this.#loop = null;
+        // It was wanted again while it ended.
+        if (this.#wanted) this.#go();
+      });
+  }
+
+  /** Ends it, with all its processes; resolves when they have gone. */
+  async stop(): Promise<void> {
+    this.#should = this.#wanted = this.#again = false;
+    this.#wakeUp();
+    await this.#loop;
+    if (this.#state === "failed") this.#set("stopped");
+  }
+
+  /** Ends it and starts it anew at once. */
+  restart(): void {
+    if (this.#loop === null || !this.#wanted) return this.start();
+    this.#again = true;
+    this.#wakeUp();
+  }
+
+  /** Something that it waits for may have happened. */
+  look(): void {
+    this.#wakeUp();
+  }
+
+  /** It stops being read, and leaves no file; after {@link stop}. */
+  async dispose(): Promise<void> {
+    this.#endReading();
+    if (this.config.values.output === "log" || this.config.values.output === "route") {
+      await this.#remove(this.config.outputFile);
+    }
+  }
+
+  /** Takes over the process that an earlier server started; false: it is gone, or another. */
+  async takeOver(record: JobRecord): Promise<boolean> {
+    const { pid, started, boot } = record;
+    const { processes } = this.#environment;
+    if (pid === null || started === null || boot !== processes.bootId) return false;
+    if (record.fingerprint !== this.config.fingerprint || !isSame(this.#environment, pid, started)) {
+      return false;
+    }
+    await this.#openOutput();
+    this.#starts = record.starts;
+    this.#restarts = record.restarts;
+    this.#current = {
+      pid,
+      started,
+      leads: processes.look(pid)?.group === pid,
+      sinceMs: record.since,
+      child: null,
+      exit: null,
+    };
+    this.log.info("start", `process ${pid} of an earlier server goes on`);
+    return true;
+  }
+
+  async #supervise(): Promise<void> {
+    this.#again = false;
+    while (this.#wanted) {
+      const waits = this.#current === null ? this.#parts.waitsFor(this.config) : null;
+      if (waits !== null) {
+        this.#set("starting", waits);
+        await this.#sleep(Infinity);
+        continue;
+      }
+      if (this.#current === null) await this.#launch();
+      else await this.#watch();
+      const anew = this.#again;
+      this.#again = false;
+      if (!this.#wanted) break;
+      if (anew) {
+        this.#restarts++;
+        this.#starts = 0;
+        continue;
+      }
+      if (!this.#goesOn()) return;
+      await this.#backOff();
+    }
+    this.#current = null;
+    await this.#remove(this.config.stateFile);
+    await this.#remove(this.config.pidfile);
+    this.#set("stopped");
+  }
+
+  /** Is it started again, now that it has ended by itself? */
+  #goesOn(): boolean {
+    const { restart } = this.config.values;
+    const well = this.#lastExit === WELL;
+    if (restart === "always" || restart === "on-failure" && !well) return true;
+    this.#wanted = false;
+    this.#set(well ? "stopped" : "failed", `restart = ${restart}`);
+    if (well) this.#should = false;
+    return false;
+  }
+
+  async #backOff(): Promise<void> {
+    const { clock, random } = this.#environment;
+    let ms = restartDelayMs(this.config.values, Math.max(1, this.#starts), random());
+    if (this.#endedEarly) ms = Math.max(ms, RESTART_LEAST_MS);
+    const until = clock.now() + ms;
+    this.#set("backoff", `again in ${(ms / 1000).toFixed(1)} s`);
+    this.#restarts++;
+    while (this.#wanted && !this.#again && clock.now() < until) await this.#sleep(until - clock.now());
+    this.#again = false;
+  }
+
+  /** Starts it, and watches what it started. */
+  async #launch(): Promise<void> {
+    const { clock } = this.#environment;
+    this.#set("starting");
+    this.#starts++;
+    this.#endedEarly = true;
+    await this.#parts.gate.enter();
+    if (!this.#wanted) return;
+    let child: Child;
+    try {
+      await this.#prepare();
+      if (!this.#wanted) return;
+      child = await this.#spawn();
+    } catch (error) {
+      this.#failed(`it cannot be started: ${errorText(error)}`);
+      return;
+    }
+    const { pid } = child;
+    if (pid === null) {
+      const { error } = await child.exited;
+      this.#failed(`it cannot be started: ${error}`);
+      return;
+    }
+    // A zombie still is there to be looked at, as long as nobody has waited for it.
+    const started = this.#environment.processes.look(pid)?.started ?? -1;
+    const running: Running = { pid, started, leads: true, sinceMs: clock.time(), child, exit: null };
+    void child.exited.then((exit) => {
+      running.exit = exit;
+      this.#wakeUp();
+    });
+    this.#current = running;
+    this.log.info("start", `process ${pid}: ${this.config.argv.join(" ")}`);
+    await this.#writeState(running);
+    if (this.config.kind === "command") await this.#writePidfile(pid);
+    await this.#watch();
+  }
+
+  /** What has to be there before the process is. */
+  async #prepare(): Promise<void> {
+    await this.#openOutput();
+    await this.#writeState(null);
+    // A script's pidfile of before must not be taken for the new one.
+    await this.#remove(this.config.pidfile);
+  }
+
+  async #spawn(): Promise<Child> {
+    const { processes, files, host } = this.#environment;
+    const { output, logfile } = this.config.values;
+    const env = { ...processes.env, ...this.config.environment };
+    for (const name of NOT_INHERITED) delete env[name];
+    const file = output === "file" ? await files.openAppend(logfile!) : null;
+    try {
+      return processes.spawn(wrapped(this.config, host.folder), {
+        env,
+        output: file ?? this.#pipe?.fd ?? null,
+      });
+    } finally {
+      if (file !== null) files.closeFile(file);
+    }
+  }
+
+  /** Waits until the process has ended, or is to be ended and has. */
+  async #watch(): Promise<void> {
+    const { clock } = this.#environment;
+    const { "start-seconds": startSeconds, "watchdog-reset": resetSeconds } = this.config.values;
+    const taken = this.#current!.child === null;
+    const began = clock.now();
+    const since = taken ? this.#current!.sinceMs : clock.time();
+    let runs = taken;
+    if (taken) this.#set("running", null, since);
+    for (;;) {
+      const running = this.#current!;
+      if (!this.#wanted || this.#again) {
+        await this.#end(running);
+        return;
+      }
+      if (this.#hasEnded(running)) {
+        if (!runs && this.config.kind === "script" && running.exit?.code === 0) {
+          if (await this.#findScript(running, began + startSeconds * 1000)) {
+            runs = true;
+            continue;
+          }
+          if (!this.#wanted || this.#again) continue;
+          await this.#ended(
+            running,
+            began,
+            "it went to the background, and its pidfile names no process of it",
+          );
+          return;
+        }
+        await this.#ended(running, began);
+        return;
+      }
+      const aliveMs = clock.now() - began;
+      if (!runs && aliveMs >= startSeconds * 1000) {
+        runs = true;
+        this.#endedEarly = false;
+        this.#set("running");
+      }
+      const uptimeMs = clock.time() - since;
+      if (runs && this.#starts > 1 && uptimeMs >= resetSeconds * 1000) this.#starts = 1;
+      await this.#sleep(Math.min(
+        runs ? Infinity : startSeconds * 1000 - aliveMs,
+        runs && this.#starts > 1 ? resetSeconds * 1000 - uptimeMs : Infinity,
+        running.child === null ? LOOK_MS : Infinity,
+      ));
+    }
+  }
+
+  #hasEnded(running: Running): boolean {
+    if (running.child !== null) return running.exit !== null;
+    return !isSame(this.#environment, running.pid, running.started);
+  }
+
+  /** A script went to the background: the process that its pidfile names is the job. */
+  async #findScript(launcher: Running, until: number): Promise<boolean> {
+    const { clock, processes, files, host } = this.#environment;
+    const { pidfile } = this.config;
+    do {
+      const text = await files.read(pidfile, JOB_FILE_MAX_BYTES).then(
+        (bytes) => new TextDecoder().decode(bytes),
+        () => "",
+      );
+      const pid = Number(text.split("\n")[0].trim() || NaN);
+      const info = Number.isInteger(pid) && pid > 1 && pid !== host.pid ? processes.look(pid) : null;
+      // One that was there before the script is not what it started.
+      if (info !== null && info.state !== "Z" && info.started >= launcher.started) {
+        const owner = processes.environmentOf(pid, "CC_JOB_PIDFILE");
+        if (owner === null || owner === pidfile) {
+          const { started, group } = info;
+          this.#current = {
+            pid,
+            started,
+            leads: group === pid,
+            sinceMs: clock.time(),
+            child: null,
+            exit: null,
+          };
+          this.#endedEarly = false;
+          this.#set("running");
+          this.log.info("start", `process ${pid} is in the background`);
+          await this.#writeState(this.#current);
+          return true;
+        }
+      }
+      if (!this.#wanted || this.#again) return false;
+      await this.#sleep(SCRIPT_LOOK_MS);
+    } while (clock.now() < until);
+    return false;
+  }
+
+  /** It has ended by itself: what is left of it ends too. */
+  async #ended(running: Running, began: number, why?: string): Promise<void> {
+    const { clock } = this.#environment;
+    this.#reading?.drain();
+    this.#lines.flush();
+    this.#lastExit = why ?? missing(running.exit, this.#endedEarly) ?? exitText(running.exit);
+    const seconds = ((clock.now() - began) / 1000).toFixed(1);
+    const last = this.#lines.last === "" ? "" : `; its last line: ${this.#lines.last.slice(0, 200)}`;
+    const text = `process ${running.pid} has ended after ${seconds} s: ${this.#lastExit}${last}`;
+    if (this.#lastExit === WELL) this.log.info("exit", text);
+    else this.log.warnRarely("exit", "ended", text);
+    this.#lines.last = "";
+    this.#current = null;
+    this.#figures = null;
+    this.#parts.changed();
+    await this.#endLeft(running);
+  }
+
+  #failed(text: string): void {
+    this.#lastExit = text;
+    this.#current = null;
+    this.log.warnRarely("start", "failed", text);
+    this.#parts.changed();
+  }
+
+  /** Ends the process and its group: the stop signal, SIGTERM, SIGKILL, each with its time. */
+  async #end(running: Running): Promise<void> {
+    const { clock } = this.#environment;
+    const waitMs = this.config.values["stop-wait"] * 1000;
+    this.#set("stopping");
+    const signals = [...new Set<SignalName>([this.config.stopSignal, "SIGTERM", "SIGKILL"])];
+    for (const [i, signal] of signals.entries()) {
+      if (i > 0) this.log.warn("stop", `it does not end by ${signals[i - 1]}: sending ${signal}`);
+      this.#signal(running, signal);
+      const until = clock.now() + waitMs;
+      while (!this.#groupHasEnded(running) && clock.now() < until) await this.#sleep(GONE_LOOK_MS);
+      if (this.#groupHasEnded(running)) break;
+      // Zombies that nobody collects keep a group alive.
+      if (this.#hasEnded(running) && (await membersOf(this.#environment, running.pid)).length === 0) break;
+    }
+    if (!this.#hasEnded(running)) {
+      this.log.error("stop", `process ${running.pid} does not end, by SIGKILL either`);
+    }
+    this.#reading?.drain();
+    this.#lines.flush();
+    this.#lastExit = exitText(running.exit);
+    this.log.info("stop", `process ${running.pid} has ended: ${this.#lastExit}`);
+    this.#current = null;
+    this.#figures = null;
+    await this.#endLeft(running);
+  }
+
+  #signal(running: Running, signal: SignalName): void {
+    const { pid, started, leads } = running;
+    // Only a number that still is this process's. Of our own child it is, until we have been told of its end.
+    const same = running.child !== null ? running.exit === null : isSame(this.#environment, pid, started);
+    if (!same) {
+      if (leads) void this.#signalMembers(pid, signal);
+      return;
+    }
+    const target = leads ? -pid : pid;
+    // In the first moment the child may not be a leader yet.
+    if (!send(this.#environment, target, signal)) send(this.#environment, pid, signal);
+    // One that is stopped gets no signal but SIGKILL.
+    if (signal !== "SIGKILL") send(this.#environment, target, "SIGCONT");
+  }
+
+  async #signalMembers(leader: number, signal: SignalName): Promise<void> {
+    for (const { pid, started } of await membersOf(this.#environment, leader)) {
+      if (isSame(this.#environment, pid, started)) send(this.#environment, pid, signal);
+    }
+  }
+
+  #groupHasEnded(running: Running): boolean {
+    return this.#hasEnded(running) && !(running.leads && send(this.#environment, -running.pid, 0));
+  }
+
+  /** Ends what is left of a process that has ended: members of its group, and what moved into a session of its own. */
+  async #endLeft({ pid, leads, child }: Running): Promise<void> {
+    // The number of a group is not given away while somebody is in it; of what was not our child we cannot be as sure.
+    if (leads && child !== null && send(this.#environment, -pid, 0)) {
+      await this.#endTargets(await membersOf(this.#environment, pid));
+    }
+    const { pidfile } = this.config;
+    await this.#endTargets(
+      await carriersOf(this.#environment, "CC_JOB_PIDFILE", (value) => value === pidfile),
+    );
+  }
+
+  async #endTargets(targets: Parameters<typeof endAll>[1]): Promise<void> {
+    if (targets.length === 0) return;
+    this.log.warn("exit", `it left processes: ${targets.map(({ pid }) => pid).join(", ")}; ending them`);
+    const left = await endAll(this.#environment, targets, ["SIGTERM", "SIGKILL"], LEFT_WAIT_MS);
+    if (left.length > 0) this.log.error("exit", `process ${left[0].pid} does not end, by SIGKILL either`);
+  }
+
+  #sink(): (line: string) => void {
+    const { output } = this.config.values;
+    if (output === "route") return (line) => this.#parts.route(this.config, line);
+    return (line) => this.log.info("output", line);
+  }
+
+  async #openOutput(): Promise<void> {
+    const { output } = this.config.values;
+    if (this.#pipe !== null || output !== "log" && output !== "route") return;
+    this.#pipe = await this.#parts.openPipe(this.config.outputFile);
+    this.#reading = this.#parts.output.add(this.#pipe, this.#lines);
+  }
+
+  #endReading(): void {
+    this.#reading?.end();
+    this.#reading = this.#pipe = null;
+  }
+
+  async #writeState(running: Running | null): Promise<void> {
+    const { clock, processes } = this.#environment;
+    const record: JobRecord = {
+      pid: running?.pid ?? null,
+      started: running?.started ?? null,
+      boot: processes.bootId,
+      fingerprint: this.config.fingerprint,
+      since: running?.sinceMs ?? clock.time(),
+      starts: this.#starts,
+      restarts: this.#restarts,
+    };
+    await this.#attempt(() => writeRecord(this.#environment, this.config.stateFile, record));
+  }
+
+  async #writePidfile(pid: number): Promise<void> {
+    await this.#attempt(() => this.#environment.files.replace(this.config.pidfile, utf8(`${pid}`)));
+  }
+
+  /** A full disk does not keep a job from running. */
+  async #attempt(write: () => Promise<void>): Promise<void> {
+    try {
+      await write();
+    } catch (error) {
+      this.log.warnRarely("start", `file ${codeOf(error)}`, errorText(error));
+    }
+  }
+
+  async #remove(path: string): Promise<void> {
+    await this.#attempt(() => this.#environment.files.remove(path));
+  }
+
+  #set(state: JobState, detail: string | null = null, since = this.#environment.clock.time()): void {
+    this.#detail = detail;
+    if (this.#state === state) return;
+    this.log.debug("state", `${this.#state} -> ${state}`);
+    this.#state = state;
+    this.#since = since;
+    this.#parts.changed();
+  }
+
+  /** Waits so long, or until something happens. */
+  async #sleep(ms: number): Promise<void> {
+    await new Promise<void>((resolve) => {
+      let cancel: Cancel = () => {};
+      this.#wakeUp = () => {
+        cancel();
+        this.#wakeUp = () => {};
+        resolve();
+      };
+      if (ms < Infinity) cancel = this.#environment.clock.after(Math.max(0, ms), () => this.#wakeUp());
+    });
+  }
+}
+
+/** How a process ended, in words. */
+function exitText(exit: Exit | null): string {
+  if (exit === null) return "unknown: it was no child of this server";
+  if (exit.error !== null) return exit.error;
+  return exit.signal ?? `exit code ${exit.code}`;
+}
+
+/** What the shell that starts a job says by its exit code. */
+function missing(exit: Exit | null, early: boolean): string | null {
+  if (!early) return null;
+  if (exit?.code === NOT_FOUND) return "the program is missing (exit code 127)";
+  if (exit?.code === NOT_EXECUTABLE) return "the program cannot be executed (exit code 126)";
+  if (exit?.code === NO_FOLDER) return "the folder of cwd cannot be entered (exit code 125)";
+  return null;
+}

@@ -1,0 +1,214 @@
+/**
+ * What jobs write, read from their pipes: looked at ten times a second while it comes, once a second while it does not, so
+ * that two hundred silent jobs cost nothing, and at once again where a pipe was full, as a job waits there then.
+ *
+ * ```
+ *   bytes ──▶ lines (64 KiB at most) ──▶ rate (bursts of 1000, then 100 a second) ──▶ the job's log
+ *                                          └─ held back: counted, told in one line
+ * ```
+ */
+import type { Cancel, Clock, Pipe } from "../contracts/environment.ts";
+import { JOB_LINE_MAX_BYTES, JOB_LINES_BURST, JOB_LINES_PER_SECOND, JOB_READ_MAX_BYTES } from "../limits.ts";
+import { counted } from "../text.ts";
+
+const BUSY_MS = 100;
+/** A pipe of which so much came at once is looked at again after so long. */
+const FULL_BYTES = 32 * 1024;
+const FULL_MS = 4;
+/** A silent pipe is looked at each tenth time. */
+const SILENT_LOOKS = 10;
+/** So often what was held back is told. */
+const TELL_MS = 10_000;
+const NEWLINE = 10;
+/** Pipes of all jobs are read into one buffer, one after the other. */
+const READ_BYTES = 64 * 1024;
+
+/** Takes the lines of one job. */
+export type LineSink = (line: string) => void;
+
+/** The lines of one job. */
+export class LineReader {
+  /** The last one, for the line that tells how the job ended. */
+  last = "";
+  readonly #sink: LineSink;
+  readonly #clock: Clock;
+  readonly #decoder = new TextDecoder();
+  #partial = new Uint8Array(0);
+  /** The rest of a line that was too long is passed over. */
+  #skipping = false;
+  #room = JOB_LINES_BURST;
+  #filledAt: number;
+  #held = 0;
+  #toldAt = -Infinity;
+
+  constructor(clock: Clock, sink: LineSink) {
+    this.#clock = clock;
+    this.#sink = sink;
+    this.#filledAt = clock.now();
+  }
+
+  /** Lines held back that have not been told. */
+  get held(): number {
+    return this.#held;
+  }
+
+  take(bytes: Uint8Array): void {
+    let from = 0;
+    for (;;) {
+      const end = bytes.indexOf(NEWLINE, from);
+      if (end < 0) break;
+      this.#line(bytes.subarray(from, end));
+      from = end + 1;
+    }
+    this.#keep(bytes.subarray(from));
+  }
+
+  /** What has no newline yet is a line too. */
+  flush(): void {
+    if (this.#partial.length > 0) this.#line(this.#partial.subarray(0, 0));
+    this.#skipping = false;
+    this.tellHeld();
+  }
+
+  #keep(rest: Uint8Array): void {
+    if (rest.length === 0 || this.#skipping) return;
+    const room = JOB_LINE_MAX_BYTES - this.#partial.length;
+    if (rest.length > room) {
+      this.#line(rest.subarray(0, room));
+      this.#skipping = true;
+      return;
+    }
+    this.#partial = joined(this.#partial, rest);
+  }
+
+  #line(end: Uint8Array): void {
+    if (this.#skipping) {
+      this.#skipping = false;
+      return;
+    }
+    let bytes = this.#partial.length === 0 ? end : joined(this.#partial, end);
+    this.#partial = EMPTY;
+    if (!this.#allowed()) {
+      this.#held++;
+      return;
+    }
+    bytes = bytes.subarray(0, JOB_LINE_MAX_BYTES);
+    if (bytes.at(-1) === 13) bytes = bytes.subarray(0, -1);
+    const text = this.#decoder.decode(bytes);
+    if (text.trim() !== "") this.last = text;
+    this.#sink(text);
+  }
+
+  /** A bucket that fills again while time passes. */
+  #allowed(): boolean {
+    const now = this.#clock.now();
+    this.#room = Math.min(
+      JOB_LINES_BURST,
+      this.#room + (now - this.#filledAt) / 1000 * JOB_LINES_PER_SECOND,
+    );
+    this.#filledAt = now;
+    if (this.#room < 1) return false;
+    this.#room--;
+    return true;
+  }
+
+  /** Tells what was held back, when that is due. */
+  tell(): void {
+    if (this.#held > 0 && this.#clock.now() - this.#toldAt >= TELL_MS) this.tellHeld();
+  }
+
+  tellHeld(): void {
+    if (this.#held === 0) return;
+    this.#sink(`(${counted(this.#held, "line")} held back: more than ${JOB_LINES_PER_SECOND} a second)`);
+    this.#held = 0;
+    this.#toldAt = this.#clock.now();
+  }
+}
+
+const EMPTY = new Uint8Array(0);
+
+function joined(a: Uint8Array, b: Uint8Array): Uint8Array<ArrayBuffer> {
+  const both = new Uint8Array(a.length + b.length);
+  both.set(a);
+  both.set(b, a.length);
+  return both;
+}
+
+interface Source {
+  readonly pipe: Pipe;
+  readonly lines: LineReader;
+  /** Looks until it is looked at again. */
+  rest: number;
+  /** It is looked at again in a moment. */
+  hot: boolean;
+}
+
+/** Reads the pipes of all jobs of a server. */
+export class OutputReader {
+  readonly #clock: Clock;
+  readonly #sources = new Set<Source>();
+  readonly #buffer = new Uint8Array(READ_BYTES);
+  #cancel: Cancel | null = null;
+  #hot: Source[] = [];
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  /** Reads a pipe from now on; what is returned reads the last of it, and ends that. */
+  add(pipe: Pipe, lines: LineReader): { drain(): void; end(): void } {
+    // Not all silent ones are looked at in one turn.
+    const source: Source = { pipe, lines, rest: this.#sources.size % SILENT_LOOKS, hot: false };
+    this.#sources.add(source);
+    this.#cancel ??= this.#clock.every(BUSY_MS, () => this.#look());
+    return {
+      drain: () => void this.#read(source),
+      end: () => {
+        if (!this.#sources.delete(source)) return;
+        this.#read(source);
+        lines.flush();
+        pipe.close();
+        if (this.#sources.size > 0) return;
+        this.#cancel?.();
+        this.#cancel = null;
+      },
+    };
+  }
+
+  #look(): void {
+    for (const source of this.#sources) {
+      source.lines.tell();
+      if (source.rest > 0) {
+        source.rest--;
+        continue;
+      }
+      if (!this.#read(source)) source.rest = SILENT_LOOKS - 1;
+    }
+  }
+
+  readonly #lookAtHot = (): void => {
+    const hot = this.#hot;
+    this.#hot = [];
+    for (const source of hot) {
+      source.hot = false;
+      if (this.#sources.has(source)) this.#read(source);
+    }
+  };
+
+  /** Reads what is there, so much at most; false: nothing was. */
+  #read(source: Source): boolean {
+    const { pipe, lines } = source;
+    let bytes = 0;
+    while (bytes < JOB_READ_MAX_BYTES) {
+      const n = pipe.read(this.#buffer);
+      if (n === 0) break;
+      lines.take(this.#buffer.subarray(0, n));
+      bytes += n;
+    }
+    if (bytes >= FULL_BYTES && !source.hot) {
+      source.hot = true;
+      if (this.#hot.push(source) === 1) this.#clock.after(FULL_MS, this.#lookAtHot);
+    }
+    return bytes > 0;
+  }
+}

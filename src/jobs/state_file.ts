@@ -1,0 +1,65 @@
+/**
+ * A job's state file, `NAME.state` beside its pidfile: which process the job is, so that the next server takes over the one
+ * that is meant, and nothing else. It is written before a process is started, and again when its pid is known: a server
+ * that is killed in between leaves a process that its environment names.
+ */
+import type { Environment } from "../contracts/environment.ts";
+import { codeOf, errorText } from "../errors.ts";
+import { JOB_FILE_MAX_BYTES } from "../limits.ts";
+import type { Logger } from "../log.ts";
+import { utf8 } from "../text.ts";
+
+/** What the file holds. */
+export interface JobRecord {
+  /** Null: it is about to be started. */
+  readonly pid: number | null;
+  /** Of that process, as the system counts; with `boot`, no other one has it. */
+  readonly started: number | null;
+  /** The machine's start that `started` is of. */
+  readonly boot: string;
+  /** What the config asked for. */
+  readonly fingerprint: string;
+  /** Milliseconds since 1970. */
+  readonly since: number;
+  /** Starts that the wait before a restart is worked out from, and all restarts. */
+  readonly starts: number;
+  readonly restarts: number;
+}
+
+/** Reads a state file; null: there is none, or none that can be read. */
+export async function readRecord(
+  { files }: Environment,
+  path: string,
+  log: Logger,
+): Promise<JobRecord | null> {
+  let text: string;
+  try {
+    text = new TextDecoder().decode(await files.read(path, JOB_FILE_MAX_BYTES));
+  } catch (error) {
+    if (codeOf(error) !== "ENOENT") log.warn("start", errorText(error));
+    return null;
+  }
+  try {
+    const record: unknown = JSON.parse(text);
+    if (isRecord(record)) return record;
+  } catch {
+    // Told below.
+  }
+  log.warn("start", `${path} holds no state of a job: it is not used`);
+  return null;
+}
+
+export async function writeRecord({ files }: Environment, path: string, record: JobRecord): Promise<void> {
+  await files.replace(path, utf8(`${JSON.stringify(record)}\n`), { mode: 0o600 });
+}
+
+function isRecord(value: unknown): value is JobRecord {
+  const { pid, started, boot, fingerprint, since, starts, restarts } = (value ?? {}) as Record<
+    string,
+    unknown
+  >;
+  const natural = (n: unknown) => Number.isSafeInteger(n) && n as number >= 0;
+  return (pid === null || natural(pid) && pid as number > 1) && (started === null || natural(started)) &&
+    typeof boot === "string" && typeof fingerprint === "string" && natural(since) && natural(starts) &&
+    natural(restarts);
+}
