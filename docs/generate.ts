@@ -6,7 +6,8 @@ import { fileURLToPath } from "node:url";
 import { SERVER_OPTIONS } from "../src/config/server_options.ts";
 import type { Options } from "../src/contracts/schema.ts";
 import { HANDLERS } from "../src/handlers/index.ts";
-import { JOB_OPTIONS } from "../src/jobs/options.ts";
+import { DAEMONS } from "../src/daemons/index.ts";
+import { JOB_OPTIONS, MODULE_OPTIONS } from "../src/jobs/options.ts";
 import {
   BODY_DEFAULT_MAX_BYTES,
   CONFIG_MAX_BYTES,
@@ -44,6 +45,9 @@ export function configurationPage(): string {
     const body = Object.keys(options).length === 0 ? "No options." : table(options);
     return `### ${name}\n\n\`handler = cc.handler.${name}\`, or \`${name}\`; runs where cc-role is ${where}.\n${summary}\n\n${body}`;
   });
+  const daemons = DAEMONS.map(({ name, summary, options }) =>
+    `### ${name}\n\n\`module = cc.daemon.${name}\`. ${summary}\n\n${table(options)}`
+  );
   return `# Configuration
 
 Made from the option tables in \`src/\` by \`bun docs/generate.ts\`: do not edit.
@@ -176,6 +180,12 @@ Read by \`jobmgr\`, which starts those that its \`daemons\` names; [jobs.md](job
 the section has none, with these names in it. A \`script\` reads options of its own in its section; others may not be there.
 
 ${table(JOB_OPTIONS)}
+
+With \`module\`:
+
+${table(MODULE_OPTIONS)}
+
+${daemons.join("\n\n")}
 
 ## Reload
 

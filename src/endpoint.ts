@@ -63,6 +63,14 @@ export function isLoopback(address: Address): boolean {
   return host === "localhost" || host === "::1" || /^127\.\d+\.\d+\.\d+$/.test(host);
 }
 
+/** Where one connects to reach what listens on `own`, on its own host: any address becomes the loopback of its family. */
+export function reachable(own: string): string {
+  const address = parseEndpoint(own, "bind");
+  if (address.transport === "ipc") return endpointText(address);
+  const { host } = address;
+  return endpointText({ ...address, host: host === "0.0.0.0" ? "127.0.0.1" : host === "::" ? "::1" : host });
+}
+
 /** Does who connects to `address` reach what listens on `own`, on the host of this name? */
 export function leadsTo(address: Address, own: Address, hostName: string): boolean {
   if (address.transport === "ipc" || own.transport === "ipc") {

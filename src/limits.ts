@@ -198,3 +198,9 @@ export const JOB_FILE_MAX_BYTES = 16 * 1024;
 
 /** Daemons of one server: each has a process, descriptors and files. */
 export const JOBS_MAX = 1000;
+
+/** Bytes that a script of infoscript may write: it is one message's blob. */
+export const INFOSCRIPT_OUTPUT_MAX_BYTES = 16 * 1024 * 1024;
+
+/** Log lines of a daemon that wait for its server; more go to stderr. */
+export const DAEMON_LOG_QUEUE = 200;

@@ -26,7 +26,8 @@ import { Diagnostics } from "../src/config/diagnostics.ts";
 import { expand, parse } from "../src/config/ini.ts";
 import { SERVER_OPTIONS } from "../src/config/server_options.ts";
 import type { Options } from "../src/contracts/schema.ts";
-import { JOB_OPTIONS } from "../src/jobs/options.ts";
+import { DAEMONS } from "../src/daemons/index.ts";
+import { JOB_OPTIONS, MODULE_OPTIONS } from "../src/jobs/options.ts";
 import { HANDLERS } from "../src/handlers/index.ts";
 import { CONFIG_VALUE_MAX_CHARS } from "../src/limits.ts";
 import { ROOT, RUNTIME, tempFolder } from "./helpers/env.ts";
@@ -665,7 +666,13 @@ test("config: every example is right", async () => {
 });
 
 test("every option's example is accepted, and says something else than the default", async () => {
-  const tables = [SERVER_OPTIONS, JOB_OPTIONS, ...HANDLERS.map(({ options }) => options)] as Options[];
+  const tables = [
+    SERVER_OPTIONS,
+    JOB_OPTIONS,
+    MODULE_OPTIONS,
+    ...DAEMONS.map(({ options }) => options),
+    ...HANDLERS.map(({ options }) => options),
+  ] as Options[];
   for (const options of tables) {
     for (const [name, { schema, example, default: fallback }] of Object.entries(options)) {
       assert.equal((await schema["~standard"].validate(example)).issues, undefined, `${name} = ${example}`);

@@ -25,11 +25,13 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   client: ["contracts", "memory", "message", "socket", "zmtp"],
   toolkit: ["contracts"],
   jobs: ["config", "contracts"],
-  handlers: ["config", "contracts", "jobs", "message", "toolkit"],
+  daemons: ["config", "contracts", "message", "toolkit"],
+  handlers: ["config", "contracts", "daemons", "jobs", "message", "toolkit"],
   commands: [
     "client",
     "config",
     "contracts",
+    "daemons",
     "handlers",
     "jobs",
     "message",
@@ -56,6 +58,7 @@ const FOR_HANDLERS = [
   "config/options.ts",
   "config/socket_options.ts",
   "contracts/",
+  "daemons/index.ts",
   "errors.ts",
   "handlers/define.ts",
   "jobs/",
@@ -71,6 +74,7 @@ const ABOUT_HANDLERS = ["handlers/index.ts", "handlers/toolkit.ts", "handlers/de
 const SEEDED = [
   "client",
   "config",
+  "daemons",
   "handlers",
   "jobs",
   "memory",
@@ -90,6 +94,8 @@ const PURE_MODULES: Record<string, readonly string[]> = {
   "config/reader.ts": ["node:path"],
   "config/options.ts": ["node:path"],
   "jobs/config.ts": ["node:crypto", "node:path"],
+  // Compression, and base64: nothing of them is outside the program.
+  "daemons/infoscript.ts": ["node:buffer", "node:util", "node:zlib"],
   // HTTP is served by the runtime's own server; it is not part of any simulation.
   "observe/http.ts": ["node:http", "node:net"],
   // The compiler of the kernel, a program of its own.

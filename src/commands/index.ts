@@ -11,6 +11,7 @@ import { ini } from "./ini.ts";
 import { jobs } from "./jobs.ts";
 import { ping } from "./ping.ts";
 import { routes } from "./routes.ts";
+import { runDaemon } from "./run_daemon.ts";
 import { send } from "./send.ts";
 import { example, serve } from "./serve.ts";
 import { unit } from "./unit.ts";
@@ -32,6 +33,7 @@ export function commandsOf(program: Program): readonly [AnyCommand, ...AnyComman
     check(make),
     routes(make),
     jobs(make),
+    runDaemon(make),
     unit(make),
     ini,
     example(make),

@@ -70,7 +70,8 @@ export const example = (configs: () => Configs) =>
     },
   });
 
-function levelOf({ verbose, quiet }: FlagValues<typeof LOG_FLAGS>): Level {
+/** How loud a log is, by its flags. */
+export function levelOf({ verbose, quiet }: FlagValues<typeof LOG_FLAGS>): Level {
   return quiet ? "WARNING" : (["INFO", "DEBUG"] as const)[verbose] ?? "TRACE";
 }
 

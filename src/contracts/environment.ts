@@ -189,8 +189,11 @@ export interface SpawnOptions {
   readonly cwd?: string;
   /** Its environment, all of it. */
   readonly env: Readonly<Record<string, string>>;
-  /** Where its stdout and stderr go: a descriptor of ours; null: nowhere. Its stdin is `/dev/null`. */
-  readonly output: number | null;
+  /**
+   * Where its stdout and stderr go: a descriptor of ours; null: nowhere; a function takes chunks of its stdout, which are
+   * borrowed, and its stderr goes nowhere. Its stdin is `/dev/null`.
+   */
+  readonly output: number | null | ((chunk: Uint8Array) => void);
 }
 
 /** How a process ended. */
@@ -209,6 +212,8 @@ export interface Child {
   readonly pid: number | null;
   /** Never rejected. */
   readonly exited: Promise<Exit>;
+  /** All of its output has been taken, and nobody can write more; settled where no function takes it. Never rejected. */
+  readonly outputEnded: Promise<void>;
 }
 
 /** A process of the machine, as the system tells of it. */

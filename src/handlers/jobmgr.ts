@@ -1,5 +1,6 @@
 /** Starts, watches and ends the daemons of a host. */
 import type { SectionsRead } from "../contracts/handler.ts";
+import { daemonOf } from "../daemons/index.ts";
 import { checkJobs, jobConfigOf, type JobmgrValues } from "../jobs/config.ts";
 import { JOBMGR_OPTIONS, jobOptionsFor } from "../jobs/options.ts";
 import { Supervisor } from "../jobs/supervisor.ts";
@@ -11,13 +12,19 @@ export const jobmgr = defineHandler({
   summary: "Starts the daemons of `[d:…]` sections, watches them, and ends them with the server.",
   roles: ["local"],
   options: JOBMGR_OPTIONS,
-  sections: [{ prefix: "d:", options: jobOptionsFor, inherits: ["pidfile"] }],
+  sections: [{
+    prefix: "d:",
+    options: (own) => jobOptionsFor(own, (module) => daemonOf(module)?.options),
+    inherits: ["pidfile"],
+  }],
   runsAlone: true,
-  check: checkJobs,
+  check: (options, sections, server, name) =>
+    checkJobs(options, sections, server, name, (module) => daemonOf(module) !== undefined),
   create({ options, sectionsRead, server, environment, log, meter, publish }) {
     const supervisor = new Supervisor({ environment, log, meter, publish });
+    const program = { folder: environment.host.folder, self: environment.processes.self };
     const configsOf = (values: JobmgrValues, sections: SectionsRead) =>
-      values.daemons.map((name) => jobConfigOf(sections.get(name)!, values, server, environment.host.folder));
+      values.daemons.map((name) => jobConfigOf(sections.get(name)!, values, server, program));
     return {
       start: () => supervisor.start(configsOf(options, sectionsRead)),
       plan: () => ({ drop: "jobmgr answers no messages", warn: true }),

@@ -13,7 +13,7 @@ export interface JobConfig {
   /** `SERVER.d:name`: the job's own name, in its environment and files. */
   readonly fullName: string;
   /** `script`: goes to the background by itself, and writes its pidfile. */
-  readonly kind: "command" | "script";
+  readonly kind: "command" | "script" | "module";
   /** The program and its arguments, before the wrapper that sets limits. */
   readonly argv: readonly string[];
   /** Of its own, beside the server's. */
@@ -48,7 +48,7 @@ export function jobConfigOf(
   section: SectionRead,
   jobmgr: JobmgrValues,
   server: ServerFacts,
-  folder: string,
+  { folder, self }: { readonly folder: string; readonly self: readonly string[] },
 ): JobConfig {
   const values = section.values as JobValues;
   const { name } = section;
@@ -56,15 +56,16 @@ export function jobConfigOf(
   const base = pidfile.replace(/\.[^./]*$/, "");
   const fullName = `${server.jobName}.${name}`;
   const configFile = resolve(folder, server.configFile);
-  const argv = values.command === null
-    ? [values.script!, configFile, name, "-d"]
-    : values.shell
-    ? ["/bin/sh", "-c", values.command.text]
-    : values.command.words;
+  const kind = values.command !== null ? "command" : values.module !== null ? "module" : "script";
+  const argv = {
+    command: () => values.shell ? ["/bin/sh", "-c", values.command!.text] : values.command!.words,
+    module: () => [...self, "daemon", values.module!, configFile, name],
+    script: () => [values.script!, configFile, name, "-d"],
+  }[kind]();
   return {
     name,
     fullName,
-    kind: values.command === null ? "script" : "command",
+    kind,
     argv,
     environment: {
       ...values.environment,
@@ -90,6 +91,7 @@ export function checkJobs(
   sections: SectionsRead,
   server: ServerFacts,
   self: string,
+  isModule: (module: string) => boolean,
 ): Finding[] {
   const findings: Finding[] = [];
   const find = (section: string, option: string | null, message: string) =>
@@ -107,7 +109,14 @@ export function checkJobs(
   if (server.pidfile !== null) files.set(server.pidfile, "[ccserver]");
   for (const name of known) {
     const section = sections.get(name)!;
-    checkJob(section, find);
+    checkJob(section, isModule, find);
+    if ((section.values as JobValues).module !== null && /^tcp:.*:(\*|0)$/.test(server.socket)) {
+      find(
+        name,
+        "module",
+        `module in [${name}] needs a port in cc-socket: how should it find ${server.socket}?`,
+      );
+    }
     const pidfile = pidfileOf(section, jobmgr, server);
     if (pidfile === null) {
       find(
@@ -135,15 +144,17 @@ export function checkJobs(
 
 function checkJob(
   { name, values: read }: SectionRead,
+  isModule: (module: string) => boolean,
   find: (section: string, option: string | null, message: string) => void,
 ): void {
   const values = read as JobValues;
   const kinds = (["command", "script", "module"] as const).filter((kind) => values[kind] !== null);
   if (kinds.length === 0) find(name, null, `[${name}] needs one of the options command, script and module`);
+  // Of module and script, module is taken, as ever.
   if (kinds.includes("command") && kinds.length > 1) {
     find(name, kinds[1], `[${name}] has ${kinds.join(" and ")}: one of them is expected`);
   }
-  if (values.module !== null) {
+  if (values.module !== null && !isModule(values.module)) {
     find(name, "module", `module = ${values.module} in [${name}] is not part of this version`);
   }
   if (values.output === "file" && values.logfile === null) {

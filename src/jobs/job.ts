@@ -326,7 +326,7 @@ export class Job {
     this.#current = running;
     this.log.info("start", `process ${pid}: ${this.config.argv.join(" ")}`);
     await this.#writeState(running);
-    if (this.config.kind === "command") await this.#writePidfile(pid);
+    if (this.config.kind !== "script") await this.#writePidfile(pid);
     await this.#watch();
   }
 

@@ -98,7 +98,11 @@ export const JOB_OPTIONS = {
     "a daemon of the original's kind: started as PATH CONFIG NAME -d, it goes to the background and writes its pidfile",
     "/usr/lib/cc/mydaemon.py",
   ),
-  module: optional(text, "a daemon of this program; none is part of this version", "cc.daemon.infosender"),
+  module: optional(
+    text,
+    "a daemon of this program, which reads options of its own in the section",
+    "cc.daemon.infoscript",
+  ),
   shell: option(boolean, "no", "command is a line for /bin/sh", "yes"),
   cwd: optional(path, "folder that the program is started in; without it: the server's", "/var/lib/app"),
   user: optional(text, "user to run as; the server must be root", "app"),
@@ -177,13 +181,33 @@ const IGNORED = ["job_name", "service_name", "use_skylog", "class", "log_size", 
 /** The values of a `[d:…]` section. */
 export type JobValues = Values<typeof JOB_OPTIONS>;
 
-/** The table of a section: a script or a module reads options of its own there. */
-export function jobOptionsFor(own: Readonly<Record<string, string>>): Options {
+/** For `module`: how long it goes on without its server. */
+export const MODULE_OPTIONS = {
+  "server-gone-timeout": option(
+    number(1, 31_536_000),
+    "300",
+    "a daemon of this program ends when its server has been away for so long",
+    "60",
+    "s",
+  ),
+} satisfies Options;
+
+/**
+ * The table of a section: a script reads options of its own there, a module those of its definition.
+ *
+ * @param moduleOptions Those of a module; undefined: it is not known.
+ */
+export function jobOptionsFor(
+  own: Readonly<Record<string, string>>,
+  moduleOptions: (module: string) => Options | undefined,
+): Options {
   const table: Record<string, Options[string]> = { ...JOB_OPTIONS };
-  const others = own.command === undefined && (own.script ?? own.module) !== undefined
-    ? Object.keys(own)
-    : [];
-  for (const name of [...IGNORED, ...others]) table[name] ??= optional(anything, "", "");
+  const known = own.module === undefined ? undefined : moduleOptions(own.module);
+  if (known !== undefined) Object.assign(table, MODULE_OPTIONS, known);
+  const free = own.command === undefined && known === undefined && (own.script ?? own.module) !== undefined;
+  for (const name of [...IGNORED, ...(free ? Object.keys(own) : [])]) {
+    table[name] ??= optional(anything, "", "");
+  }
   return table;
 }
 

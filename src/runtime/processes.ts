@@ -11,16 +11,21 @@ export const TICKS = 100;
 /** What {@link Processes} has about other processes. Where there is no `/proc`, it sees none. */
 export const OTHERS: Pick<Processes, "spawn" | "signal" | "look" | "list" | "environmentOf"> = {
   spawn(command, { cwd, env, output }) {
-    const to = output ?? "ignore";
+    const taken = typeof output === "function";
+    const to = taken ? "ignore" : output ?? "ignore";
     try {
       // Detached, it leads a session and a group of its own: so it is on all runtimes.
       const child = spawnProcess(command[0], command.slice(1), {
         cwd,
         env,
         detached: true,
-        stdio: ["ignore", to, to],
+        stdio: ["ignore", taken ? "pipe" : to, to],
       });
-      return { pid: child.pid ?? null, exited: exitOf(child) };
+      return {
+        pid: child.pid ?? null,
+        exited: exitOf(child),
+        outputEnded: taken ? takeOutput(child, output) : Promise.resolve(),
+      };
     } catch (error) {
       // Some errors are thrown, which ones depends on the runtime: E2BIG, say.
       return unstarted(error);
@@ -87,8 +92,18 @@ function exitOf(child: ChildProcess): Promise<Exit> {
   });
 }
 
+function takeOutput({ stdout }: ChildProcess, take: (chunk: Uint8Array) => void): Promise<void> {
+  return new Promise((resolve) => {
+    // One that was not started has none, on some runtimes.
+    if (!stdout) return resolve();
+    stdout.on("data", take);
+    stdout.on("error", () => {/* the close that follows tells */});
+    stdout.on("close", () => resolve());
+  });
+}
+
 function unstarted(error: unknown): Child {
-  return { pid: null, exited: Promise.resolve(errorExit(error)) };
+  return { pid: null, exited: Promise.resolve(errorExit(error)), outputEnded: Promise.resolve() };
 }
 
 function errorExit(error: unknown): Exit {

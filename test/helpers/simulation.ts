@@ -570,6 +570,7 @@ export class World {
         spawn: () => ({
           pid: null,
           exited: Promise.resolve({ code: null, signal: null, error: "ENOSYS" }),
+          outputEnded: Promise.resolve(),
         }),
         signal: () => false,
         look: () => null,

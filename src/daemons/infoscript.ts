@@ -1,0 +1,162 @@
+/** Runs a command every so often, and sends what it writes as the file of a `pub.infofile`. */
+import { Buffer } from "node:buffer";
+import { promisify } from "node:util";
+import { gzip } from "node:zlib";
+import { boolean, choice, integer, number, option, optional, required, text } from "../config/options.ts";
+import type { DaemonContext } from "../contracts/daemon.ts";
+import type { Environment } from "../contracts/environment.ts";
+import type { Values } from "../contracts/schema.ts";
+import { INFOSCRIPT_OUTPUT_MAX_BYTES } from "../limits.ts";
+import { defineDaemon } from "./define.ts";
+
+const OPTIONS = {
+  "info-script": required(text, "a line for /bin/sh; what it writes is sent", "df -k"),
+  "info-name": required(text, "the name of the file", "df.txt"),
+  "info-period": option(number(0.1, 31_536_000), "300", "from one start of it to the next", "60", "s"),
+  "script-timeout": optional(
+    number(0.1, 31_536_000),
+    "it is ended when it takes longer; without this: info-period",
+    "30",
+    "s",
+  ),
+  compression: option(choice("none", "gzip"), "none", "how the file is compressed", "gzip"),
+  "compression-level": option(integer(0, 9), "0", "of gzip; 0: as gzip does", "9"),
+  "msg-suffix": optional(text, "behind the type: pub.infofile.SUFFIX", "df"),
+  "use-blob": option(boolean, "yes", "the file is a frame of its own; no: base64 in the body", "no"),
+};
+
+/** A script that is ended has so long after SIGTERM. */
+const END_MS = 2000;
+
+const compress = promisify(gzip);
+
+export const infoscript = defineDaemon({
+  name: "infoscript",
+  summary: "Runs a command every so often, and sends what it writes as a file (`pub.infofile`).",
+  options: OPTIONS,
+  async run(context) {
+    const { environment: { clock }, options, signal } = context;
+    const periodMs = options["info-period"] * 1000;
+    while (!signal.aborted) {
+      const next = clock.now() + periodMs;
+      await once(context, options);
+      context.tellStatistics();
+      // One that takes longer is not overtaken by the next.
+      await pause(context, next - clock.now());
+    }
+  },
+});
+
+async function once(
+  context: DaemonContext<Values<typeof OPTIONS>>,
+  options: Values<typeof OPTIONS>,
+): Promise<void> {
+  const { environment, log, signal } = context;
+  const timeoutMs = (options["script-timeout"] ?? options["info-period"]) * 1000;
+  const { output, why } = await runScript(environment, options["info-script"], timeoutMs, signal);
+  if (signal.aborted) return;
+  context.count("infoscript.count");
+  context.count("infoscript.bytes.read", output.length);
+  if (why !== null) {
+    context.count("infoscript.fails");
+    log.error("run", `${why}: ${new TextDecoder().decode(output.subarray(0, 2000))}`);
+    return;
+  }
+  const level = options["compression-level"];
+  const bytes = options.compression === "none"
+    ? output
+    : new Uint8Array(await compress(output, level === 0 ? {} : { level }));
+  const blob = options["use-blob"];
+  await context.publish({
+    type: options["msg-suffix"] === null ? "pub.infofile" : `pub.infofile.${options["msg-suffix"]}`,
+    fields: {
+      filename: options["info-name"].replaceAll("\\", "/"),
+      mtime: environment.clock.time() / 1000,
+      comp: options.compression,
+      mode: "b",
+      data: blob ? "" : base64(bytes),
+    },
+    ...(blob ? { blob: bytes } : {}),
+  });
+  context.count("infoscript.bytes.sent", bytes.length);
+}
+
+/** As MIME has it: a newline after each 76 characters, and at the end. */
+function base64(bytes: Uint8Array): string {
+  return Buffer.from(bytes).toString("base64").replace(/.{1,76}/g, "$&\n");
+}
+
+/** Runs it in a group of its own; nothing of it is left when this returns. */
+async function runScript(
+  { processes, clock }: Environment,
+  script: string,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<{ output: Uint8Array; why: string | null }> {
+  const parts: Uint8Array[] = [];
+  let bytes = 0;
+  let ended: string | null = null;
+  let cancelKill = () => {};
+  const end = (why: string) => {
+    if (ended !== null || child.pid === null) return;
+    ended = why;
+    const group = -child.pid;
+    processes.signal(group, "SIGTERM");
+    cancelKill = clock.after(END_MS, () => void processes.signal(group, "SIGKILL"));
+  };
+  const child = processes.spawn(["/bin/sh", "-c", `exec 2>&1\n${script}`], {
+    env: processes.env,
+    output(chunk) {
+      bytes += chunk.length;
+      if (bytes <= INFOSCRIPT_OUTPUT_MAX_BYTES) parts.push(new Uint8Array(chunk));
+      else end(`it writes more than ${INFOSCRIPT_OUTPUT_MAX_BYTES / 2 ** 20} MiB, and was ended`);
+    },
+  });
+  const cancelTimeout = clock.after(
+    timeoutMs,
+    () => end(`it took more than ${timeoutMs / 1000} s, and was ended`),
+  );
+  const aborted = () => end("it was ended");
+  if (signal.aborted) aborted();
+  signal.addEventListener("abort", aborted);
+  const exit = await child.exited;
+  cancelTimeout();
+  cancelKill();
+  signal.removeEventListener("abort", aborted);
+  // What it started and left would hold its output open.
+  if (child.pid !== null) processes.signal(-child.pid, "SIGKILL");
+  await child.outputEnded;
+  const why = ended ??
+    (exit.error !== null
+      ? `it cannot be started: ${exit.error}`
+      : exit.signal !== null
+      ? `it was ended by ${exit.signal}`
+      : exit.code === 0
+      ? null
+      : `exit code ${exit.code}`);
+  const output = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    output.set(part, at);
+    at += part.length;
+  }
+  return { output, why };
+}
+
+async function pause(
+  { environment: { clock }, signal }: DaemonContext<unknown>,
+  ms: number,
+): Promise<void> {
+  if (ms <= 0 || signal.aborted) return;
+  await new Promise<void>((resolve) => {
+    const cancel = clock.after(ms, () => {
+      signal.removeEventListener("abort", now);
+      resolve();
+    });
+    const now = () => {
+      cancel();
+      resolve();
+    };
+    signal.addEventListener("abort", now, { once: true });
+  });
+}
