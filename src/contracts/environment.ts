@@ -218,16 +218,21 @@ export interface Child {
 
 /** A process of the machine, as the system tells of it. */
 export interface ProcessInfo {
+  /** Its number. */
   readonly pid: number;
   /** One letter, as ps(1) has it: `R`, `S`, `Z`. */
   readonly state: string;
+  /** The pid of its parent. */
   readonly parent: number;
+  /** The pid of its process group's leader. */
   readonly group: number;
+  /** The pid of its session's leader. */
   readonly session: number;
   /** When it started, in ticks since the machine did: with the pid and {@link Processes.bootId}, it is told from all others. */
   readonly started: number;
   /** Processor time, of itself. */
   readonly cpuSeconds: number;
+  /** Memory that is resident. */
   readonly residentBytes: number;
 }
 

@@ -136,6 +136,7 @@ export type SectionPrefix = "d:" | "t:" | "p:";
 
 /** How sections of others are read: checked with the whole config, so that what is wrong is told with file and line. */
 export interface SectionReader {
+  /** What the names of the sections begin with. */
   readonly prefix: SectionPrefix;
   /** The table for a section, given the text of its own options: one of them may decide which others there are. */
   options(text: Readonly<Record<string, string>>): Options;
@@ -165,6 +166,7 @@ export interface Finding {
   readonly section: string;
   /** The option; null: the section as a whole. */
   readonly option: string | null;
+  /** For people: a sentence without a full stop. */
   readonly message: string;
 }
 
