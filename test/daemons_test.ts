@@ -1,13 +1,14 @@
 /** Daemons of this program, under jobmgr and alone. */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
+import net from "node:net";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { gunzipSync } from "node:zlib";
 import { MACHINE } from "../src/runtime/machine.ts";
-import { TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { ROOT, TARGETS, tempFolder, until } from "./helpers/env.ts";
 import { carriers, isGone, JobServer, textOf, untilGone } from "./helpers/jobs.ts";
 import { run, ServerProcess } from "./helpers/process.ts";
 
@@ -175,4 +176,39 @@ for (const target of TARGETS) {
       assert.equal(MACHINE.processes.look(pid)?.state ?? "Z", "Z");
     },
   );
+
+  test(on("the seed's example works as it is written, but for its ports and its home"), async () => {
+    using folder = tempFolder();
+    const { path } = folder;
+    writeFileSync(join(path, "taker.mjs"), TAKER);
+    const collector =
+      `[ccserver]\ncc-socket = tcp://127.0.0.1:*\ncc-role = remote\n[routes]\npub = h:taker\n` +
+      `[h:taker]\nhandler = ${path}/taker.mjs\nfile = ${path}/taken\n`;
+    await using remote = await ServerProcess.start(collector, target);
+    const port = await freePort();
+    const file = join(path, "cclocal.ini");
+    const seed = readFileSync(join(ROOT, "examples", "seed", "cclocal.ini"), "utf8");
+    writeFileSync(file, seed.replace(":22632", `:${remote.port}`).replace(":10000", `:${port}`));
+    await using server = new ServerProcess(target, [file], { HOME: path });
+    const log = () => textOf(join(path, "log", "cclocal.log"));
+    await until(() => `it to listen: ${server.output}${log()}`, () => /listening on/.test(log()), 20_000);
+    await until("the file of df", () => taken(path).length > 0, 20_000);
+    assert.equal(taken(path)[0].body.filename, "df.txt");
+    await until("a line of the other", () => /d:clock\.output: \w/.test(log()), 20_000);
+    const { code, output } = await run(["jobs", join(path, "pid", "cclocal.ctl")], target);
+    assert.equal(code, 0);
+    assert.match(output, /^d:df +running[^]*^d:clock +running/m);
+    assert.match(textOf(join(path, "log", "cclocal.info")), /^status: running$/m);
+    assert.equal((await server.stop()).code, 0);
+    assert.deepEqual(carriers(join(path, "pid")), []);
+  });
+}
+
+/** A port that nobody listens on. */
+async function freePort(): Promise<number> {
+  const server = net.createServer();
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as net.AddressInfo;
+  await new Promise((resolve) => server.close(resolve));
+  return port;
 }

@@ -189,9 +189,9 @@ for (const target of TARGETS) {
     await using here = site(
       target,
       (ini) =>
-        ini.replace("test.pid", "none/x.pid").replace("test.log", "none/x.log").replace(
+        ini.replace("test.pid", "none/none/x.pid").replace("test.log", "none/none/x.log").replace(
           "[routes]",
-          "infofile = none/x.info\n[routes]",
+          "infofile = none/none/x.info\n[routes]",
         ),
     );
     const files = (text: string) =>

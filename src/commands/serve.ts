@@ -11,6 +11,7 @@ import { LineWriter, LogFile, type SetNonBlocking } from "../process/log_file.ts
 import { Notifier } from "../process/notify.ts";
 import { claimPidfile, type Pidfile } from "../process/pidfile.ts";
 import { EarlySignals } from "../process/signals.ts";
+import { makeFolders } from "../process/writable.ts";
 import { IDENTITY } from "../seal/identity.ts";
 import { StartError } from "../server/errors.ts";
 import type { Server } from "../server/server.ts";
@@ -225,6 +226,7 @@ function filesOrExit(
   setNonBlocking: SetNonBlocking,
 ): { writer: LineWriter; pidfile: Pidfile | null } {
   const { logfile, pidfile } = config.options;
+  makeFolders(config.options);
   const findings: string[] = [];
   const attempt = <T>(option: "logfile" | "pidfile", make: () => T): T | null => {
     try {

@@ -1,5 +1,5 @@
 /** The files that a server writes: which of them it could not, as far as that can be told without writing. */
-import { accessSync, constants, statSync } from "node:fs";
+import { accessSync, constants, mkdirSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { codeOf, errnoText, errorText } from "../errors.ts";
 import { wrongKind } from "./kinds.ts";
@@ -32,9 +32,25 @@ function cannotWrite(path: string, adds: boolean): string | null {
     const wrong = wrongKind(path, adds ? "lines" : "whole");
     if (wrong !== null) return wrong;
     const file = statSync(path, { throwIfNoEntry: false });
-    accessSync(file !== undefined && adds ? path : dirname(path), constants.W_OK);
+    const folder = dirname(path);
+    // One that is missing is made at the start.
+    const made = file === undefined && statSync(folder, { throwIfNoEntry: false }) === undefined;
+    accessSync(file !== undefined && adds ? path : made ? dirname(folder) : folder, constants.W_OK);
     return null;
   } catch (error) {
     return errnoText(codeOf(error)) ?? errorText(error);
+  }
+}
+
+/** Makes the folders of these files, where what they stand in is there. What cannot be made is told by who opens the file. */
+export function makeFolders(options: Readonly<Record<FileOption, string | null>>): void {
+  for (const option of FILE_OPTIONS) {
+    const path = options[option];
+    if (path === null || option === "logfile" && STANDARD.has(path)) continue;
+    try {
+      mkdirSync(dirname(path));
+    } catch {
+      // It is there, or the file's own error says why it is not.
+    }
   }
 }
