@@ -141,9 +141,14 @@ for (const target of TARGETS) {
       await told(at("tcp://no-such-name.invalid:5000")),
       /the name "no-such-name\.invalid" cannot be resolved/,
     );
-    const logfile = (ini: string) => ini.replace("[routes]", `logfile = ${folder.path}/none/x.log\n[routes]`);
-    assert.match(await told(logfile), /cannot write the logfile \S*none\/x\.log: no such file or folder/);
-    const pidfile = (ini: string) => ini.replace("[routes]", `pidfile = ${folder.path}/none/x.pid\n[routes]`);
+    const logfile = (ini: string) =>
+      ini.replace("[routes]", `logfile = ${folder.path}/none/none/x.log\n[routes]`);
+    assert.match(
+      await told(logfile),
+      /cannot write the logfile \S*none\/none\/x\.log: no such file or folder/,
+    );
+    const pidfile = (ini: string) =>
+      ini.replace("[routes]", `pidfile = ${folder.path}/none/none/x.pid\n[routes]`);
     assert.match(await told(pidfile), /cannot write the pidfile/);
   });
 

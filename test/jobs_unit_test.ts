@@ -127,7 +127,7 @@ test("jobs: what is wrong with a section is told with file and line, all at once
     [`${JOBS}d:a\n[d:a]\ncommand = x\n`, /:10: \[d:a\] needs a pidfile/],
     [
       `pidfile = /tmp/x.pid\n${JOBS}d:a\n[d:a]\ncommand = x\n`,
-      /\/tmp\/x\.pid is the pidfile of \[ccserver\] and of \[d:a\]/,
+      /\/tmp\/x\.pid is the pidfile of \[ccserver\], and would be the pidfile of \[d:a\]/,
     ],
     [
       `${own}${JOBS}d:a, d:b\n[d:a]\ncommand = x\nafter = d:b\n[d:b]\ncommand = x\nafter = d:a\n`,
@@ -139,6 +139,16 @@ test("jobs: what is wrong with a section is told with file and line, all at once
     ],
   ];
   for (const [text, told] of cases) assert.match(wrong(text), told);
+  const { warnings } = configOf(`${own}${JOBS}d:a\n[d:a]\nscript = /x\nstop-wiat = 3\n[d:b]\ncommand = x\n`);
+  assert.deepEqual(warnings.map(({ line, message }) => `${line}: ${message}`), [
+    '13: stop-wiat in [d:a] is left to the script, as no daemon has such an option. Did you mean "stop-wait"?',
+    "14: [d:b] is not started: daemons in [h:job] does not name it",
+  ]);
+  assert.match(
+    wrong(`${own}${JOBS}d:a\n[d:a]\ncommand = x\nenvironment = A="1",B="2"\n`),
+    /have blanks between, not commas/,
+  );
+  assert.equal(wrong(`${own}${JOBS}d:a\n[d:a]\ncommand = x\nenvironment = A="1,B=2" C=3\n`), "");
   assert.equal(wrong(`${own}${JOBS}d:a\n[d:a]\ncommand = x\nstop-signal = term\nclass = X\n`), "");
   // A script reads options of its own in its section.
   assert.equal(wrong(`${own}${JOBS}d:a\n[d:a]\nscript = /x\ninfodir = /y\n`), "");

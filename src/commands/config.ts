@@ -1,6 +1,6 @@
 /** Configs for commands: what is wrong with one ends the command, with every finding. */
 import { ConfigError, formatDiagnostic } from "../config/diagnostics.ts";
-import { loadConfig } from "../config/load.ts";
+import { loadConfig, loadServerSection } from "../config/load.ts";
 import { HandlerModules } from "../config/modules.ts";
 import { readConfig, type ReadOptions, type ServerConfig } from "../config/reader.ts";
 import type { Program } from "../contracts/command.ts";
@@ -10,6 +10,9 @@ import { EXIT, Exit } from "./exit.ts";
 
 /** What the program knows of handlers. */
 export type Known = Pick<ReadOptions, "definitions" | "unbuilt"> & { readonly toolkit: unknown };
+
+/** The part of a config that finds a server that runs. */
+export type RunningConfig = Pick<ServerConfig, "file" | "options" | "lines" | "handlers">;
 
 /** Reads configs with one set of handlers; modules that were loaded stay loaded. */
 export class Configs {
@@ -46,6 +49,25 @@ export class Configs {
       return await this.read(file, files);
     } catch (error) {
       throw exitOf(error);
+    }
+  }
+
+  /**
+   * What finds a server that runs: of a config that is wrong by now, `[ccserver]` has to do.
+   *
+   * @throws {Exit} With every finding, where not even that can be read.
+   */
+  async readToFind(file: string): Promise<RunningConfig> {
+    try {
+      return await this.read(file);
+    } catch (error) {
+      const { environment, tell } = this.#program;
+      const found = error instanceof ConfigError
+        ? await loadServerSection(file, environment).catch(() => null)
+        : null;
+      if (found === null) throw exitOf(error);
+      tell(`ccserver: ${file} is wrong by now ("--check" tells how): only its [ccserver] is used`);
+      return { ...found, handlers: new Map() };
     }
   }
 

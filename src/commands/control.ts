@@ -1,12 +1,12 @@
 /** `ccserver -r`, `-s`, `-k`: signals to the server that a config's pidfile names. */
 import process from "node:process";
-import { placeOf, type ServerConfig } from "../config/reader.ts";
+import { placeOf } from "../config/reader.ts";
 import type { Program } from "../contracts/command.ts";
 import { errorText } from "../errors.ts";
 import { jobmgr } from "../handlers/jobmgr.ts";
 import { daemonsStopMs, type JobmgrValues } from "../jobs/config.ts";
 import { holderOf, isAlive } from "../process/pidfile.ts";
-import type { Configs } from "./config.ts";
+import type { Configs, RunningConfig } from "./config.ts";
 import { configOperand, defineCommand } from "./define.ts";
 import { EXIT, Exit } from "./exit.ts";
 
@@ -35,7 +35,7 @@ export const stop = (configs: () => Configs) =>
     examples: ["-s local.ini"],
     flags: {},
     async run(_flags, operands, program) {
-      return await end("SIGINT", await configs().readOrExit(configOperand(operands)), "-s", program);
+      return await end("SIGINT", await configs().readToFind(configOperand(operands)), "-s", program);
     },
   });
 
@@ -47,7 +47,7 @@ export const kill = (configs: () => Configs) =>
     examples: ["-k local.ini"],
     flags: {},
     async run(_flags, operands, program) {
-      return await end("SIGTERM", await configs().readOrExit(configOperand(operands)), "-k", program);
+      return await end("SIGTERM", await configs().readToFind(configOperand(operands)), "-k", program);
     },
   });
 
@@ -56,7 +56,7 @@ export const kill = (configs: () => Configs) =>
  *
  * @throws {Exit} There is none, or it is not ours.
  */
-function signal(name: "SIGHUP" | "SIGINT" | "SIGTERM", config: ServerConfig, flag: string): number {
+function signal(name: "SIGHUP" | "SIGINT" | "SIGTERM", config: RunningConfig, flag: string): number {
   const path = pidfileOf(config, `${flag} finds the server by it`);
   const found = holderOf(path);
   if (found.pid === null) {
@@ -76,7 +76,7 @@ function signal(name: "SIGHUP" | "SIGINT" | "SIGTERM", config: ServerConfig, fla
 /** @throws {Exit} It does not end. */
 async function end(
   name: "SIGINT" | "SIGTERM",
-  config: ServerConfig,
+  config: RunningConfig,
   flag: string,
   { environment: { clock } }: Program,
 ): Promise<number> {
@@ -96,7 +96,7 @@ async function end(
 }
 
 /** Milliseconds that the daemons of a config may take to end. */
-export function jobsStopMs({ handlers }: ServerConfig): number {
+export function jobsStopMs({ handlers }: Pick<RunningConfig, "handlers">): number {
   const all = [...handlers.values()].filter(({ definition }) => definition === jobmgr);
   return Math.max(
     0,
@@ -107,7 +107,7 @@ export function jobsStopMs({ handlers }: ServerConfig): number {
 }
 
 /** @throws {Exit} The config has none. */
-export function pidfileOf(config: ServerConfig, why: string): string {
+export function pidfileOf(config: RunningConfig, why: string): string {
   const { pidfile } = config.options;
   if (pidfile !== null) return pidfile;
   throw new Exit(EXIT.config, `${placeOf(config, "pidfile")}: [ccserver] needs the option "pidfile": ${why}`);

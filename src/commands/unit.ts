@@ -92,11 +92,11 @@ ${
       : forServer(`CapabilityBoundingSet=${capabilities}`)
   }
 AmbientCapabilities=${capabilities}
-ProtectSystem=strict
-${folders.map((folder) => `ReadWritePaths=${quote(folder)}\n`).join("")}ProtectHome=${
-    seen.some((path) => isBelow(path, HOMES)) ? "read-only" : "yes"
+${forServer("ProtectSystem=strict")}
+${folders.map((folder) => `ReadWritePaths=${quote(folder)}\n`).join("")}${
+    forServer(`ProtectHome=${seen.some((path) => isBelow(path, HOMES)) ? "read-only" : "yes"}`)
   }
-PrivateTmp=${seen.some((path) => isBelow(path, TEMPORARY)) ? "no" : "yes"}
+${forServer(`PrivateTmp=${seen.some((path) => isBelow(path, TEMPORARY)) ? "no" : "yes"}`)}
 ${forServer("PrivateDevices=yes")}
 ${forServer("ProtectClock=yes")}
 ${forServer("ProtectControlGroups=yes")}

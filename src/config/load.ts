@@ -9,6 +9,7 @@ import {
   ParsedConfig,
   type ReadOptions,
   readParsed,
+  readServerSection,
   type ServerConfig,
 } from "./reader.ts";
 
@@ -30,6 +31,18 @@ export async function loadConfig(file: string, options: LoadOptions): Promise<Se
   const modules = new Map<string, LoadedModule>();
   for (const path of parsed.modules(host)) modules.set(path, await loader.load(path));
   return readParsed(parsed, { ...reads, host, modules });
+}
+
+/**
+ * What `[ccserver]` of a file says, whatever is wrong with the rest; null where that cannot be told.
+ *
+ * @throws {ConfigError} The file cannot be read.
+ */
+export async function loadServerSection(
+  file: string,
+  environment: Environment,
+): Promise<ReturnType<typeof readServerSection>> {
+  return readServerSection(new ParsedConfig(await readText(file, environment), file), environment.host);
 }
 
 async function readText(file: string, { files }: Environment): Promise<string> {

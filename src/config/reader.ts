@@ -78,7 +78,7 @@ export interface ServerConfig {
 }
 
 /** `FILE:LINE` of an option of `[ccserver]`, or of the section that lacks it: for messages. */
-export function placeOf(config: ServerConfig, option: keyof ServerOptions): string {
+export function placeOf(config: Pick<ServerConfig, "file" | "lines">, option: keyof ServerOptions): string {
   return `${config.file}:${config.lines.get(option.toLowerCase()) ?? config.lines.get("ccserver")}`;
 }
 
@@ -213,6 +213,31 @@ function textOf({ ini, builtins }: Reading, section: Section): Record<string, st
   return text;
 }
 
+/**
+ * What `[ccserver]` alone says, whatever is wrong with the rest: enough to find a server that runs. Options that are wrong
+ * have their defaults.
+ *
+ * @returns Null where there is no such section.
+ */
+export function readServerSection(
+  parsed: ParsedConfig,
+  host: ReadOptions["host"],
+): Pick<ServerConfig, "file" | "options" | "lines"> | null {
+  const { ini, file } = parsed;
+  const server = ini.sections.get("ccserver");
+  if (server === undefined) return null;
+  const silent = new Diagnostics(file);
+  const builtins = parsed.builtins(host);
+  const options = readSection({ ini, builtins, host, diagnostics: silent }, server, SERVER_OPTIONS);
+  return { file, options, lines: linesOf(ini, server) };
+}
+
+function linesOf({ defaults }: Ini, server: Section): Map<string, number> {
+  const lines = new Map([["ccserver", server.line]]);
+  for (const { key, line } of [...defaults.values(), ...server.entries.values()]) lines.set(key, line);
+  return lines;
+}
+
 class Reader {
   readonly #parsed: ParsedConfig;
   readonly #ini: Ini;
@@ -265,8 +290,6 @@ class Reader {
     diagnostics.check();
     this.#checkSelf(options["cc-socket"], handlers);
     diagnostics.check();
-    const lines = new Map([["ccserver", server.line]]);
-    for (const { key, line } of [...ini.defaults.values(), ...server.entries.values()]) lines.set(key, line);
     return {
       file,
       jobName: this.#reading.builtins.job_name,
@@ -274,7 +297,7 @@ class Reader {
       options,
       routes,
       handlers,
-      lines,
+      lines: linesOf(ini, server),
       warnings: diagnostics.sorted,
     };
   }
@@ -353,12 +376,12 @@ class Reader {
     const { file } = this.#parsed;
     const facts = factsOf({ file, jobName: this.#reading.builtins.job_name, options: server });
     const check = () => definition.check?.(options, sectionsRead, facts, section.name) ?? [];
-    for (const { section: name, option, message } of this.#ask(section, "check", check) ?? []) {
+    for (const { section: name, option, message, severity } of this.#ask(section, "check", check) ?? []) {
       const key = option?.toLowerCase() ?? "";
       const about = this.#ini.sections.get(name) ?? section;
       const { line } = about.entries.get(key) ?? this.#ini.defaults.get(key) ??
         this.#others.get(name)?.inherited.get(key) ?? about;
-      this.#diagnostics.add(line, message);
+      this.#diagnostics.add(line, message, { severity });
     }
   }
 

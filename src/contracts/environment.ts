@@ -159,6 +159,8 @@ export interface Processes {
   setNonBlocking(fd: number): boolean;
   /** Who started it, where that is systemd. */
   readonly serviceManager: ServiceManager;
+  /** May this process become another user? */
+  readonly isRoot: boolean;
   /** The environment of this process. */
   readonly env: Readonly<Record<string, string>>;
   /** Another one at each start of the machine; empty where it cannot be read. */
@@ -177,6 +179,8 @@ export interface Processes {
   signal(pid: number, signal: SignalName | 0): boolean;
   /** One process; null: there is none. A zombie is there. */
   look(pid: number): ProcessInfo | null;
+  /** The user that a process runs as; null: there is none. */
+  userOf(pid: number): number | null;
   /** All processes of the machine, read one at each step. */
   list(): Iterable<ProcessInfo>;
   /** What its environment has under this name as it was started; null: nothing, or it is not ours to read. */

@@ -80,6 +80,11 @@ export interface Handler<O = unknown, B = never> {
   handle?(message: Message, body: B): Outcome | PromiseLike<Outcome>;
   /** Before the server listens; aborts when it should stop instead. */
   start?(signal: AbortSignal): void | Promise<void>;
+  /**
+   * The server listens, so no other one has its addresses; after a reload: the handlers that it replaced have ended. What
+   * must not be done by two servers at once begins here.
+   */
+  listening?(): void;
   /** Takes over other options, and other sections that it reads, while it runs; false: it cannot. */
   reconfigure?(options: O, sections: SectionsRead): boolean | Promise<boolean>;
   /** Why /readyz should say no; null when it should not. */
@@ -168,6 +173,8 @@ export interface Finding {
   readonly option: string | null;
   /** For people: a sentence without a full stop. */
   readonly message: string;
+  /** It is only told: the config may be meant so. Missing: an error. */
+  readonly severity?: "warning";
 }
 
 /** What a handler may know of its server. */

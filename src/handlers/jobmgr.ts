@@ -22,11 +22,12 @@ export const jobmgr = defineHandler({
     checkJobs(options, sections, server, name, (module) => daemonOf(module) !== undefined),
   create({ options, sectionsRead, server, environment, log, meter, publish }) {
     const supervisor = new Supervisor({ environment, log, meter, publish });
-    const program = { folder: environment.host.folder, self: environment.processes.self };
+    const { host, processes } = environment;
+    const program = { folder: host.folder, self: processes.self, chain: processes.env.CC_JOB_CHAIN ?? "" };
     const configsOf = (values: JobmgrValues, sections: SectionsRead) =>
       values.daemons.map((name) => jobConfigOf(sections.get(name)!, values, server, program));
     return {
-      start: () => supervisor.start(configsOf(options, sectionsRead)),
+      listening: () => supervisor.start(configsOf(options, sectionsRead)),
       plan: () => ({ drop: "jobmgr answers no messages", warn: true }),
       reconfigure(next, sections) {
         supervisor.reconfigure(configsOf(next, sections));

@@ -1,10 +1,11 @@
 /** What a `[d:…]` section asks for, worked out: what is started, how, and which files are the job's. */
 import { createHash } from "node:crypto";
-import { resolve } from "node:path";
+import { dirname, resolve } from "node:path";
 import type { SignalName } from "../contracts/environment.ts";
 import type { Finding, SectionRead, SectionsRead, ServerFacts } from "../contracts/handler.ts";
 import { JOBS_MAX } from "../limits.ts";
-import type { JobValues } from "./options.ts";
+import { didYouMean } from "../text.ts";
+import { JOB_OPTIONS, type JobValues } from "./options.ts";
 
 /** One job, as its section has it. */
 export interface JobConfig {
@@ -22,6 +23,8 @@ export interface JobConfig {
   readonly stopSignal: SignalName;
   /** An absolute path. */
   readonly pidfile: string;
+  /** Where that and the others are; made where its parent is there. */
+  readonly folder: string;
   /** Beside it: whose process the pid is. */
   readonly stateFile: string;
   /** Beside it: the FIFO of its output. */
@@ -43,17 +46,33 @@ function pidfileOf({ name, values, set }: SectionRead, { pidfiledir }: JobmgrVal
   return `${pidfiledir}/${server.jobName}.${name}.pid`;
 }
 
+/** What a job's config needs of the program. */
+export interface ProgramFacts {
+  /** For relative paths. */
+  readonly folder: string;
+  /** How this program is started. */
+  readonly self: readonly string[];
+  /** Of jobs that this server itself belongs to. */
+  readonly chain: string;
+}
+
+/** A job's files, by what they are. */
+function filesOf(pidfile: string): [what: string, file: string][] {
+  const base = pidfile.replace(/\.pid$/, "");
+  return [["the pidfile", pidfile], ["the state file", `${base}.state`], ["the output", `${base}.out`]];
+}
+
 /** The job of a section in which nothing is wrong. */
 export function jobConfigOf(
   section: SectionRead,
   jobmgr: JobmgrValues,
   server: ServerFacts,
-  { folder, self }: { readonly folder: string; readonly self: readonly string[] },
+  { folder, self, chain }: ProgramFacts,
 ): JobConfig {
   const values = section.values as JobValues;
   const { name } = section;
   const pidfile = pidfileOf(section, jobmgr, server)!;
-  const base = pidfile.replace(/\.[^./]*$/, "");
+  const [, [, stateFile], [, outputFile]] = filesOf(pidfile);
   const fullName = `${server.jobName}.${name}`;
   const configFile = resolve(folder, server.configFile);
   const kind = values.command !== null ? "command" : values.module !== null ? "module" : "script";
@@ -71,6 +90,7 @@ export function jobConfigOf(
       ...values.environment,
       CC_JOB: fullName,
       CC_JOB_PIDFILE: pidfile,
+      CC_JOB_CHAIN: chain === "" ? pidfile : `${chain}\n${pidfile}`,
       CC_SECTION: name,
       CC_CONFIG: configFile,
       CC_ENDPOINT: server.socket,
@@ -78,12 +98,15 @@ export function jobConfigOf(
     values,
     stopSignal: values["stop-signal"],
     pidfile,
-    stateFile: `${base}.state`,
-    outputFile: `${base}.out`,
+    folder: dirname(pidfile),
+    stateFile,
+    outputFile,
     // A digest, as the values may hold secrets.
     fingerprint: createHash("sha256").update(JSON.stringify([argv, values, pidfile])).digest("hex"),
   };
 }
+
+type Find = (section: string, option: string | null, message: string, severity?: "warning") => void;
 
 /** What is wrong with the sections of jobs, each by itself and all together. */
 export function checkJobs(
@@ -94,9 +117,9 @@ export function checkJobs(
   isModule: (module: string) => boolean,
 ): Finding[] {
   const findings: Finding[] = [];
-  const find = (section: string, option: string | null, message: string) =>
-    findings.push({ section, option, message });
-  const known = jobmgr.daemons.filter((name) => sections.has(name));
+  const find: Find = (section, option, message, severity) =>
+    void findings.push({ section, option, message, severity });
+  const known = [...new Set(jobmgr.daemons)].filter((name) => sections.has(name));
   for (const name of jobmgr.daemons) {
     if (!sections.has(name)) {
       find(self, "daemons", `daemons names ${name}, but there is no section [${name}]`);
@@ -106,7 +129,7 @@ export function checkJobs(
   const twice = jobmgr.daemons.find((name, i) => jobmgr.daemons.indexOf(name) !== i);
   if (twice !== undefined) find(self, "daemons", `daemons names ${twice} twice`);
   const files = new Map<string, string>();
-  if (server.pidfile !== null) files.set(server.pidfile, "[ccserver]");
+  if (server.pidfile !== null) files.set(server.pidfile, "the pidfile of [ccserver]");
   for (const name of known) {
     const section = sections.get(name)!;
     checkJob(section, isModule, find);
@@ -124,17 +147,27 @@ export function checkJobs(
         null,
         `[${name}] needs a pidfile: its own, pidfiledir in [${self}], or pidfile = …/%(job_name)s.pid in [ccserver]`,
       );
-    } else if (files.has(pidfile)) {
-      find(
-        name,
-        "pidfile",
-        `${pidfile} is the pidfile of ${files.get(pidfile)} and of [${name}]: write it with %(job_name)s`,
-      );
-    } else files.set(pidfile, `[${name}]`);
+    } else {
+      for (const [what, file] of filesOf(pidfile)) {
+        const other = files.get(file);
+        if (other === undefined) files.set(file, `${what} of [${name}]`);
+        else {find(
+            name,
+            "pidfile",
+            `${file} is ${other}, and would be ${what} of [${name}]: write it with %(job_name)s`,
+          );}
+      }
+    }
+    if (/\/|\.\./.test(name)) find(name, null, `[${name}]: a daemon's name has no / and no ..`);
   }
   for (const name of known) {
     for (const other of (sections.get(name)!.values as JobValues).after) {
       if (!known.includes(other)) find(name, "after", `after names ${other}, which [${self}] does not start`);
+    }
+  }
+  for (const name of sections.keys()) {
+    if (!known.includes(name)) {
+      find(name, null, `[${name}] is not started: daemons in [${self}] does not name it`, "warning");
     }
   }
   const circle = circleOf(known, (name) => (sections.get(name)!.values as JobValues).after);
@@ -143,9 +176,9 @@ export function checkJobs(
 }
 
 function checkJob(
-  { name, values: read }: SectionRead,
+  { name, values: read, set }: SectionRead,
   isModule: (module: string) => boolean,
-  find: (section: string, option: string | null, message: string) => void,
+  find: Find,
 ): void {
   const values = read as JobValues;
   const kinds = (["command", "script", "module"] as const).filter((kind) => values[kind] !== null);
@@ -162,6 +195,19 @@ function checkJob(
   }
   if (values.output !== "file" && values.logfile !== null && values.command !== null) {
     find(name, "logfile", `logfile in [${name}] is for output = file, and its output is ${values.output}`);
+  }
+  if (values.script !== null) {
+    for (const option of set) {
+      const hint = option in JOB_OPTIONS ? "" : didYouMean(option, Object.keys(JOB_OPTIONS));
+      if (hint !== "") {
+        find(
+          name,
+          option,
+          `${option} in [${name}] is left to the script, as no daemon has such an option${hint}`,
+          "warning",
+        );
+      }
+    }
   }
   if (values.shell && values.command === null) find(name, "shell", `shell in [${name}] is for command`);
 }
@@ -221,7 +267,7 @@ export const LEFT_WAIT_MS = 2000;
 
 /** Milliseconds that one job may take to end. */
 export function stopMsOf(values: JobValues): number {
-  return 3 * values["stop-wait"] * 1000 + 2 * LEFT_WAIT_MS;
+  return 3 * values["stop-wait"] * 1000 + 4 * LEFT_WAIT_MS;
 }
 
 /** The same of all daemons that a jobmgr's section names. */

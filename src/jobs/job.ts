@@ -15,23 +15,31 @@
  * A job is a loop that waits for one thing at a time and is woken by whatever happens: so a stop that comes in the middle of
  * a start, or a reload in the middle of a restart, finds it where it can act on that, and nothing runs twice.
  */
-import type { Cancel, Child, Environment, Exit, Pipe, SignalName } from "../contracts/environment.ts";
+import type {
+  Cancel,
+  Child,
+  Environment,
+  Exit,
+  Pipe,
+  ProcessInfo,
+  SignalName,
+} from "../contracts/environment.ts";
 import type { JobState, JobView } from "../contracts/jobs.ts";
 import { codeOf, errorText } from "../errors.ts";
 import { JOB_FILE_MAX_BYTES } from "../limits.ts";
 import type { Logger } from "../log.ts";
-import { utf8 } from "../text.ts";
+import { counted, utf8 } from "../text.ts";
 import { type JobConfig, LEFT_WAIT_MS, restartDelayMs, stopMsOf } from "./config.ts";
 import type { Gate } from "./gate.ts";
 import { LineReader, type OutputReader } from "./output.ts";
-import { carriersOf, endAll, isSame, membersOf, send } from "./processes.ts";
+import { isSame, type Scanner, send } from "./processes.ts";
 import { type JobRecord, writeRecord } from "./state_file.ts";
-import { NO_FOLDER, NOT_EXECUTABLE, NOT_FOUND, wrapped } from "./wrapper.ts";
+import { NO_FOLDER, NO_USER, NOT_EXECUTABLE, NOT_FOUND, wrapped } from "./wrapper.ts";
 
 /** One that ends at once is not started more often than this, whatever its formula says. */
 const RESTART_LEAST_MS = 1000;
 /** How often a process that is not our child is looked at, and a script's pidfile. */
-const LOOK_MS = 500;
+const LOOK_MS = 1000;
 const SCRIPT_LOOK_MS = 20;
 const GONE_LOOK_MS = 20;
 const WELL = "exit code 0";
@@ -43,6 +51,7 @@ export interface JobParts {
   readonly environment: Environment;
   readonly log: Logger;
   readonly gate: Gate;
+  readonly scanner: Scanner;
   readonly output: OutputReader;
   /** Opens the job's FIFO. */
   openPipe(path: string): Promise<Pipe>;
@@ -81,10 +90,17 @@ export class Job {
   #state: JobState = "stopped";
   #since: number;
   #detail: string | null = null;
+  /** When a wait in backoff is over. */
+  #until = 0;
+  /** The wait before it is started again; null: it is not. Known as soon as it has ended. */
+  #nextMs: number | null = null;
   #lastExit: string | null = null;
   /** Starts since it was counted anew, and restarts since it was first started. */
   #starts = 0;
   #restarts = 0;
+  #launched = false;
+  /** Whom its process belongs to. */
+  #user: number | null = null;
   /** Should it run? A job that has ended for good should, if nobody has stopped it. */
   #should = false;
   /** Does its loop go on? */
@@ -92,6 +108,8 @@ export class Job {
   /** It is to be ended, and started anew at once. */
   #again = false;
   #loop: Promise<void> | null = null;
+  /** Those who wait for it to have been stopped. */
+  readonly #stops: (() => void)[] = [];
   #current: Running | null = null;
   /** It has not lived for start-seconds. */
   #endedEarly = false;
@@ -158,8 +176,15 @@ export class Job {
       cpuSeconds: this.figures?.cpuSeconds ?? null,
       memoryBytes: this.figures?.memoryBytes ?? null,
       lastExit: this.#lastExit,
-      detail: this.#detail,
+      detail: this.#state === "backoff"
+        ? againIn(Math.max(0, this.#until - this.#environment.clock.now()))
+        : this.#detail,
     };
+  }
+
+  /** Has become of it what will, for now? */
+  get settled(): boolean {
+    return !this.#again && this.#state !== "starting" && this.#state !== "stopping";
   }
 
   /** Milliseconds that ending it may take. */
@@ -167,15 +192,24 @@ export class Job {
     return this.#loop === null ? 0 : stopMsOf(this.config.values);
   }
 
-  /** It runs from now on. */
+  /** It runs from now on; what was taken over goes on. */
+  resume(): void {
+    this.#should = this.#wanted = true;
+    this.#go();
+  }
+
+  /** It runs from now on, its starts counted anew. */
   start(): void {
     this.#should = true;
-    if (this.#loop !== null && this.#wanted) return;
+    // One that waits starts at once, one that is being ended as soon as it has.
+    const waits = this.#state === "backoff" || !this.#wanted;
+    if (this.#loop !== null && !waits) return;
     this.#wanted = true;
-    // One that is being ended starts anew as soon as it has.
     this.#again = this.#loop !== null;
     this.#starts = 0;
+    this.#tellStopped();
     this.#go();
+    this.#wakeUp();
   }
 
   #go(): void {
@@ -192,18 +226,29 @@ export class Job {
       });
   }
 
-  /** Ends it, with all its processes; resolves when they have gone. */
+  /** Ends it, with all its processes; resolves when they have gone, or when somebody starts it again meanwhile. */
   async stop(): Promise<void> {
     this.#should = this.#wanted = this.#again = false;
+    if (this.#current !== null) this.#go();
     this.#wakeUp();
-    await this.#loop;
-    if (this.#state === "failed") this.#set("stopped");
+    if (this.#loop !== null) {
+      await new Promise<void>((resolve) => {
+        this.#stops.push(resolve);
+        void this.#loop!.then(() => resolve());
+      });
+    }
+    if (this.#state === "failed" && !this.#wanted) this.#set("stopped");
+  }
+
+  #tellStopped(): void {
+    for (const told of this.#stops.splice(0)) told();
   }
 
   /** Ends it and starts it anew at once. */
   restart(): void {
     if (this.#loop === null || !this.#wanted) return this.start();
     this.#again = true;
+    this.#starts = 0;
     this.#wakeUp();
   }
 
@@ -231,6 +276,7 @@ export class Job {
     await this.#openOutput();
     this.#starts = record.starts;
     this.#restarts = record.restarts;
+    this.#launched = true;
     this.#current = {
       pid,
       started,
@@ -257,39 +303,51 @@ export class Job {
       const anew = this.#again;
       this.#again = false;
       if (!this.#wanted) break;
-      if (anew) {
-        this.#restarts++;
-        this.#starts = 0;
-        continue;
-      }
-      if (!this.#goesOn()) return;
+      if (anew) continue;
+      if (this.#nextMs === null) return await this.#goneForGood();
       await this.#backOff();
     }
-    this.#current = null;
-    await this.#remove(this.config.stateFile);
-    await this.#remove(this.config.pidfile);
+    // Taken over, and stopped before it was watched.
+    if (this.#current !== null) await this.#end(this.#current);
+    await this.#removeFiles();
     this.#set("stopped");
   }
 
-  /** Is it started again, now that it has ended by itself? */
-  #goesOn(): boolean {
-    const { restart } = this.config.values;
+  async #removeFiles(): Promise<void> {
+    await this.#remove(this.config.stateFile);
+    await this.#remove(this.config.pidfile);
+  }
+
+  /** It has ended by itself, and is not started again. */
+  async #goneForGood(): Promise<void> {
     const well = this.#lastExit === WELL;
-    if (restart === "always" || restart === "on-failure" && !well) return true;
     this.#wanted = false;
-    this.#set(well ? "stopped" : "failed", `restart = ${restart}`);
     if (well) this.#should = false;
-    return false;
+    await this.#removeFiles();
+    // Somebody may have started it meanwhile.
+    if (!this.#wanted) this.#set(well ? "stopped" : "failed", `restart = ${this.config.values.restart}`);
+  }
+
+  /** Works out when it is started again, and says so. */
+  #planNext(): string {
+    const { values } = this.config;
+    const { restart } = values;
+    this.#nextMs = null;
+    if (restart === "never" || restart === "on-failure" && this.#lastExit === WELL) {
+      return `restart = ${restart}: it is not started again`;
+    }
+    const ms = restartDelayMs(values, Math.max(1, this.#starts), this.#environment.random());
+    this.#nextMs = this.#endedEarly ? Math.max(ms, RESTART_LEAST_MS) : ms;
+    this.#until = this.#environment.clock.now() + this.#nextMs;
+    return againIn(this.#nextMs);
   }
 
   async #backOff(): Promise<void> {
-    const { clock, random } = this.#environment;
-    let ms = restartDelayMs(this.config.values, Math.max(1, this.#starts), random());
-    if (this.#endedEarly) ms = Math.max(ms, RESTART_LEAST_MS);
-    const until = clock.now() + ms;
-    this.#set("backoff", `again in ${(ms / 1000).toFixed(1)} s`);
-    this.#restarts++;
-    while (this.#wanted && !this.#again && clock.now() < until) await this.#sleep(until - clock.now());
+    const { clock } = this.#environment;
+    this.#set("backoff");
+    while (this.#wanted && !this.#again && clock.now() < this.#until) {
+      await this.#sleep(this.#until - clock.now());
+    }
     this.#again = false;
   }
 
@@ -297,15 +355,21 @@ export class Job {
   async #launch(): Promise<void> {
     const { clock } = this.#environment;
     this.#set("starting");
+    if (this.#launched) this.#restarts++;
+    this.#launched = true;
     this.#starts++;
     this.#endedEarly = true;
-    await this.#parts.gate.enter();
-    if (!this.#wanted) return;
-    let child: Child;
+    let child: Child | null;
+    const { user, group } = this.config.values;
+    if ((user !== null || group !== null) && !this.#environment.processes.isRoot) {
+      this.#failed("it cannot be started: user and group need a server that runs as root");
+      return;
+    }
     try {
       await this.#prepare();
       if (!this.#wanted) return;
       child = await this.#spawn();
+      if (child === null) return;
     } catch (error) {
       this.#failed(`it cannot be started: ${errorText(error)}`);
       return;
@@ -324,6 +388,7 @@ export class Job {
       this.#wakeUp();
     });
     this.#current = running;
+    this.#user = this.#environment.processes.userOf(pid);
     this.log.info("start", `process ${pid}: ${this.config.argv.join(" ")}`);
     await this.#writeState(running);
     if (this.config.kind !== "script") await this.#writePidfile(pid);
@@ -332,19 +397,23 @@ export class Job {
 
   /** What has to be there before the process is. */
   async #prepare(): Promise<void> {
+    await this.#environment.files.makeFolder(this.config.folder);
     await this.#openOutput();
     await this.#writeState(null);
     // A script's pidfile of before must not be taken for the new one.
     await this.#remove(this.config.pidfile);
   }
 
-  async #spawn(): Promise<Child> {
+  /** Null: it was stopped meanwhile. */
+  async #spawn(): Promise<Child | null> {
     const { processes, files, host } = this.#environment;
     const { output, logfile } = this.config.values;
     const env = { ...processes.env, ...this.config.environment };
     for (const name of NOT_INHERITED) delete env[name];
     const file = output === "file" ? await files.openAppend(logfile!) : null;
     try {
+      await this.#parts.gate.enter();
+      if (!this.#wanted) return null;
       return processes.spawn(wrapped(this.config, host.folder), {
         env,
         output: file ?? this.#pipe?.fd ?? null,
@@ -359,7 +428,7 @@ export class Job {
     const { clock } = this.#environment;
     const { "start-seconds": startSeconds, "watchdog-reset": resetSeconds } = this.config.values;
     const taken = this.#current!.child === null;
-    const began = clock.now();
+    const began = taken ? clock.now() - (clock.time() - this.#current!.sinceMs) : clock.now();
     const since = taken ? this.#current!.sinceMs : clock.time();
     let runs = taken;
     if (taken) this.#set("running", null, since);
@@ -370,8 +439,8 @@ export class Job {
         return;
       }
       if (this.#hasEnded(running)) {
-        if (!runs && this.config.kind === "script" && running.exit?.code === 0) {
-          if (await this.#findScript(running, began + startSeconds * 1000)) {
+        if (this.config.kind === "script" && running.exit?.code === 0) {
+          if (await this.#findScript(running, clock.now() + startSeconds * 1000)) {
             runs = true;
             continue;
           }
@@ -379,7 +448,7 @@ export class Job {
           await this.#ended(
             running,
             began,
-            "it went to the background, and its pidfile names no process of it",
+            `it exited with 0, and ${this.config.pidfile} names no process of it within start-seconds`,
           );
           return;
         }
@@ -421,7 +490,9 @@ export class Job {
       // One that was there before the script is not what it started.
       if (info !== null && info.state !== "Z" && info.started >= launcher.started) {
         const owner = processes.environmentOf(pid, "CC_JOB_PIDFILE");
-        if (owner === null || owner === pidfile) {
+        // One that has overwritten its environment must at least be of the same user.
+        const own = owner === null ? processes.userOf(pid) === this.#user : owner === pidfile;
+        if (own) {
           const { started, group } = info;
           this.#current = {
             pid,
@@ -451,21 +522,27 @@ export class Job {
     this.#lines.flush();
     this.#lastExit = why ?? missing(running.exit, this.#endedEarly) ?? exitText(running.exit);
     const seconds = ((clock.now() - began) / 1000).toFixed(1);
-    const last = this.#lines.last === "" ? "" : `; its last line: ${this.#lines.last.slice(0, 200)}`;
-    const text = `process ${running.pid} has ended after ${seconds} s: ${this.#lastExit}${last}`;
+    const { output, logfile } = this.config.values;
+    const last = output === "file"
+      ? `; its output is in ${logfile}`
+      : this.#lines.last === ""
+      ? ""
+      : `; its last line: ${this.#lines.last.slice(0, 200)}`;
+    const next = this.#wanted && !this.#again ? `; ${this.#planNext()}` : "";
+    const text = `process ${running.pid} has ended after ${seconds} s: ${this.#lastExit}${last}${next}`;
     if (this.#lastExit === WELL) this.log.info("exit", text);
     else this.log.warnRarely("exit", "ended", text);
     this.#lines.last = "";
     this.#current = null;
     this.#figures = null;
-    this.#parts.changed();
+    this.#set(next !== "" && this.#nextMs !== null ? "backoff" : "stopping");
     await this.#endLeft(running);
   }
 
   #failed(text: string): void {
     this.#lastExit = text;
     this.#current = null;
-    this.log.warnRarely("start", "failed", text);
+    this.log.warnRarely("start", "failed", `${text}; ${this.#planNext()}`);
     this.#parts.changed();
   }
 
@@ -482,7 +559,7 @@ export class Job {
       while (!this.#groupHasEnded(running) && clock.now() < until) await this.#sleep(GONE_LOOK_MS);
       if (this.#groupHasEnded(running)) break;
       // Zombies that nobody collects keep a group alive.
-      if (this.#hasEnded(running) && (await membersOf(this.#environment, running.pid)).length === 0) break;
+      if (this.#hasEnded(running) && !await this.#hasMembers(running)) break;
     }
     if (!this.#hasEnded(running)) {
       this.log.error("stop", `process ${running.pid} does not end, by SIGKILL either`);
@@ -501,7 +578,7 @@ export class Job {
     // Only a number that still is this process's. Of our own child it is, until we have been told of its end.
     const same = running.child !== null ? running.exit === null : isSame(this.#environment, pid, started);
     if (!same) {
-      if (leads) void this.#signalMembers(pid, signal);
+      if (leads) void this.#signalMembers(running, signal);
       return;
     }
     const target = leads ? -pid : pid;
@@ -511,8 +588,8 @@ export class Job {
     if (signal !== "SIGKILL") send(this.#environment, target, "SIGCONT");
   }
 
-  async #signalMembers(leader: number, signal: SignalName): Promise<void> {
-    for (const { pid, started } of await membersOf(this.#environment, leader)) {
+  async #signalMembers(running: Running, signal: SignalName): Promise<void> {
+    for (const { pid, started } of await this.#parts.scanner.find((info) => isMember(info, running))) {
       if (isSame(this.#environment, pid, started)) send(this.#environment, pid, signal);
     }
   }
@@ -521,23 +598,60 @@ export class Job {
     return this.#hasEnded(running) && !(running.leads && send(this.#environment, -running.pid, 0));
   }
 
-  /** Ends what is left of a process that has ended: members of its group, and what moved into a session of its own. */
-  async #endLeft({ pid, leads, child }: Running): Promise<void> {
-    // The number of a group is not given away while somebody is in it; of what was not our child we cannot be as sure.
-    if (leads && child !== null && send(this.#environment, -pid, 0)) {
-      await this.#endTargets(await membersOf(this.#environment, pid));
-    }
-    const { pidfile } = this.config;
-    await this.#endTargets(
-      await carriersOf(this.#environment, "CC_JOB_PIDFILE", (value) => value === pidfile),
-    );
+  async #hasMembers(running: Running): Promise<boolean> {
+    return (await this.#parts.scanner.find((info) => isMember(info, running))).length > 0;
   }
 
-  async #endTargets(targets: Parameters<typeof endAll>[1]): Promise<void> {
-    if (targets.length === 0) return;
-    this.log.warn("exit", `it left processes: ${targets.map(({ pid }) => pid).join(", ")}; ending them`);
-    const left = await endAll(this.#environment, targets, ["SIGTERM", "SIGKILL"], LEFT_WAIT_MS);
+  /** Ends what is left of a process that has ended: members of its group, and what moved into a session of its own. */
+  async #endLeft(running: Running): Promise<void> {
+    const { scanner } = this.#parts;
+    const { pidfile } = this.config;
+    const left = await scanner.end(
+      (info, chain) => isMember(info, running) && this.#mayBeOurs(chain()) || chain().includes(pidfile),
+      ["SIGTERM", "SIGKILL"],
+      LEFT_WAIT_MS,
+      (targets) => {
+        this.log.warn("exit", `it left processes: ${targets.map(({ pid }) => pid).join(", ")}; ending them`);
+      },
+    );
     if (left.length > 0) this.log.error("exit", `process ${left[0].pid} does not end, by SIGKILL either`);
+  }
+
+  /** One that has no name in its environment may have emptied that. */
+  #mayBeOurs(chain: readonly string[]): boolean {
+    return chain.length === 0 || chain.includes(this.config.pidfile);
+  }
+
+  /**
+   * Ends what an earlier server has left of this job: the process of its record, that one's group, and all that have the
+   * job's name in their environment.
+   */
+  async clear(record: JobRecord | null): Promise<void> {
+    const { scanner } = this.#parts;
+    const { pidfile, values, stopSignal } = this.config;
+    const { bootId } = this.#environment.processes;
+    const leader = record !== null && record.boot === bootId && record.pid !== null && record.started !== null
+      ? { pid: record.pid, started: record.started }
+      : null;
+    const left = await scanner.end(
+      (info, chain) =>
+        chain().includes(pidfile) ||
+        leader !== null && this.#mayBeOurs(chain()) && (isLeader(info, leader) || isMember(info, leader)),
+      [...new Set<SignalName>([stopSignal, "SIGTERM", "SIGKILL"])],
+      values["stop-wait"] * 1000,
+      (targets) => {
+        const many = targets.length > 1;
+        const why = record === null || record.fingerprint === this.config.fingerprint
+          ? ""
+          : ", whose section has changed";
+        this.log.warn(
+          "start",
+          `an earlier server left ${counted(targets.length, "process", "processes")} of it${why} ` +
+            `(${targets.map(({ pid }) => pid).join(", ")}): ending ${many ? "them" : "it"}`,
+        );
+      },
+    );
+    if (left.length > 0) this.log.error("start", `process ${left[0].pid} does not end, by SIGKILL either`);
   }
 
   #sink(): (line: string) => void {
@@ -549,8 +663,10 @@ export class Job {
   async #openOutput(): Promise<void> {
     const { output } = this.config.values;
     if (this.#pipe !== null || output !== "log" && output !== "route") return;
-    this.#pipe = await this.#parts.openPipe(this.config.outputFile);
-    this.#reading = this.#parts.output.add(this.#pipe, this.#lines);
+    await this.#attempt(async () => {
+      this.#pipe = await this.#parts.openPipe(this.config.outputFile);
+      this.#reading = this.#parts.output.add(this.#pipe, this.#lines);
+    });
   }
 
   #endReading(): void {
@@ -612,9 +728,26 @@ export class Job {
   }
 }
 
+/** What is told from all others by its number and its start. */
+type Known = Pick<Running, "pid" | "started">;
+
+function isLeader({ pid, started }: ProcessInfo, leader: Known): boolean {
+  return pid === leader.pid && started === leader.started;
+}
+
+/** Is it of the session or group that this process leads, or led? Nobody joins one from before it began. */
+function isMember({ pid, session, group, started }: ProcessInfo, leader: Known): boolean {
+  return pid !== leader.pid && (session === leader.pid || group === leader.pid) && started >= leader.started;
+}
+
+function againIn(ms: number): string {
+  return `again in ${(ms / 1000).toFixed(1)} s`;
+}
+
 /** How a process ended, in words. */
 function exitText(exit: Exit | null): string {
-  if (exit === null) return "unknown: it was no child of this server";
+  // It was no child of this server.
+  if (exit === null) return "unknown";
   if (exit.error !== null) return exit.error;
   return exit.signal ?? `exit code ${exit.code}`;
 }
@@ -624,6 +757,7 @@ function missing(exit: Exit | null, early: boolean): string | null {
   if (!early) return null;
   if (exit?.code === NOT_FOUND) return "the program is missing (exit code 127)";
   if (exit?.code === NOT_EXECUTABLE) return "the program cannot be executed (exit code 126)";
+  if (exit?.code === NO_USER) return "the user is not known (exit code 124)";
   if (exit?.code === NO_FOLDER) return "the folder of cwd cannot be entered (exit code 125)";
   return null;
 }

@@ -20,6 +20,13 @@ const commandLine: Schema<CommandLine> = checked((text) => {
 
 /** `NAME=VALUE` words. */
 const assignments: Schema<Record<string, string>> = checked((value) => {
+  // As supervisord has it; in quotes a comma is one.
+  if (/,(\s|$|[A-Za-z_]\w*=)/.test(value.replace(/'[^']*'|"[^"]*"/g, "x"))) {
+    throw new CCError(
+      "bad-value",
+      "NAME=VALUE words have blanks between, not commas; quote a value that has one",
+    );
+  }
   const found: Record<string, string> = {};
   for (const word of splitWords(value)) {
     const equals = word.indexOf("=");
@@ -131,7 +138,8 @@ export const JOB_OPTIONS = {
   "start-seconds": option(
     number(0, 3600),
     "1",
-    "it counts as running once it has lived so long; one that ends before has failed to start",
+    "it counts as running once it has lived so long; one that ends before has failed to start. Of a script: how long " +
+      "its pidfile is waited for",
     "5",
     "s",
   ),

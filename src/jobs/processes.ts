@@ -5,18 +5,96 @@ import { codeOf } from "../errors.ts";
 /** Processes of the machine are looked at for so long at a time, so that no message waits for that. */
 const SLICE_MS = 1;
 const GONE_LOOK_MS = 20;
+/** What is forked while it is looked for is found by another look, at most so often. */
+const ROUNDS_MAX = 10;
 
-/** Calls `visit` for every process of the machine, some in each turn of the event loop. */
-export async function eachProcess(
-  { processes, clock }: Environment,
-  visit: (info: ProcessInfo) => void,
-): Promise<void> {
-  let until = clock.now() + SLICE_MS;
-  for (const info of processes.list()) {
-    visit(info);
-    if (clock.now() < until) continue;
-    await new Promise<void>((resolve) => clock.nextTurn(resolve));
-    until = clock.now() + SLICE_MS;
+/**
+ * The pidfiles of all jobs that a process belongs to, a line each, the innermost last: a job may be a server with jobs of its
+ * own.
+ */
+export const CHAIN = "CC_JOB_CHAIN";
+
+/** A process that is to end, told from one that gets its number later. */
+export interface Target {
+  readonly pid: number;
+  readonly started: number;
+}
+
+/** Sees every process of the machine; `chain`: the jobs that its environment says it belongs to. */
+export type Visitor = (info: ProcessInfo, chain: () => readonly string[]) => void;
+
+/** Looks at all processes of the machine: once for all who ask in the meantime, some in each turn of the event loop. */
+export class Scanner {
+  readonly #environment: Environment;
+  #waiting: { visit: Visitor; done: () => void }[] = [];
+  #scanning = false;
+
+  constructor(environment: Environment) {
+    this.#environment = environment;
+  }
+
+  /** Settles when `visit` has seen all processes that were there all the time from now on. */
+  each(visit: Visitor): Promise<void> {
+    return new Promise((done) => {
+      this.#waiting.push({ visit, done });
+      if (!this.#scanning) void this.#scan();
+    });
+  }
+
+  async #scan(): Promise<void> {
+    const { processes, clock, host } = this.#environment;
+    this.#scanning = true;
+    while (this.#waiting.length > 0) {
+      // Those who ask in this turn are seen by one look.
+      await new Promise<void>((resolve) => clock.nextTurn(resolve));
+      const visitors = this.#waiting;
+      this.#waiting = [];
+      let until = clock.now() + SLICE_MS;
+      for (const info of processes.list()) {
+        if (info.pid !== host.pid && info.state !== "Z") {
+          let chain: readonly string[] | null = null;
+          const chainOf = () =>
+            chain ??= (processes.environmentOf(info.pid, CHAIN) ?? "").split("\n").filter(Boolean);
+          for (const { visit } of visitors) visit(info, chainOf);
+        }
+        if (clock.now() < until) continue;
+        await new Promise<void>((resolve) => clock.nextTurn(resolve));
+        until = clock.now() + SLICE_MS;
+      }
+      for (const { done } of visitors) done();
+    }
+    this.#scanning = false;
+  }
+
+  /** Processes that are wanted. */
+  async find(wanted: (info: ProcessInfo, chain: () => readonly string[]) => boolean): Promise<Target[]> {
+    const found: Target[] = [];
+    await this.each((info, chain) => {
+      if (wanted(info, chain)) found.push({ pid: info.pid, started: info.started });
+    });
+    return found;
+  }
+
+  /**
+   * Ends all processes that are wanted, also those that they fork meanwhile.
+   *
+   * @param found Called with those that were there at first.
+   * @returns Those that are still there.
+   */
+  async end(
+    wanted: (info: ProcessInfo, chain: () => readonly string[]) => boolean,
+    signals: readonly SignalName[],
+    waitMs: number,
+    found: (targets: readonly Target[]) => void,
+  ): Promise<Target[]> {
+    let left: Target[] = [];
+    for (let round = 0; round < ROUNDS_MAX; round++) {
+      const targets = await this.find(wanted);
+      if (targets.length === 0) return [];
+      if (round === 0) found(targets);
+      left = await endTargets(this.#environment, targets, round === 0 ? signals : ["SIGKILL"], waitMs);
+    }
+    return left;
   }
 }
 
@@ -36,63 +114,26 @@ export function send({ processes }: Environment, pid: number, signal: SignalName
   }
 }
 
-/** A process that is to end, told from one that gets its number later. */
-export interface Target {
-  readonly pid: number;
-  readonly started: number;
-}
-
-/** Those of a session or group whose leader has ended, zombies left out. */
-export async function membersOf(environment: Environment, leader: number): Promise<Target[]> {
-  const found: Target[] = [];
-  await eachProcess(environment, ({ pid, started, session, group, state }) => {
-    if ((session === leader || group === leader) && state !== "Z") found.push({ pid, started });
-  });
-  return found;
-}
-
-/**
- * Processes that carry this name in the environment they were started with.
- *
- * @param wanted Asked with its value, and the process.
- */
-export async function carriersOf(
-  environment: Environment,
-  name: string,
-  wanted: (value: string, info: ProcessInfo) => boolean,
-): Promise<Target[]> {
-  const { processes, host } = environment;
-  const found: Target[] = [];
-  await eachProcess(environment, (info) => {
-    const { pid, started, state } = info;
-    if (pid === host.pid || state === "Z") return;
-    const value = processes.environmentOf(pid, name);
-    if (value !== null && wanted(value, info)) found.push({ pid, started });
-  });
-  return found;
-}
-
 /** Ends processes: a signal, then another, each with so long. @returns Those that are still there. */
-export async function endAll(
+async function endTargets(
   environment: Environment,
   targets: readonly Target[],
-  signals: readonly (SignalName | ((target: Target) => SignalName))[],
+  signals: readonly SignalName[],
   waitMs: number,
 ): Promise<Target[]> {
   const { clock } = environment;
-  let left = targets.filter(({ pid, started }) => isSame(environment, pid, started));
-  for (const which of signals) {
+  const there = ({ pid, started }: Target) => isSame(environment, pid, started);
+  let left = targets.filter(there);
+  for (const signal of signals) {
     if (left.length === 0) break;
     for (const target of left) {
-      const { pid, started } = target;
-      if (!isSame(environment, pid, started)) continue;
-      const signal = typeof which === "string" ? which : which(target);
-      send(environment, pid, signal);
-      if (signal !== "SIGKILL") send(environment, pid, "SIGCONT");
+      if (!there(target)) continue;
+      send(environment, target.pid, signal);
+      if (signal !== "SIGKILL") send(environment, target.pid, "SIGCONT");
     }
     const until = clock.now() + waitMs;
     for (;;) {
-      left = left.filter(({ pid, started }) => isSame(environment, pid, started));
+      left = left.filter(there);
       if (left.length === 0 || clock.now() >= until) break;
       await new Promise<void>((resolve) => void clock.after(GONE_LOOK_MS, resolve));
     }

@@ -1,16 +1,16 @@
 /** All jobs of a server: which there are, in what order they start and stop, and what is told of them. */
-import type { Cancel, Environment, Pipe, SignalName } from "../contracts/environment.ts";
+import type { Cancel, Environment, Pipe } from "../contracts/environment.ts";
 import type { Counter, Meter } from "../contracts/handler.ts";
 import type { JobView } from "../contracts/jobs.ts";
 import type { Draft } from "../contracts/message.ts";
 import { CCError, errorText } from "../errors.ts";
 import type { Logger } from "../log.ts";
-import { counted, didYouMean } from "../text.ts";
-import { type JobConfig, longestStopMs } from "./config.ts";
+import { counted } from "../text.ts";
+import { type JobConfig, longestStopMs, stopMsOf } from "./config.ts";
 import { Gate } from "./gate.ts";
 import { type Figures, Job, type JobParts } from "./job.ts";
 import { OutputReader } from "./output.ts";
-import { carriersOf, eachProcess, endAll } from "./processes.ts";
+import { Scanner } from "./processes.ts";
 import { readRecord } from "./state_file.ts";
 
 /** How often memory and processor time of all jobs are looked at: where they are bounded, and where they are only told. */
@@ -18,6 +18,9 @@ const BOUNDED_MS = 5000;
 const TOLD_MS = 15_000;
 /** What an operator sees is not older than this. */
 const FIGURES_FRESH_MS = 500;
+/** An operator who starts jobs waits for what becomes of that, looking so often. */
+const START_LOOK_MS = 20;
+const START_EXTRA_MS = 5000;
 /** Strangers that carry the name of a job that is not there any more have so long. */
 const STRAY_WAIT_MS = 5000;
 
@@ -33,6 +36,7 @@ export class Supervisor {
   readonly #parts: SupervisorParts;
   readonly #environment: Environment;
   readonly #gate: Gate;
+  readonly #scanner: Scanner;
   readonly #output: OutputReader;
   /** In the order of the config. */
   #jobs = new Map<string, Job>();
@@ -40,8 +44,10 @@ export class Supervisor {
   readonly #leaving = new Set<Job>();
   readonly #lost: Counter;
   readonly #metered = new Set<string>();
-  /** What an earlier server left has been ended, or taken over. */
-  #cleared = false;
+  /** Jobs of which what an earlier server left has not been ended yet. */
+  readonly #clearing = new Set<Job>();
+  /** The taking over and ending of what an earlier server left. */
+  #beginning: Promise<void> = Promise.resolve();
   #stopping = false;
   /** Made all at once, as that may need a process, and taken by the jobs one by one. */
   readonly #pipes = new Map<string, Pipe | CCError>();
@@ -49,35 +55,27 @@ export class Supervisor {
   #cancelFigures: Cancel = () => {};
   #figuresAt = -Infinity;
   #looking: Promise<void> | null = null;
-  #clearing: Promise<void> = Promise.resolve();
 
   constructor(parts: SupervisorParts) {
     this.#parts = parts;
     this.#environment = parts.environment;
     this.#gate = new Gate(parts.environment.clock);
+    this.#scanner = new Scanner(parts.environment);
     this.#output = new OutputReader(parts.environment.clock);
     this.#lost = parts.meter.counter("jobs.output.dropped");
   }
 
-  /** Takes over what an earlier server left, and starts the others. Resolves when the jobs are known, not when they run. */
-  async start(configs: readonly JobConfig[]): Promise<void> {
+  /** Takes over what an earlier server left, ends what that may not be, and starts the others. */
+  start(configs: readonly JobConfig[]): void {
     for (const config of configs) this.#add(config);
-    const jobs = [...this.#jobs.values()];
-    const records = await Promise.all(
-      jobs.map((job) => readRecord(this.#environment, job.config.stateFile, job.log)),
-    );
-    await this.#openPipes(jobs);
-    for (const [i, job] of jobs.entries()) {
-      const record = records[i];
-      if (record !== null) await job.takeOver(record);
+    if (this.#environment.host.pid === 1) {
+      this.#parts.log.warn(
+        "start",
+        "as process 1 nobody collects what daemons leave: start the container with --init",
+      );
     }
-    if (this.#stopping) return;
-    for (const job of jobs) job.start();
-    this.#clearing = this.#clear().catch((error) => {
+    this.#beginning = this.#begin([...this.#jobs.values()]).catch((error) => {
       this.#parts.log.error("start", `what an earlier server left cannot be looked for: ${errorText(error)}`);
-    }).finally(() => {
-      this.#cleared = true;
-      this.#lookAgain();
     });
     this.#cancelFigures = this.#environment.clock.every(BOUNDED_MS, () => {
       const bounded = [...this.#jobs.values()].some(({ config }) => config.values["max-memory"] !== null);
@@ -85,41 +83,58 @@ export class Supervisor {
     });
   }
 
-  /**
-   * Ends processes that an earlier server of this config has left: all that carry its name and that nobody took over.
-   * One look at all processes of the machine, as there may be many jobs.
-   */
-  async #clear(): Promise<void> {
+  /** Also where the server is to stop already: what was left is ended then. */
+  async #begin(jobs: readonly Job[]): Promise<void> {
+    const records = await Promise.all(
+      jobs.map((job) => readRecord(this.#environment, job.config.stateFile, job.log)),
+    );
+    await this.#openPipes(jobs);
+    for (const job of jobs) this.#clearing.add(job);
+    const waiting = jobs.map(async (job, i) => {
+      const record = records[i];
+      if (record !== null && await job.takeOver(record)) return;
+      await job.clear(record);
+    });
+    if (!this.#stopping) { for (const job of jobs) job.resume(); }
+    await Promise.all([
+      this.#clearUnknown(),
+      ...waiting.map(async (done, i) => {
+        await done;
+        this.#clearing.delete(jobs[i]);
+        this.#lookAgain();
+      }),
+    ]);
+  }
+
+  /** Ends processes of jobs that this config does not have any more: an earlier server of it has left them. */
+  async #clearUnknown(): Promise<void> {
     const jobs = [...this.#jobs.values()];
     if (jobs.length === 0) return;
-    const config = jobs[0].config.environment.CC_CONFIG;
     const { processes } = this.#environment;
-    const sessions = new Set(
-      jobs.flatMap(({ pid }) => pid === null ? [] : processes.look(pid)?.session ?? []),
-    );
+    const { CC_CONFIG: config, CC_JOB_CHAIN: own } = jobs[0].config.environment;
+    const known = new Set(jobs.map((job) => job.config.pidfile));
+    // As long as the chain of this server's own jobs: those of servers that are jobs here have longer ones.
+    const length = own.split("\n").length;
     const names = new Set<string>();
-    const signals = new Map(jobs.map(({ config: { pidfile, stopSignal } }) => [pidfile, stopSignal]));
-    const first = new Map<number, SignalName>();
-    const left = await carriersOf(this.#environment, "CC_JOB_PIDFILE", (pidfile, { pid, session }) => {
-      if (sessions.has(session)) return false;
-      if (!signals.has(pidfile) && processes.environmentOf(pid, "CC_CONFIG") !== config) return false;
-      names.add(processes.environmentOf(pid, "CC_JOB") ?? pidfile);
-      first.set(pid, signals.get(pidfile) ?? "SIGINT");
-      return true;
-    });
-    if (left.length === 0) return;
-    this.#parts.log.warn(
-      "start",
-      `an earlier server left ${counted(left.length, "process", "processes")} of ${
-        [...names].join(", ")
-      }: ending ` +
-        (left.length === 1 ? "it" : "them"),
-    );
-    const stay = await endAll(
-      this.#environment,
-      left,
-      [({ pid }) => first.get(pid)!, "SIGTERM", "SIGKILL"],
+    const stay = await this.#scanner.end(
+      ({ pid }, chain) => {
+        const [pidfile] = chain().slice(length - 1);
+        if (chain().length !== length || known.has(pidfile)) return false;
+        if (processes.environmentOf(pid, "CC_CONFIG") !== config) return false;
+        names.add(processes.environmentOf(pid, "CC_JOB") ?? pidfile);
+        return true;
+      },
+      ["SIGINT", "SIGTERM", "SIGKILL"],
       STRAY_WAIT_MS,
+      (targets) => {
+        this.#parts.log.warn(
+          "start",
+          `an earlier server left ${counted(targets.length, "process", "processes")} of ${
+            [...names].join(", ")
+          }, ` +
+            `which the config does not have any more: ending ${targets.length === 1 ? "it" : "them"}`,
+        );
+      },
     );
     for (const { pid } of stay) {
       this.#parts.log.error("start", `process ${pid} does not end, by SIGKILL either`);
@@ -138,6 +153,18 @@ export class Supervisor {
         before.delete(config.name);
       } else fresh.push(this.#add(config));
     }
+    const tell = (what: string, names: string[]) => {
+      if (names.length > 0) this.#parts.log.info("reload", `daemons ${what}: ${names.join(", ")}`);
+    };
+    tell(
+      "added",
+      fresh.filter(({ config: { name } }) => !before.has(name)).map(({ config: { name } }) => name),
+    );
+    tell(
+      "changed",
+      fresh.filter(({ config: { name } }) => before.has(name)).map(({ config: { name } }) => name),
+    );
+    tell("removed", [...before.keys()].filter((name) => !this.#jobs.has(name)));
     for (const job of before.values()) this.#leaving.add(job);
     for (const job of before.values()) {
       void this.#stop(job).then(() => job.dispose()).finally(() => {
@@ -154,6 +181,7 @@ export class Supervisor {
       environment: this.#environment,
       log: this.#parts.log,
       gate: this.#gate,
+      scanner: this.#scanner,
       output: this.#output,
       openPipe: (path) => this.#openPipe(path),
       route: (job, line) => this.#route(job, line),
@@ -183,14 +211,17 @@ export class Supervisor {
     return pipe;
   }
 
-  #waitsFor(config: JobConfig): string | null {
-    if (!this.#cleared) return "looking for what an earlier server left";
-    const { pidfile, values } = config;
-    if ([...this.#leaving].some((job) => job.config.pidfile === pidfile)) {
+  #waitsFor({ name, pidfile, values }: JobConfig): string | null {
+    const mine = this.#jobs.get(name);
+    if (mine !== undefined && this.#clearing.has(mine)) return "what an earlier server left of it still ends";
+    if ([...this.#leaving].some(({ config: old }) => old.name === name || old.pidfile === pidfile)) {
       return "its process of before still ends";
     }
-    const missing = values.after.find((other) => this.#jobs.get(other)?.state !== "running");
-    return missing === undefined ? null : `waits for ${missing}`;
+    const missing = values.after.map((other) => this.#jobs.get(other)).filter((job) =>
+      job?.state !== "running"
+    );
+    if (missing.length === 0) return null;
+    return `waits for ${missing.map((job) => `${job?.config.name}, which is ${job?.state}`).join(", ")}`;
   }
 
   /** A job's state has changed: others may wait for that. Told after what runs now. */
@@ -199,7 +230,7 @@ export class Supervisor {
     this.#looksAgain = true;
     this.#environment.clock.soon(() => {
       this.#looksAgain = false;
-      for (const job of this.#jobs.values()) if (job.state === "starting" && job.pid === null) job.look();
+      for (const job of this.#jobs.values()) if (job.state === "starting") job.look();
     });
   }
 
@@ -220,16 +251,19 @@ export class Supervisor {
   /** Milliseconds that {@link stop} may take. */
   get stopMs(): number {
     const jobs = [...this.#jobs.values(), ...this.#leaving];
-    return longestStopMs(jobs, (job) => job.stopMs, (job) => this.#behind(job));
+    const clearing = Math.max(0, ...[...this.#clearing].map(({ config }) => stopMsOf(config.values)));
+    return clearing + longestStopMs(jobs, (job) => job.stopMs, (job) => this.#behind(job)) +
+      (this.#clearing.size > 0 ? 3 * STRAY_WAIT_MS : 0);
   }
 
   /** Ends all jobs, side by side but in the reverse of `after`. */
   async stop(): Promise<void> {
     this.#stopping = true;
     this.#cancelFigures();
+    // A job that is still to be taken over is ended then.
+    await this.#beginning;
     const jobs = [...this.#jobs.values()];
     await Promise.all([...jobs, ...this.#leaving].map((job) => this.#stop(job)));
-    await this.#clearing;
     await Promise.all(jobs.map((job) => job.dispose()));
     for (const pipe of this.#pipes.values()) if (!(pipe instanceof CCError)) pipe.close();
   }
@@ -254,13 +288,17 @@ export class Supervisor {
    * @throws {CCError} `unknown-job`, `unknown-action`.
    */
   async act(action: string, names: readonly string[]): Promise<JobView[]> {
+    if (this.#stopping) throw new CCError("stopped", "the server is stopping, and its jobs with it");
     const jobs = names.map((name) => this.#named(name));
+    for (const { log } of jobs) log.info("control", `an operator asks: ${action}`);
     switch (action) {
       case "start":
         for (const job of jobs) job.start();
+        await Promise.all(jobs.map((job) => this.#started(job)));
         break;
       case "restart":
         for (const job of jobs) job.restart();
+        await Promise.all(jobs.map((job) => this.#started(job)));
         break;
       case "stop":
         await Promise.all(jobs.map((job) => job.stop()));
@@ -271,12 +309,21 @@ export class Supervisor {
     return await this.view(jobs.map(({ config }) => config.name));
   }
 
+  /** Waits until it runs, or has ended, so long as it needs for that. */
+  async #started(job: Job): Promise<void> {
+    const { clock } = this.#environment;
+    const until = clock.now() + job.stopMs + job.config.values["start-seconds"] * 1000 + START_EXTRA_MS;
+    do await new Promise<void>((resolve) => void clock.after(START_LOOK_MS, resolve)); while (
+      !job.settled && clock.now() < until
+    );
+  }
+
   #named(name: string): Job {
     const job = this.#jobs.get(name) ?? this.#jobs.get(`d:${name}`);
     if (job !== undefined) return job;
     throw new CCError(
       "unknown-job",
-      `there is no job "${name}"${didYouMean(name, [...this.#jobs.keys()].map((known) => known.slice(2)))}`,
+      `there is no job "${name}": there are ${[...this.#jobs.keys()].join(", ")}`,
     );
   }
 
@@ -294,7 +341,7 @@ export class Supervisor {
       if (session !== undefined) jobs.set(session, job);
     }
     if (jobs.size > 0) {
-      await eachProcess(this.#environment, ({ session, cpuSeconds, residentBytes }) => {
+      await this.#scanner.each(({ session, cpuSeconds, residentBytes }) => {
         if (!jobs.has(session)) return;
         const sum = sums.get(session) ?? { cpuSeconds: 0, memoryBytes: 0 };
         sum.cpuSeconds += cpuSeconds;

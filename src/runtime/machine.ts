@@ -109,6 +109,7 @@ function childSeconds(): [number, number] {
 
 const PROCESSES: Processes = {
   ...OTHERS,
+  isRoot: process.geteuid?.() === 0,
   get env() {
     return { ...process.env } as Record<string, string>;
   },

@@ -1,6 +1,6 @@
 /** Processes of the machine, by `node:child_process` and `/proc`: the same on all runtimes. */
 import { type ChildProcess, spawn as spawnProcess } from "node:child_process";
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, statSync } from "node:fs";
 import process from "node:process";
 import type { Child, Exit, Processes, ProcessInfo } from "../contracts/environment.ts";
 import { CCError, codeOf, systemError } from "../errors.ts";
@@ -9,7 +9,7 @@ import { CCError, codeOf, systemError } from "../errors.ts";
 export const TICKS = 100;
 
 /** What {@link Processes} has about other processes. Where there is no `/proc`, it sees none. */
-export const OTHERS: Pick<Processes, "spawn" | "signal" | "look" | "list" | "environmentOf"> = {
+export const OTHERS: Pick<Processes, "spawn" | "signal" | "look" | "userOf" | "list" | "environmentOf"> = {
   spawn(command, { cwd, env, output }) {
     const taken = typeof output === "function";
     const to = taken ? "ignore" : output ?? "ignore";
@@ -50,6 +50,10 @@ export const OTHERS: Pick<Processes, "spawn" | "signal" | "look" | "list" | "env
   },
 
   look,
+
+  userOf(pid) {
+    return statSync(`/proc/${pid}`, { throwIfNoEntry: false })?.uid ?? null;
+  },
 
   *list() {
     for (const name of pids()) {

@@ -169,6 +169,16 @@ export class Host {
     if (this.#ending === null) this.#state = "running";
   }
 
+  /** The server listens, and what this handler replaces has ended. */
+  listening(): void {
+    if (this.#state !== "running") return;
+    try {
+      this.#handler?.listening?.();
+    } catch (error) {
+      this.#guard.failed("listening", error);
+    }
+  }
+
   /** Can it take other options while it runs? */
   get reconfigurable(): boolean {
     return this.#state === "running" && this.#handler?.reconfigure !== undefined;

@@ -259,6 +259,7 @@ export class Server {
     unlessStopped();
     await this.#observer?.started();
     unlessStopped();
+    for (const host of hosts.values()) host.listening();
   }
 
   /**
@@ -284,6 +285,7 @@ export class Server {
       makeHost: (name, config) => this.#makeHost(name, config),
       startHost: (host) => startHost(host, this.#stop.signal),
     });
+    const before = this.#generation.hosts;
     const generation = await reload.prepare();
     if (generation === null) return reload.changes;
     this.#generation = generation;
@@ -294,6 +296,7 @@ export class Server {
     reload.tell();
     this.#leaving = reload.ended;
     await reload.endOthers();
+    for (const host of generation.hosts.values()) if (before.get(host.name) !== host) host.listening();
     this.#leaving = [];
     this.#rememberDrops(reload.ended);
     return reload.changes;

@@ -565,6 +565,7 @@ export class World {
         onUncaught: () => () => {},
         setNonBlocking: () => false,
         serviceManager: { hearsUs: false, notify: () => false, monotonicMicros: () => null },
+        isRoot: false,
         env: {},
         bootId: "",
         spawn: () => ({
@@ -574,6 +575,7 @@ export class World {
         }),
         signal: () => false,
         look: () => null,
+        userOf: () => null,
         list: () => [],
         environmentOf: () => null,
       },
