@@ -21,8 +21,8 @@ import {
   secondsFor,
   SEED,
   seeded,
+  SLOW_TARGETS,
   type Target,
-  TARGETS,
   tempFolder,
   until,
 } from "./helpers/env.ts";
@@ -366,7 +366,7 @@ ping = ${variant % 2 === 1 ? "yes" : "no"}
   }
 }
 
-for (const target of TARGETS) {
+for (const target of SLOW_TARGETS) {
   test(`${target.name}: in chains of servers that stop, reload, pause and break off, every message is accounted for`, async () => {
     let seed = freshSeed();
     const until = performance.now() + secondsFor(10) * 1000;

@@ -5,7 +5,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
-import { TARGETS, tempFolder } from "./helpers/env.ts";
+import { SLOW_TARGETS, tempFolder } from "./helpers/env.ts";
 import { ServerProcess } from "./helpers/process.ts";
 import { message, RawPeer } from "./helpers/raw.ts";
 
@@ -83,7 +83,7 @@ function longest({ socket }: RawPeer, ms: number): Promise<number> {
 /** The second of the shortest: what holds up each window shows in it, and what else this machine does mostly not. */
 const calm = (numbers: number[]) => [...numbers].sort((a, b) => a - b)[1];
 
-for (const target of TARGETS) {
+for (const target of SLOW_TARGETS) {
   const on = target.name;
 
   test(`${on}: a chunk of messages that a handler takes its time for holds no message up for ${DEAR_MAX_MS} ms`, async () => {

@@ -1,13 +1,15 @@
 /** Jobs of a server, as processes: started, watched, taken over, and ended, and never the wrong process. */
 import assert from "node:assert/strict";
 import { spawn, spawnSync } from "node:child_process";
-import { chmodSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
+import { ControlClient } from "../src/commands/control_client.ts";
+import { codeOf } from "../src/errors.ts";
 import { MACHINE } from "../src/runtime/machine.ts";
-import { skipFor, TARGETS, tempFolder, until } from "./helpers/env.ts";
-import { run } from "./helpers/process.ts";
+import { ROOT, skipFor, TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { run, ServerProcess } from "./helpers/process.ts";
 import { carriers, isGone, jobsConfig, JobServer, textOf, untilGone } from "./helpers/jobs.ts";
 
 /** One job, with these options. */
@@ -463,6 +465,172 @@ for (const target of TARGETS) {
     await server.stop();
     assert.deepEqual(carriers(path), []);
   });
+
+  test(on("a second server on the same config touches nothing of the first one's jobs"), async () => {
+    using folder = tempFolder();
+    const { path } = folder;
+    const text = jobsConfig(path, ["d:one"], one(`command = sleep 1000\npidfile = ${path}/one.pid`))
+      .replace("tcp://127.0.0.1:*", `ipc://${path}/cc.sock`).replace(/^pidfile = .*$/m, "");
+    writeFileSync(join(path, "test.ini"), text);
+    await using server = new ServerProcess(target, [join(path, "test.ini")]);
+    await until("the job", () => textOf(join(path, "one.pid")) !== "");
+    const pid = Number(textOf(join(path, "one.pid")));
+    const second = await run([join(path, "test.ini")], target);
+    assert.equal(second.code, 69, second.output);
+    assert.ok(!isGone(pid));
+    assert.equal(textOf(join(path, "one.pid")), String(pid));
+    assert.equal((await server.stop()).code, 0);
+    assert.ok(isGone(pid));
+  });
+
+  test(on("a stop in the middle of a start ends what an earlier server left"), async () => {
+    using folder = tempFolder();
+    const { path } = folder;
+    const names = Array.from({ length: 8 }, (_, i) => `d:j${i}`);
+    const text = jobsConfig(
+      path,
+      names,
+      names.map((name) => `[${name}]\ncommand = sleep 1000\nstart-seconds = 0.1\n`).join(""),
+    );
+    for (const delayMs of [0, 20]) {
+      const server = await JobServer.start(path, target, text);
+      for (const name of names) await server.running(name);
+      await server.kill();
+      assert.equal(carriers(path).length, 8);
+      await using next = new ServerProcess(target, [join(path, "test.ini")]);
+      await next.until(/pidfile \S+ was stale/);
+      await new Promise((resolve) => setTimeout(resolve, delayMs));
+      const { code } = await next.stop();
+      assert.equal(code, 0, next.output);
+      // One that was stopped before it listened has not touched them: the next one does.
+      if (!next.output.includes("listening on")) {
+        const last = await JobServer.start(path, target, text);
+        await last.stop();
+      }
+      assert.deepEqual(carriers(path), [], `${delayMs} ms: ${next.output}`);
+    }
+  });
+
+  test(
+    on("operators who race each other, and one who is too late: nobody hangs, nothing runs twice"),
+    async () => {
+      using folder = tempFolder();
+      const { path } = folder;
+      const slow = `trap 'sleep 0.3; exit 0' INT TERM; while :; do sleep 0.02; done`;
+      const text = jobsConfig(path, ["d:one"], one(`command = ${slow.replaceAll("; ", ";")}\nshell = yes`));
+      await using server = await JobServer.start(path, target, text);
+      await server.running("d:one");
+      const ask = async (action: string): Promise<unknown> => {
+        const client = await ControlClient.connect(join(path, "test.ctl"), MACHINE.clock);
+        try {
+          return await client.ask("job", { action, names: ["one"] }, 30_000);
+        } catch (error) {
+          // Those who have just left may still count.
+          if (codeOf(error) === "busy") return await ask(action);
+          throw error;
+        } finally {
+          client.close();
+        }
+      };
+      for (let round = 0; round < 3; round++) {
+        await Promise.all(["stop", "start", "restart", "stop", "start"].map(ask));
+        await server.until("d:one", ({ state }) => state === "running" || state === "stopped");
+      }
+      await server.act("start", "one");
+      const pid = await server.running("d:one");
+      await until("one process and what it waits for", () => carriers(path).length <= 2);
+      process.kill(server.process.pid, "SIGTERM");
+      await server.process.until(/SIGTERM: stopping/);
+      await assert.rejects(ask("start"), /the server is stopping/);
+      assert.equal((await server.process.exited).code, 0);
+      assert.ok(isGone(pid));
+      assert.deepEqual(carriers(path), []);
+    },
+  );
+
+  test(
+    on("what forks while it is ended, and what has emptied its environment, is ended all the same"),
+    async () => {
+      using folder = tempFolder();
+      const { path } = folder;
+      writeFileSync(join(path, "fork.sh"), "trap '' TERM INT\nwhile :; do sleep 0.05; done\n");
+      const text = jobsConfig(
+        path,
+        ["d:forks", "d:empty"],
+        `[d:forks]\ncommand = setsid sh ${path}/fork.sh & exec sleep 1000\nshell = yes\nstart-seconds = 0.1\nstop-wait = 0.3\n` +
+          `[d:empty]\ncommand = env -i sh -c 'sleep 10${process.pid} & exec sleep 20${process.pid}'\nstop-signal = TERM\nstop-wait = 0.3\nstart-seconds = 0.1\n`,
+      );
+      const sleepers = () =>
+        [...MACHINE.processes.list()].filter(({ pid }) =>
+          new RegExp(`^sleep\\0[12]0${process.pid}\\0$`).test(textOf(`/proc/${pid}/cmdline`))
+        ).map(({ pid }) => pid);
+      await using server = await JobServer.start(path, target, text);
+      await server.running("d:forks");
+      const leader = await server.running("d:empty");
+      await until("both", () => sleepers().length === 2);
+      await server.kill();
+      process.kill(leader, "SIGKILL");
+      await untilGone(leader);
+      await using next = await JobServer.start(
+        path,
+        target,
+        text.replace(
+          "start-seconds = 0.1\nstop-wait = 0.3",
+          "start-seconds = 0.2\nstop-wait = 0.3\nstop-signal = TERM",
+        ),
+      );
+      await next.running("d:forks");
+      await next.running("d:empty");
+      await until("one of each", () => sleepers().length === 2);
+      const third = text.replace("[d:empty]\n", "[d:empty]\nnice = 1\n");
+      await next.kill();
+      await using last = await JobServer.start(path, target, third);
+      await last.running("d:empty");
+      await until("one of each, with other options", () => sleepers().length === 2);
+      await last.stop();
+      assert.deepEqual(sleepers(), []);
+      assert.deepEqual(carriers(path), []);
+    },
+  );
+
+  test(
+    on(
+      "a helper that a job started in a session of its own lives on with it; a server as a job leaves nothing",
+    ),
+    async () => {
+      using folder = tempFolder();
+      const { path } = folder;
+      mkdirSync(join(path, "inner"));
+      const inner = jobsConfig(
+        join(path, "inner"),
+        ["d:deaf"],
+        `[d:deaf]\ncommand = trap '' INT TERM; while :; do sleep 0.1; done\nshell = yes\nstart-seconds = 0.1\n`
+          .replaceAll("; ", ";"),
+      );
+      writeFileSync(join(path, "inner", "inner.ini"), inner);
+      const text = jobsConfig(
+        path,
+        ["d:helped", "d:inner"],
+        `[d:helped]\ncommand = sh -c 'setsid sleep 1000 & exec sleep 1001'\nstop-signal = TERM\nstart-seconds = 0.1\n` +
+          `[d:inner]\ncommand = ${[...target.command, join(path, "inner", "inner.ini")].join(" ")}\n` +
+          `cwd = ${ROOT}\nstop-wait = 1\nstart-seconds = 0.1\n`,
+      );
+      await using server = await JobServer.start(path, target, text);
+      const helped = await server.running("d:helped");
+      await until("the helper", () => carriers(path).length >= 5, 20_000);
+      const own = () =>
+        carriers(path).filter((pid) => MACHINE.processes.environmentOf(pid, "CC_JOB") === "test.d:helped");
+      await until("both of them", () => own().length === 2);
+      const before = own();
+      await server.kill();
+      await using next = await JobServer.start(path, target, null);
+      assert.equal(await next.running("d:helped"), helped);
+      await next.until("d:inner", ({ state }) => state === "running");
+      assert.deepEqual(own(), before);
+      await next.stop();
+      assert.deepEqual(carriers(path), []);
+    },
+  );
 
   test(on("max-memory: one that takes more is restarted"), async () => {
     using folder = tempFolder();

@@ -27,6 +27,8 @@ const ALL: Record<string, Target> = {
 export const TARGETS: Target[] = (RUNTIME === "bun" ? ["bun", "binary"] : [RUNTIME]).map((name) => ALL[name]);
 /** The one that most tests use. */
 export const TARGET: Target = TARGETS[TARGETS.length - 1];
+/** For tests that take long: the binary and Bun are one runtime. */
+export const SLOW_TARGETS: Target[] = [TARGET];
 
 for (const { command } of TARGETS) {
   const built = command[command.length - 1];
