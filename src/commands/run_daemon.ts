@@ -23,6 +23,8 @@ import { defineCommand, LOG_FLAGS } from "./define.ts";
 import { EXIT, Exit, UsageError } from "./exit.ts";
 import { levelOf } from "./serve.ts";
 
+/** The server is waited for so long at the start. */
+const READY_MS = 1000;
 /** What is queued has so long when the daemon ends, and the daemon's work too. */
 const LINGER_MS = 2000;
 const STOP_MAX_MS = 8000;
@@ -121,6 +123,8 @@ class DaemonRun {
       log.logger.info("reload", "SIGHUP: the options have changed");
       this.#work.abort();
     });
+    // Its first lines go to the server too, where that is there.
+    await client.ready({ timeoutMs: READY_MS, signal: this.#end.signal }).catch(() => {/* it goes on without */});
     log.logger.info("start", `${definition.name} runs, process ${host.pid}`);
     try {
       while (!this.#end.signal.aborted) await this.#once(name, options, client, log.logger);
