@@ -30,6 +30,9 @@ export const TYPE_UNUSED_MS: number = 15 * 60_000;
 /** Counters that handlers add to the statistics; the rest share one. A handler of one's own may name them as it likes. */
 export const COUNTERS_MAX = 1000;
 
+/** Gauges of all handlers together: five for each of the most daemons, and more. */
+export const GAUGES_MAX = 10_000;
+
 /** Bytes of a body that is parsed as JSON, where its reader asks for no more: those of built-in types have a few hundred. */
 export const BODY_DEFAULT_MAX_BYTES = 64 * 1024;
 

@@ -153,7 +153,7 @@ for (const target of TARGETS) {
       );
       return await run([ini], target);
     };
-    const missing = join(folder.path, "none", "cc.info");
+    const missing = join(folder.path, "none", "none", "cc.info");
     const { code, output } = await start(missing);
     assert.equal(code, 69, output);
     assert.match(

@@ -6,7 +6,7 @@ import { controlSocketOf } from "../config/server_options.ts";
 import { placeOf } from "../config/reader.ts";
 import type { Clock } from "../contracts/environment.ts";
 import type { Program } from "../contracts/command.ts";
-import type { JobAction, JobState, JobView } from "../contracts/jobs.ts";
+import type { JobAction, JobView } from "../contracts/jobs.ts";
 import { CONTROL_ANSWER_MAX_MS } from "../limits.ts";
 import { printable } from "../text.ts";
 import type { Configs } from "./config.ts";
@@ -15,8 +15,6 @@ import { defineCommand } from "./define.ts";
 import { EXIT, Exit, UsageError } from "./exit.ts";
 
 const ACTIONS: readonly string[] = ["start", "stop", "restart"] satisfies JobAction[];
-/** What a job that was started should not be. */
-const NOT_RUNNING: readonly JobState[] = ["backoff", "failed", "stopped"];
 /** How long the list of jobs may take. */
 const LIST_MAX_MS = 10_000;
 /** What an action may take longer than the server gives it. */
@@ -45,7 +43,7 @@ export const jobs = (configs: () => Configs) =>
           : await asking.act(action, names.map((name) => name.startsWith("d:") ? name : `d:${name}`));
         show(found, flags.json, program);
         const wanted = action === "start" || action === "restart";
-        return wanted && found.some(({ state }) => NOT_RUNNING.includes(state)) ? EXIT.failed : EXIT.ok;
+        return wanted && found.some(({ state }) => state !== "running") ? EXIT.failed : EXIT.ok;
       } finally {
         asking.close();
       }

@@ -124,7 +124,9 @@ class DaemonRun {
       this.#work.abort();
     });
     // Its first lines go to the server too, where that is there.
-    await client.ready({ timeoutMs: READY_MS, signal: this.#end.signal }).catch(() => {/* it goes on without */});
+    await client.ready({ timeoutMs: READY_MS, signal: this.#end.signal }).catch(
+      () => {/* it goes on without */},
+    );
     log.logger.info("start", `${definition.name} runs, process ${host.pid}`);
     try {
       while (!this.#end.signal.aborted) await this.#once(name, options, client, log.logger);

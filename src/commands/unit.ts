@@ -44,13 +44,12 @@ function unitText(config: ServerConfig, host: Host, { self, serviceManager }: Pr
   const jobs = jobsOf(config);
   const capabilities = [
     ...(lowPort ? ["CAP_NET_BIND_SERVICE"] : []),
-    ...(jobs.some(({ user, group }) => user !== null || group !== null)
-      ? ["CAP_SETUID", "CAP_SETGID", "CAP_KILL"]
-      : []),
-    ...(jobs.some(({ nice }) => nice !== null && nice < 0) ? ["CAP_SYS_NICE"] : []),
   ].join(" ");
   const stopSeconds = Math.ceil((config.options.zmq_linger + jobsStopMs(config)) / 1000) + 10;
   // What a daemon may do is not known here: only what the server itself can live with is kept from it.
+  const asRoot = jobs.some(({ user, group, nice }) =>
+    user !== null || group !== null || nice !== null && nice < 0
+  );
   const forServer = (line: string) =>
     jobs.length === 0 ? line : `# Not with daemons, which may need it: ${line}`;
   return `# Made by "ccserver --unit ${printable(config.file)}". A new config may need a new unit.
@@ -83,7 +82,7 @@ Restart=on-failure
 RestartSec=1
 # A config that is wrong, or a wrong command line, is not mended by starting again.
 RestartPreventExitStatus=64 78
-${userLines(folders)}
+${asRoot ? "# To run daemons as other users.\nUser=root" : userLines(folders)}
 
 ${forServer("NoNewPrivileges=yes")}
 ${

@@ -278,6 +278,7 @@ class Reader {
       const handler = this.#readHandler(section, options);
       if (handler !== null) handlers.set(section.name, handler);
     }
+    this.#checkSingle(handlers);
     this.#checkSections(handlers);
     const routes = this.#readRoutes(ini.sections.get("routes"), server.line);
     this.#checkEdges(handlers);
@@ -300,6 +301,18 @@ class Reader {
       lines: linesOf(ini, server),
       warnings: diagnostics.sorted,
     };
+  }
+
+  #checkSingle(handlers: ReadonlyMap<string, HandlerConfig>): void {
+    const first = new Map<AnyHandlerDefinition, string>();
+    for (const { name, definition, line } of handlers.values()) {
+      const other = first.get(definition);
+      if (other === undefined) first.set(definition, name);
+      else if (definition.single) {
+        const what = `a config has one handler ${definition.name} at most`;
+        this.#diagnostics.add(line, `[${name}]: ${what}, and [${other}] is it`);
+      }
+    }
   }
 
   /** Whatever nobody reads is told: a section that seems to work, and does not, is worse than none. */

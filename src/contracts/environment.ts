@@ -103,6 +103,8 @@ export interface Files {
    * @throws {CCError} With the system's code.
    */
   remove(path: string): Promise<void>;
+  /** The user that a file belongs to; null: there is none, or it is no plain file. A link is none. */
+  ownerOf(path: string): Promise<number | null>;
   /**
    * Makes a folder where there is none; its parent must be there.
    *
@@ -159,8 +161,8 @@ export interface Processes {
   setNonBlocking(fd: number): boolean;
   /** Who started it, where that is systemd. */
   readonly serviceManager: ServiceManager;
-  /** May this process become another user? */
-  readonly isRoot: boolean;
+  /** The user that this process runs as, 0 is root; null: unknown. */
+  readonly user: number | null;
   /** The environment of this process. */
   readonly env: Readonly<Record<string, string>>;
   /** Another one at each start of the machine; empty where it cannot be read. */

@@ -126,6 +126,8 @@ export interface HandlerDefinition<O extends Options = Options, B = never> {
     server: ServerFacts,
     name: string,
   ): readonly Finding[];
+  /** A config has at most one of it. */
+  readonly single?: boolean;
   /** It runs even where no route leads to it. */
   readonly runsAlone?: boolean;
   /** Messages under way at once; default 100, and never more than 64 MiB of them. */

@@ -17,6 +17,7 @@ export const jobmgr = defineHandler({
     options: (own) => jobOptionsFor(own, (module) => daemonOf(module)?.options),
     inherits: ["pidfile"],
   }],
+  single: true,
   runsAlone: true,
   check: (options, sections, server, name) =>
     checkJobs(options, sections, server, name, (module) => daemonOf(module) !== undefined),

@@ -17,8 +17,10 @@ export interface JobConfig {
   readonly kind: "command" | "script" | "module";
   /** The program and its arguments, before the wrapper that sets limits. */
   readonly argv: readonly string[];
-  /** Of its own, beside the server's. */
+  /** What its section sets, beside the server's own. */
   readonly environment: Readonly<Record<string, string>>;
+  /** What tells it whose it is. */
+  readonly facts: Readonly<Record<string, string>>;
   readonly values: JobValues;
   readonly stopSignal: SignalName;
   /** An absolute path. */
@@ -86,8 +88,8 @@ export function jobConfigOf(
     fullName,
     kind,
     argv,
-    environment: {
-      ...values.environment,
+    environment: values.environment,
+    facts: {
       CC_JOB: fullName,
       CC_JOB_PIDFILE: pidfile,
       CC_JOB_CHAIN: chain === "" ? pidfile : `${chain}\n${pidfile}`,
@@ -102,7 +104,9 @@ export function jobConfigOf(
     stateFile,
     outputFile,
     // A digest, as the values may hold secrets.
-    fingerprint: createHash("sha256").update(JSON.stringify([argv, values, pidfile])).digest("hex"),
+    fingerprint: createHash("sha256").update(JSON.stringify([argv, values, pidfile, server.socket])).digest(
+      "hex",
+    ),
   };
 }
 

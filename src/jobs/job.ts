@@ -34,17 +34,26 @@ import type { Gate } from "./gate.ts";
 import { LineReader, type OutputReader } from "./output.ts";
 import { isSame, type Scanner, send } from "./processes.ts";
 import { type JobRecord, writeRecord } from "./state_file.ts";
-import { NO_FOLDER, NO_USER, NOT_EXECUTABLE, NOT_FOUND, wrapped } from "./wrapper.ts";
+import { environmentOf, NO_FOLDER, NO_USER, NOT_EXECUTABLE, NOT_FOUND, wrapped } from "./wrapper.ts";
 
 /** One that ends at once is not started more often than this, whatever its formula says. */
 const RESTART_LEAST_MS = 1000;
+/** One that has not lived so long has ended at once, though start-seconds be 0. */
+const AT_ONCE_MS = 100;
 /** How often a process that is not our child is looked at, and a script's pidfile. */
 const LOOK_MS = 1000;
 const SCRIPT_LOOK_MS = 20;
 const GONE_LOOK_MS = 20;
 const WELL = "exit code 0";
 /** Variables of the server's own that are not for its jobs. */
-const NOT_INHERITED = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_FDS", "LISTEN_PID"];
+const NOT_INHERITED = [
+  "NOTIFY_SOCKET",
+  "WATCHDOG_PID",
+  "WATCHDOG_USEC",
+  "LISTEN_FDS",
+  "LISTEN_FDNAMES",
+  "LISTEN_PID",
+];
 
 /** What a job needs of its supervisor. */
 export interface JobParts {
@@ -99,8 +108,6 @@ export class Job {
   #starts = 0;
   #restarts = 0;
   #launched = false;
-  /** Whom its process belongs to. */
-  #user: number | null = null;
   /** Should it run? A job that has ended for good should, if nobody has stopped it. */
   #should = false;
   /** Does its loop go on? */
@@ -113,6 +120,7 @@ export class Job {
   #current: Running | null = null;
   /** It has not lived for start-seconds. */
   #endedEarly = false;
+  #livedMs = 0;
   #lines: LineReader;
   #reading: { drain(): void; end(): void } | null = null;
   #pipe: Pipe | null = null;
@@ -187,9 +195,14 @@ export class Job {
     return !this.#again && this.#state !== "starting" && this.#state !== "stopping";
   }
 
+  /** Is it to run? */
+  get wanted(): boolean {
+    return this.#wanted;
+  }
+
   /** Milliseconds that ending it may take. */
   get stopMs(): number {
-    return this.#loop === null ? 0 : stopMsOf(this.config.values);
+    return this.#loop === null && this.#current === null ? 0 : stopMsOf(this.config.values);
   }
 
   /** It runs from now on; what was taken over goes on. */
@@ -202,7 +215,7 @@ export class Job {
   start(): void {
     this.#should = true;
     // One that waits starts at once, one that is being ended as soon as it has.
-    const waits = this.#state === "backoff" || !this.#wanted;
+    const waits = this.#state === "backoff" || this.#state === "stopping" || !this.#wanted;
     if (this.#loop !== null && !waits) return;
     this.#wanted = true;
     this.#again = this.#loop !== null;
@@ -295,6 +308,7 @@ export class Job {
       const waits = this.#current === null ? this.#parts.waitsFor(this.config) : null;
       if (waits !== null) {
         this.#set("starting", waits);
+        this.#again = false;
         await this.#sleep(Infinity);
         continue;
       }
@@ -314,6 +328,8 @@ export class Job {
   }
 
   async #removeFiles(): Promise<void> {
+    // They may be those of one before, which still ends.
+    if (!this.#launched) return;
     await this.#remove(this.config.stateFile);
     await this.#remove(this.config.pidfile);
   }
@@ -337,7 +353,7 @@ export class Job {
       return `restart = ${restart}: it is not started again`;
     }
     const ms = restartDelayMs(values, Math.max(1, this.#starts), this.#environment.random());
-    this.#nextMs = this.#endedEarly ? Math.max(ms, RESTART_LEAST_MS) : ms;
+    this.#nextMs = this.#endedEarly || this.#livedMs < AT_ONCE_MS ? Math.max(ms, RESTART_LEAST_MS) : ms;
     this.#until = this.#environment.clock.now() + this.#nextMs;
     return againIn(this.#nextMs);
   }
@@ -361,7 +377,7 @@ export class Job {
     this.#endedEarly = true;
     let child: Child | null;
     const { user, group } = this.config.values;
-    if ((user !== null || group !== null) && !this.#environment.processes.isRoot) {
+    if ((user !== null || group !== null) && this.#environment.processes.user !== 0) {
       this.#failed("it cannot be started: user and group need a server that runs as root");
       return;
     }
@@ -388,7 +404,6 @@ export class Job {
       this.#wakeUp();
     });
     this.#current = running;
-    this.#user = this.#environment.processes.userOf(pid);
     this.log.info("start", `process ${pid}: ${this.config.argv.join(" ")}`);
     await this.#writeState(running);
     if (this.config.kind !== "script") await this.#writePidfile(pid);
@@ -408,12 +423,14 @@ export class Job {
   async #spawn(): Promise<Child | null> {
     const { processes, files, host } = this.#environment;
     const { output, logfile } = this.config.values;
-    const env = { ...processes.env, ...this.config.environment };
+    const env: Record<string, string> = { ...processes.env };
     for (const name of NOT_INHERITED) delete env[name];
+    Object.assign(env, environmentOf(this.config));
     const file = output === "file" ? await files.openAppend(logfile!) : null;
     try {
       await this.#parts.gate.enter();
       if (!this.#wanted) return null;
+      this.#again = false;
       return processes.spawn(wrapped(this.config, host.folder), {
         env,
         output: file ?? this.#pipe?.fd ?? null,
@@ -445,6 +462,11 @@ export class Job {
             continue;
           }
           if (!this.#wanted || this.#again) continue;
+          // It had stayed in the foreground all the time.
+          if (runs) {
+            await this.#ended(running, began);
+            return;
+          }
           await this.#ended(
             running,
             began,
@@ -490,8 +512,10 @@ export class Job {
       // One that was there before the script is not what it started.
       if (info !== null && info.state !== "Z" && info.started >= launcher.started) {
         const owner = processes.environmentOf(pid, "CC_JOB_PIDFILE");
-        // One that has overwritten its environment must at least be of the same user.
-        const own = owner === null ? processes.userOf(pid) === this.#user : owner === pidfile;
+        // One that has overwritten its environment must at least be of the user who wrote the pidfile.
+        const own = owner === null
+          ? processes.userOf(pid) === await files.ownerOf(pidfile)
+          : owner === pidfile;
         if (own) {
           const { started, group } = info;
           this.#current = {
@@ -520,8 +544,9 @@ export class Job {
     const { clock } = this.#environment;
     this.#reading?.drain();
     this.#lines.flush();
-    this.#lastExit = why ?? missing(running.exit, this.#endedEarly) ?? exitText(running.exit);
-    const seconds = ((clock.now() - began) / 1000).toFixed(1);
+    this.#lastExit = why ?? missing(running.exit, this.#endedEarly, this.config) ?? exitText(running.exit);
+    this.#livedMs = clock.now() - began;
+    const seconds = (this.#livedMs / 1000).toFixed(1);
     const { output, logfile } = this.config.values;
     const last = output === "file"
       ? `; its output is in ${logfile}`
@@ -541,6 +566,7 @@ export class Job {
 
   #failed(text: string): void {
     this.#lastExit = text;
+    this.#livedMs = 0;
     this.#current = null;
     this.log.warnRarely("start", "failed", `${text}; ${this.#planNext()}`);
     this.#parts.changed();
@@ -753,11 +779,13 @@ function exitText(exit: Exit | null): string {
 }
 
 /** What the shell that starts a job says by its exit code. */
-function missing(exit: Exit | null, early: boolean): string | null {
+function missing(exit: Exit | null, early: boolean, { values }: JobConfig): string | null {
   if (!early) return null;
   if (exit?.code === NOT_FOUND) return "the program is missing (exit code 127)";
   if (exit?.code === NOT_EXECUTABLE) return "the program cannot be executed (exit code 126)";
-  if (exit?.code === NO_USER) return "the user is not known (exit code 124)";
-  if (exit?.code === NO_FOLDER) return "the folder of cwd cannot be entered (exit code 125)";
+  if (exit?.code === NO_USER && values.user !== null) return "the user is not known (exit code 124)";
+  if (exit?.code === NO_FOLDER && values.cwd !== null) {
+    return "the folder of cwd cannot be entered (exit code 125)";
+  }
   return null;
 }

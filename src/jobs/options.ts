@@ -171,7 +171,7 @@ export const JOB_OPTIONS = {
     "what it is told to end by, with all its processes; then SIGTERM, then SIGKILL",
     "SIGTERM",
   ),
-  "stop-wait": option(number(0, 3600), "10", "how long each of these signals has", "30", "s"),
+  "stop-wait": option(number(0.1, 3600), "10", "how long each of these signals has", "30", "s"),
   after: option(jobNames, "", "daemons that must run before it starts, and stop after it", "d:database"),
   output: option(
     choice("log", "route", "file", "none"),

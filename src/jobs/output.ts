@@ -20,6 +20,9 @@ const SILENT_LOOKS = 10;
 /** So often what was held back is told. */
 const TELL_MS = 10_000;
 const NEWLINE = 10;
+/** One pipe is read for so long at a time, and those that were full together. */
+const READ_MS = 1;
+const HOT_MS = 2;
 /** Pipes of all jobs are read into one buffer, one after the other. */
 const READ_BYTES = 64 * 1024;
 
@@ -47,14 +50,11 @@ export class LineReader {
     this.#filledAt = clock.now();
   }
 
-  /** Lines held back that have not been told. */
-  get held(): number {
-    return this.#held;
-  }
-
   take(bytes: Uint8Array): void {
     let from = 0;
     for (;;) {
+      // What is held back is only counted: a line may be one byte.
+      if (!this.#hasRoom) from = this.#pass(bytes, from);
       const end = bytes.indexOf(NEWLINE, from);
       if (end < 0) break;
       this.#line(bytes.subarray(from, end));
@@ -99,15 +99,32 @@ export class LineReader {
     this.#sink(text);
   }
 
+  /** Counts whole lines, and returns where the last of them ends. */
+  #pass(bytes: Uint8Array, from: number): number {
+    const end = bytes.lastIndexOf(NEWLINE) + 1;
+    if (end <= from) return from;
+    let count = 0;
+    for (let at = from; at < end; at++) if (bytes[at] === NEWLINE) count++;
+    // The rest of one that was too long, and told, is not another.
+    this.#held += this.#skipping ? count - 1 : count;
+    this.#skipping = false;
+    this.#partial = EMPTY;
+    return end;
+  }
+
   /** A bucket that fills again while time passes. */
-  #allowed(): boolean {
+  get #hasRoom(): boolean {
     const now = this.#clock.now();
     this.#room = Math.min(
       JOB_LINES_BURST,
       this.#room + (now - this.#filledAt) / 1000 * JOB_LINES_PER_SECOND,
     );
     this.#filledAt = now;
-    if (this.#room < 1) return false;
+    return this.#room >= 1;
+  }
+
+  #allowed(): boolean {
+    if (!this.#hasRoom) return false;
     this.#room--;
     return true;
   }
@@ -150,6 +167,7 @@ export class OutputReader {
   readonly #buffer = new Uint8Array(READ_BYTES);
   #cancel: Cancel | null = null;
   #hot: Source[] = [];
+  #hotSoon = false;
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -186,28 +204,45 @@ export class OutputReader {
     }
   }
 
+  #lookAtHotSoon(): void {
+    if (this.#hotSoon) return;
+    this.#hotSoon = true;
+    this.#clock.after(FULL_MS, this.#lookAtHot);
+  }
+
   readonly #lookAtHot = (): void => {
+    this.#hotSoon = false;
     const hot = this.#hot;
     this.#hot = [];
-    for (const source of hot) {
+    const until = this.#clock.now() + HOT_MS;
+    for (const [i, source] of hot.entries()) {
+      if (this.#clock.now() >= until) {
+        // The others are first the next time.
+        this.#hot.unshift(...hot.slice(i));
+        break;
+      }
       source.hot = false;
       if (this.#sources.has(source)) this.#read(source);
     }
+    if (this.#hot.length > 0) this.#lookAtHotSoon();
   };
 
   /** Reads what is there, so much at most; false: nothing was. */
   #read(source: Source): boolean {
     const { pipe, lines } = source;
+    const until = this.#clock.now() + READ_MS;
     let bytes = 0;
     while (bytes < JOB_READ_MAX_BYTES) {
       const n = pipe.read(this.#buffer);
       if (n === 0) break;
       lines.take(this.#buffer.subarray(0, n));
       bytes += n;
+      if (this.#clock.now() >= until) break;
     }
     if (bytes >= FULL_BYTES && !source.hot) {
       source.hot = true;
-      if (this.#hot.push(source) === 1) this.#clock.after(FULL_MS, this.#lookAtHot);
+      this.#hot.push(source);
+      this.#lookAtHotSoon();
     }
     return bytes > 0;
   }

@@ -26,7 +26,7 @@ export type Visitor = (info: ProcessInfo, chain: () => readonly string[]) => voi
 /** Looks at all processes of the machine: once for all who ask in the meantime, some in each turn of the event loop. */
 export class Scanner {
   readonly #environment: Environment;
-  #waiting: { visit: Visitor; done: () => void }[] = [];
+  #waiting: { visit: Visitor; done: () => void; failed: (error: unknown) => void }[] = [];
   #scanning = false;
 
   constructor(environment: Environment) {
@@ -35,8 +35,8 @@ export class Scanner {
 
   /** Settles when `visit` has seen all processes that were there all the time from now on. */
   each(visit: Visitor): Promise<void> {
-    return new Promise((done) => {
-      this.#waiting.push({ visit, done });
+    return new Promise((done, failed) => {
+      this.#waiting.push({ visit, done, failed });
       if (!this.#scanning) void this.#scan();
     });
   }
@@ -55,7 +55,13 @@ export class Scanner {
           let chain: readonly string[] | null = null;
           const chainOf = () =>
             chain ??= (processes.environmentOf(info.pid, CHAIN) ?? "").split("\n").filter(Boolean);
-          for (const { visit } of visitors) visit(info, chainOf);
+          for (const visitor of visitors) {
+            try {
+              visitor.visit(info, chainOf);
+            } catch (error) {
+              visitor.failed(error);
+            }
+          }
         }
         if (clock.now() < until) continue;
         await new Promise<void>((resolve) => clock.nextTurn(resolve));

@@ -28,12 +28,19 @@ export interface JobRecord {
 
 /** Reads a state file; null: there is none, or none that can be read. */
 export async function readRecord(
-  { files }: Environment,
+  { files, processes }: Environment,
   path: string,
   log: Logger,
 ): Promise<JobRecord | null> {
   let text: string;
   try {
+    const owner = await files.ownerOf(path);
+    if (owner === null) return null;
+    // Who may write it may say which process is signalled.
+    if (owner !== processes.user) {
+      log.warn("start", `${path} is another user's: it is not used`);
+      return null;
+    }
     text = new TextDecoder().decode(await files.read(path, JOB_FILE_MAX_BYTES));
   } catch (error) {
     if (codeOf(error) !== "ENOENT") log.warn("start", errorText(error));

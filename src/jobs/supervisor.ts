@@ -44,8 +44,8 @@ export class Supervisor {
   readonly #leaving = new Set<Job>();
   readonly #lost: Counter;
   readonly #metered = new Set<string>();
-  /** Jobs of which what an earlier server left has not been ended yet. */
-  readonly #clearing = new Set<Job>();
+  /** Jobs of which what an earlier server left has not been ended yet, and when that is done. */
+  readonly #clearing = new Map<Job, Promise<void>>();
   /** The taking over and ending of what an earlier server left. */
   #beginning: Promise<void> = Promise.resolve();
   #stopping = false;
@@ -67,16 +67,22 @@ export class Supervisor {
 
   /** Takes over what an earlier server left, ends what that may not be, and starts the others. */
   start(configs: readonly JobConfig[]): void {
-    for (const config of configs) this.#add(config);
+    const jobs = configs.map((config) => this.#add(config));
     if (this.#environment.host.pid === 1) {
       this.#parts.log.warn(
         "start",
         "as process 1 nobody collects what daemons leave: start the container with --init",
       );
     }
-    this.#beginning = this.#begin([...this.#jobs.values()]).catch((error) => {
+    const begin = this.#begin(jobs).catch((error) => {
       this.#parts.log.error("start", `what an earlier server left cannot be looked for: ${errorText(error)}`);
     });
+    for (const job of jobs) {
+      this.#clearing.set(job, begin);
+      // It waits for that.
+      job.resume();
+    }
+    this.#beginning = begin;
     this.#cancelFigures = this.#environment.clock.every(BOUNDED_MS, () => {
       const bounded = [...this.#jobs.values()].some(({ config }) => config.values["max-memory"] !== null);
       if (bounded || this.#environment.clock.now() - this.#figuresAt >= TOLD_MS) void this.#lookAtFigures();
@@ -89,29 +95,23 @@ export class Supervisor {
       jobs.map((job) => readRecord(this.#environment, job.config.stateFile, job.log)),
     );
     await this.#openPipes(jobs);
-    for (const job of jobs) this.#clearing.add(job);
-    const waiting = jobs.map(async (job, i) => {
+    const unknown = this.#clearUnknown(jobs);
+    await Promise.all(jobs.map(async (job, i) => {
       const record = records[i];
-      if (record !== null && await job.takeOver(record)) return;
-      await job.clear(record);
-    });
-    if (!this.#stopping) { for (const job of jobs) job.resume(); }
-    await Promise.all([
-      this.#clearUnknown(),
-      ...waiting.map(async (done, i) => {
-        await done;
-        this.#clearing.delete(jobs[i]);
-        this.#lookAgain();
-      }),
-    ]);
+      if (record === null || !await job.takeOver(record)) await job.clear(record);
+      this.#clearing.delete(job);
+      // Somebody may have stopped it meanwhile.
+      if (!job.wanted) await job.stop();
+      this.#lookAgain();
+    }));
+    await unknown;
   }
 
   /** Ends processes of jobs that this config does not have any more: an earlier server of it has left them. */
-  async #clearUnknown(): Promise<void> {
-    const jobs = [...this.#jobs.values()];
+  async #clearUnknown(jobs: readonly Job[]): Promise<void> {
     if (jobs.length === 0) return;
     const { processes } = this.#environment;
-    const { CC_CONFIG: config, CC_JOB_CHAIN: own } = jobs[0].config.environment;
+    const { CC_CONFIG: config, CC_JOB_CHAIN: own } = jobs[0].config.facts;
     const known = new Set(jobs.map((job) => job.config.pidfile));
     // As long as the chain of this server's own jobs: those of servers that are jobs here have longer ones.
     const length = own.split("\n").length;
@@ -165,9 +165,11 @@ export class Supervisor {
       fresh.filter(({ config: { name } }) => before.has(name)).map(({ config: { name } }) => name),
     );
     tell("removed", [...before.keys()].filter((name) => !this.#jobs.has(name)));
-    for (const job of before.values()) this.#leaving.add(job);
-    for (const job of before.values()) {
-      void this.#stop(job).then(() => job.dispose()).finally(() => {
+    const left = [...before.values()];
+    for (const job of left) this.#leaving.add(job);
+    const stops = new Map<Job, Promise<void>>();
+    for (const job of left) {
+      void this.#stop(job, left, stops).then(() => job.dispose()).finally(() => {
         this.#leaving.delete(job);
         this.#lookAgain();
       });
@@ -212,6 +214,7 @@ export class Supervisor {
   }
 
   #waitsFor({ name, pidfile, values }: JobConfig): string | null {
+    if (this.#stopping) return "the server is stopping";
     const mine = this.#jobs.get(name);
     if (mine !== undefined && this.#clearing.has(mine)) return "what an earlier server left of it still ends";
     if ([...this.#leaving].some(({ config: old }) => old.name === name || old.pidfile === pidfile)) {
@@ -234,25 +237,26 @@ export class Supervisor {
     });
   }
 
-  /** Ends a job, those that run after it first. */
-  async #stop(job: Job): Promise<void> {
-    const behind = this.#behind(job).filter((other) => this.#stopping || this.#leaving.has(other));
-    await Promise.all(behind.map((other) => this.#stop(other)));
-    await job.stop();
-  }
-
-  /** Those that run after it. */
-  #behind({ config: { name } }: Job): Job[] {
-    return [...this.#jobs.values(), ...this.#leaving].filter(({ config }) =>
-      config.name !== name && config.values.after.includes(name)
-    );
+  /** Ends a job of these, those that run after it first. Jobs of one config do not wait for each other in a circle. */
+  #stop(job: Job, jobs: readonly Job[], stops: Map<Job, Promise<void>>): Promise<void> {
+    let stopped = stops.get(job);
+    if (stopped === undefined) {
+      stopped = (async () => {
+        await Promise.all(behind(job, jobs).map((other) => this.#stop(other, jobs, stops)));
+        // It may still be taken over.
+        await this.#clearing.get(job);
+        await job.stop();
+      })();
+      stops.set(job, stopped);
+    }
+    return stopped;
   }
 
   /** Milliseconds that {@link stop} may take. */
   get stopMs(): number {
     const jobs = [...this.#jobs.values(), ...this.#leaving];
-    const clearing = Math.max(0, ...[...this.#clearing].map(({ config }) => stopMsOf(config.values)));
-    return clearing + longestStopMs(jobs, (job) => job.stopMs, (job) => this.#behind(job)) +
+    const clearing = Math.max(0, ...[...this.#clearing.keys()].map(({ config }) => stopMsOf(config.values)));
+    return clearing + longestStopMs(jobs, (job) => job.stopMs, (job) => behind(job, jobs)) +
       (this.#clearing.size > 0 ? 3 * STRAY_WAIT_MS : 0);
   }
 
@@ -263,7 +267,11 @@ export class Supervisor {
     // A job that is still to be taken over is ended then.
     await this.#beginning;
     const jobs = [...this.#jobs.values()];
-    await Promise.all([...jobs, ...this.#leaving].map((job) => this.#stop(job)));
+    const stops = new Map<Job, Promise<void>>();
+    await Promise.all([
+      ...jobs.map((job) => this.#stop(job, jobs, stops)),
+      ...[...this.#leaving].map((job) => job.stop()),
+    ]);
     await Promise.all(jobs.map((job) => job.dispose()));
     for (const pipe of this.#pipes.values()) if (!(pipe instanceof CCError)) pipe.close();
   }
@@ -358,16 +366,16 @@ export class Supervisor {
     if (this.#metered.has(name)) return;
     this.#metered.add(name);
     const { meter } = this.#parts;
-    const gauge = (what: string, read: (job: Job) => number | null, labels: Record<string, string> = {}) =>
+    const gauge = (what: string, read: (job: Job) => number | null) =>
       meter.gauge(
         what,
         () => {
           const job = this.#jobs.get(name);
           return job === undefined ? null : read(job);
         },
-        { job: name, ...labels },
+        { job: name },
       );
-    for (const state of STATES) gauge("job_state", (job) => job.state === state ? 1 : 0, { state });
+    gauge("job_up", (job) => job.state === "running" ? 1 : 0);
     gauge("job_restarts", (job) => job.restarts);
     gauge("job_uptime_seconds", (job) => job.uptimeSeconds);
     gauge("job_memory_bytes", (job) => job.figures?.memoryBytes ?? null);
@@ -386,9 +394,13 @@ export class Supervisor {
       log_line: 0,
       log_function: "output",
     };
-    const outcome = this.#parts.publish({ type: "log.info", fields });
-    if (outcome !== "ok") this.#lost.add();
+    void Promise.resolve(this.#parts.publish({ type: "log.info", fields })).then((outcome) => {
+      if (outcome !== "ok") this.#lost.add();
+    }, () => this.#lost.add());
   }
 }
 
-const STATES = ["starting", "running", "backoff", "stopping", "stopped", "failed"] as const;
+/** Those of these jobs that run after this one. */
+function behind({ config: { name } }: Job, jobs: readonly Job[]): Job[] {
+  return jobs.filter(({ config }) => config.name !== name && config.values.after.includes(name));
+}

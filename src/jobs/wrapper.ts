@@ -4,9 +4,13 @@ import type { JobConfig } from "./config.ts";
 /** Exit codes of a shell that could not start a program. */
 export const NOT_FOUND = 127;
 export const NOT_EXECUTABLE = 126;
-/** Of our own: the folder of `cwd` is not there, the user is not known, and setpriv(1) could not do it. */
+/** Of our own: the folder of `cwd` is not there, the user is not known. */
 export const NO_FOLDER = 125;
 export const NO_USER = 124;
+
+/** Assignments that a shell sets once it is no longer root: what a job's section sets must not choose what root runs. */
+export const LATE_ENVIRONMENT = "CC_JOB_ENVIRONMENT";
+const LATE = `eval "$${LATE_ENVIRONMENT}"; unset ${LATE_ENVIRONMENT}; exec "$@"`;
 
 /** `$1` folder, `$2` umask, `$3` descriptors, `$4` user, `$5` group, both perhaps empty; then the program. */
 const SCRIPT = `cd -- "$1" || exit ${NO_FOLDER}
@@ -16,9 +20,9 @@ user=$4 group=$5
 shift 5
 if [ -n "$user" ]; then
   [ -n "$group" ] || group=$(id -g -- "$user") || exit ${NO_USER}
-  exec setpriv --reuid="$user" --regid="$group" --init-groups -- "$@"
+  exec setpriv --reuid="$user" --regid="$group" --init-groups -- /bin/sh -c '${LATE}' ccserver "$@"
 elif [ -n "$group" ]; then
-  exec setpriv --regid="$group" --clear-groups -- "$@"
+  exec setpriv --regid="$group" --clear-groups -- /bin/sh -c '${LATE}' ccserver "$@"
 fi
 exec "$@"`;
 
@@ -39,4 +43,12 @@ export function wrapped({ argv, values }: JobConfig, folder: string): string[] {
     group ?? "",
     ...argv,
   ];
+}
+
+/** What is in a job's environment, beside the server's own, when it is started. */
+export function environmentOf({ environment, facts, values }: JobConfig): Record<string, string> {
+  if (values.user === null && values.group === null) return { ...environment, ...facts };
+  const late = Object.entries(environment)
+    .map(([name, value]) => `export ${name}='${value.replaceAll("'", "'\\''")}'`);
+  return { ...facts, [LATE_ENVIRONMENT]: late.join("\n") };
 }

@@ -79,6 +79,11 @@ export const FILES: Files = {
     }
   },
 
+  async ownerOf(path) {
+    const there = await lstat(path).catch(() => null);
+    return there?.isFile() ? there.uid : null;
+  },
+
   async makeFolder(path) {
     try {
       await mkdir(path);
@@ -104,10 +109,14 @@ export const FILES: Files = {
 
   async openAppend(path) {
     // A pipe that nobody reads, and a device, would hold up the opening; a file does not mind.
-    const { O_WRONLY, O_APPEND, O_CREAT, O_NONBLOCK, O_NOCTTY } = constants;
+    const { O_WRONLY, O_APPEND, O_CREAT, O_NONBLOCK, O_NOCTTY, O_NOFOLLOW } = constants;
     let fd = -1;
     try {
-      fd = await openRaw(path, O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY, APPEND_MODE);
+      fd = await openRaw(
+        path,
+        O_WRONLY | O_APPEND | O_CREAT | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW,
+        APPEND_MODE,
+      );
       if (!(await fstatRaw(fd)).isFile()) throw new CCError("EINVAL", "what stands there is no file");
       return fd;
     } catch (error) {

@@ -11,12 +11,16 @@ import { CCError, codeOf } from "../errors.ts";
 import { FILES } from "./files.ts";
 import { OTHERS, readBootId, TICKS } from "./processes.ts";
 
+/** The longest timer that runtimes have: 24 days. */
+const TIMER_MAX_MS = 2 ** 31 - 1;
+
 /** The clock of the machine. */
 export const CLOCK: Clock = {
   now: () => performance.now(),
   time: () => Date.now(),
   after(ms, f) {
-    const timer = setTimeout(f, ms);
+    // Longer ones would be over at once.
+    const timer = setTimeout(f, Math.min(ms, TIMER_MAX_MS));
     return () => clearTimeout(timer);
   },
   every(ms, f) {
@@ -109,7 +113,7 @@ function childSeconds(): [number, number] {
 
 const PROCESSES: Processes = {
   ...OTHERS,
-  isRoot: process.geteuid?.() === 0,
+  user: process.geteuid?.() ?? null,
   get env() {
     return { ...process.env } as Record<string, string>;
   },

@@ -1,6 +1,6 @@
 /** What a server counts; `observe/` tells it. */
 import type { Counter, Meter } from "../contracts/handler.ts";
-import { COUNTERS_MAX, REFUSED_CODES_MAX, TYPE_UNUSED_MS, TYPES_TRACKED } from "../limits.ts";
+import { COUNTERS_MAX, GAUGES_MAX, REFUSED_CODES_MAX, TYPE_UNUSED_MS, TYPES_TRACKED } from "../limits.ts";
 
 /** What became of a message, as the statistics have it. */
 export type Result =
@@ -188,7 +188,7 @@ export class Statistics {
       },
       gauge: (name, read, labels = {}) => {
         const key = JSON.stringify([handler, name, labels]);
-        if (!this.#gauges.has(key) && this.#gauges.size >= COUNTERS_MAX) return;
+        if (!this.#gauges.has(key) && this.#gauges.size >= GAUGES_MAX) return;
         const gauge = { handler, name, labels, read };
         own.set(key, gauge);
         this.#gauges.set(key, gauge);

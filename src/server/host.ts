@@ -171,12 +171,7 @@ export class Host {
 
   /** The server listens, and what this handler replaces has ended. */
   listening(): void {
-    if (this.#state !== "running") return;
-    try {
-      this.#handler?.listening?.();
-    } catch (error) {
-      this.#guard.failed("listening", error);
-    }
+    if (this.#state === "running") this.#guard.call("listening", () => this.#handler?.listening?.());
   }
 
   /** Can it take other options while it runs? */

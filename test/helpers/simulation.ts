@@ -552,6 +552,7 @@ export class World {
       files: {
         read: absent,
         replace: absent,
+        ownerOf: () => Promise.resolve(null),
         remove: absent,
         makeFolder: absent,
         openPipes: absent,
@@ -565,7 +566,7 @@ export class World {
         onUncaught: () => () => {},
         setNonBlocking: () => false,
         serviceManager: { hearsUs: false, notify: () => false, monotonicMicros: () => null },
-        isRoot: false,
+        user: null,
         env: {},
         bootId: "",
         spawn: () => ({
