@@ -3,6 +3,7 @@
  *
  *     npm run bench                        micro, then load on whole processes; about five minutes
  *     npm run bench -- --only=micro        one part: micro, start, load, clients, rtt, beside, idle
+ *     npm run bench -- --only=jobs         the job manager beside supervisord; not among the parts above by itself
  *     npm run bench -- --rounds=5 --seconds=2
  *     npm run bench -- --peers=binary,zmq_proxy --shapes=small,1k
  *     npm run bench -- --gate              judge a release by gate.json; --short: what CI judges
@@ -20,6 +21,7 @@ import { Bench } from "tinybench";
 import { against } from "./against.ts";
 import { buildPeers, type Forwarder, forwarders, ROOT, server } from "./forwarders.ts";
 import { runGate } from "./gate.ts";
+import { jobs } from "./jobs.ts";
 import {
   beside,
   type Flood,
@@ -143,6 +145,8 @@ function available(all: Record<string, Forwarder>): [string, Forwarder][] {
 
 async function processes(): Promise<void> {
   const { load: tool, zmqLoad, libzmqMissing } = buildPeers();
+  if (parts.includes("jobs")) await besideSupervisord(tool);
+  if (parts.every((part) => part === "micro" || part === "jobs")) return;
   const peers = available(forwarders(libzmqMissing));
   if (parts.includes("start")) {
     await start(peers.filter(([key]) => ["binary", "bun", "deno", "node"].includes(key)));
@@ -203,6 +207,14 @@ async function processes(): Promise<void> {
       own.filter(([key]) => key === "binary" || key === "zmq_proxy"),
     );
   }
+}
+
+/** Our job manager and supervisord. */
+async function besideSupervisord(tool: string): Promise<void> {
+  const found = await jobs(tool, rounds, seconds);
+  if (typeof found !== "string") return show(found);
+  skipped.push(found);
+  console.log(`skipped ${found}`);
 }
 
 /** How the cost of a message grows: one chart each. */

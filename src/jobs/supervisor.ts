@@ -49,8 +49,7 @@ export class Supervisor {
   /** The taking over and ending of what an earlier server left. */
   #beginning: Promise<void> = Promise.resolve();
   #stopping = false;
-  /** Made all at once, as that may need a process, and taken by the jobs one by one. */
-  readonly #pipes = new Map<string, Pipe | CCError>();
+  #pipesWanted: { path: string; opened: (pipe: Pipe | CCError) => void }[] = [];
   #looksAgain = false;
   #cancelFigures: Cancel = () => {};
   #figuresAt = -Infinity;
@@ -94,7 +93,6 @@ export class Supervisor {
     const records = await Promise.all(
       jobs.map((job) => readRecord(this.#environment, job.config.stateFile, job.log)),
     );
-    await this.#openPipes(jobs);
     const unknown = this.#clearUnknown(jobs);
     await Promise.all(jobs.map(async (job, i) => {
       const record = records[i];
@@ -196,21 +194,22 @@ export class Supervisor {
     return job;
   }
 
-  async #openPipes(jobs: readonly Job[]): Promise<void> {
-    const paths = jobs.map(({ config }) => config)
-      .filter(({ values: { output } }) => output === "log" || output === "route")
-      .map(({ outputFile }) => outputFile);
-    if (paths.length === 0) return;
-    const pipes = await this.#environment.files.openPipes(paths);
-    for (const [i, path] of paths.entries()) this.#pipes.set(path, pipes[i]);
+  /** Pipes that are wanted in one turn are opened together, as making them may need a process. */
+  #openPipe(path: string): Promise<Pipe> {
+    return new Promise((resolve, reject) => {
+      this.#pipesWanted.push({
+        path,
+        opened: (pipe) => pipe instanceof CCError ? reject(pipe) : resolve(pipe),
+      });
+      if (this.#pipesWanted.length === 1) this.#environment.clock.nextTurn(() => void this.#openPipes());
+    });
   }
 
-  async #openPipe(path: string): Promise<Pipe> {
-    const made = this.#pipes.get(path);
-    this.#pipes.delete(path);
-    const pipe = made ?? (await this.#environment.files.openPipes([path]))[0];
-    if (pipe instanceof CCError) throw pipe;
-    return pipe;
+  async #openPipes(): Promise<void> {
+    const wanted = this.#pipesWanted;
+    this.#pipesWanted = [];
+    const pipes = await this.#environment.files.openPipes(wanted.map(({ path }) => path));
+    for (const [i, { opened }] of wanted.entries()) opened(pipes[i]);
   }
 
   #waitsFor({ name, pidfile, values }: JobConfig): string | null {
@@ -273,7 +272,6 @@ export class Supervisor {
       ...[...this.#leaving].map((job) => job.stop()),
     ]);
     await Promise.all(jobs.map((job) => job.dispose()));
-    for (const pipe of this.#pipes.values()) if (!(pipe instanceof CCError)) pipe.close();
   }
 
   /** Why the server is not ready; null where all that should run does. */
