@@ -103,6 +103,8 @@ export interface Files {
    * @throws {CCError} With the system's code.
    */
   remove(path: string): Promise<void>;
+  /** Names of what is in a folder; none where there is no such folder. */
+  list(folder: string): Promise<readonly string[]>;
   /** The user that a file belongs to; null: there is none, or it is no plain file. A link is none. */
   ownerOf(path: string): Promise<number | null>;
   /**

@@ -298,6 +298,8 @@ export class Job {
       child: null,
       exit: null,
     };
+    // That server may have been killed before it wrote it.
+    if (this.config.kind !== "script") await this.#writePidfile(pid);
     this.log.info("start", `process ${pid} of an earlier server goes on`);
     return true;
   }
@@ -656,9 +658,7 @@ export class Job {
     const { scanner } = this.#parts;
     const { pidfile, values, stopSignal } = this.config;
     const { bootId } = this.#environment.processes;
-    const leader = record !== null && record.boot === bootId && record.pid !== null && record.started !== null
-      ? { pid: record.pid, started: record.started }
-      : null;
+    const leader = record === null ? null : leaderOf(record, bootId);
     const left = await scanner.end(
       (info, chain) =>
         chain().includes(pidfile) ||
@@ -678,6 +678,10 @@ export class Job {
       },
     );
     if (left.length > 0) this.log.error("start", `process ${left[0].pid} does not end, by SIGKILL either`);
+    else if (record !== null) {
+      await this.#remove(this.config.stateFile);
+      await this.#remove(this.config.pidfile);
+    }
   }
 
   #sink(): (line: string) => void {
@@ -706,6 +710,8 @@ export class Job {
       pid: running?.pid ?? null,
       started: running?.started ?? null,
       boot: processes.bootId,
+      config: this.config.facts.CC_CONFIG,
+      pidfile: this.config.pidfile,
       fingerprint: this.config.fingerprint,
       since: running?.sinceMs ?? clock.time(),
       starts: this.#starts,
@@ -757,12 +763,17 @@ export class Job {
 /** What is told from all others by its number and its start. */
 type Known = Pick<Running, "pid" | "started">;
 
-function isLeader({ pid, started }: ProcessInfo, leader: Known): boolean {
+/** The process of a record, alive or not; null where the machine has been started anew since. */
+export function leaderOf({ pid, started, boot }: JobRecord, bootId: string): Known | null {
+  return pid === null || started === null || boot !== bootId ? null : { pid, started };
+}
+
+export function isLeader({ pid, started }: ProcessInfo, leader: Known): boolean {
   return pid === leader.pid && started === leader.started;
 }
 
 /** Is it of the session or group that this process leads, or led? Nobody joins one from before it began. */
-function isMember({ pid, session, group, started }: ProcessInfo, leader: Known): boolean {
+export function isMember({ pid, session, group, started }: ProcessInfo, leader: Known): boolean {
   return pid !== leader.pid && (session === leader.pid || group === leader.pid) && started >= leader.started;
 }
 

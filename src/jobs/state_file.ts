@@ -17,6 +17,9 @@ export interface JobRecord {
   readonly started: number | null;
   /** The machine's start that `started` is of. */
   readonly boot: string;
+  /** The config file of its server, and the job's pidfile. */
+  readonly config: string;
+  readonly pidfile: string;
   /** What the config asked for. */
   readonly fingerprint: string;
   /** Milliseconds since 1970. */
@@ -61,12 +64,14 @@ export async function writeRecord({ files }: Environment, path: string, record: 
 }
 
 function isRecord(value: unknown): value is JobRecord {
-  const { pid, started, boot, fingerprint, since, starts, restarts } = (value ?? {}) as Record<
-    string,
-    unknown
-  >;
+  const { pid, started, boot, config, pidfile, fingerprint, since, starts, restarts } =
+    (value ?? {}) as Record<
+      string,
+      unknown
+    >;
   const natural = (n: unknown) => Number.isSafeInteger(n) && n as number >= 0;
   return (pid === null || natural(pid) && pid as number > 1) && (started === null || natural(started)) &&
-    typeof boot === "string" && typeof fingerprint === "string" && natural(since) && natural(starts) &&
+    typeof boot === "string" && typeof config === "string" && typeof pidfile === "string" &&
+    typeof fingerprint === "string" && natural(since) && natural(starts) &&
     natural(restarts);
 }

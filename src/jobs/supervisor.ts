@@ -4,14 +4,15 @@ import type { Counter, Meter } from "../contracts/handler.ts";
 import type { JobView } from "../contracts/jobs.ts";
 import type { Draft } from "../contracts/message.ts";
 import { CCError, errorText } from "../errors.ts";
+import { JOBS_MAX } from "../limits.ts";
 import type { Logger } from "../log.ts";
 import { counted } from "../text.ts";
 import { type JobConfig, longestStopMs, stopMsOf } from "./config.ts";
 import { Gate } from "./gate.ts";
-import { type Figures, Job, type JobParts } from "./job.ts";
+import { type Figures, isLeader, isMember, Job, type JobParts, leaderOf } from "./job.ts";
 import { OutputReader } from "./output.ts";
 import { Scanner } from "./processes.ts";
-import { readRecord } from "./state_file.ts";
+import { type JobRecord, readRecord } from "./state_file.ts";
 
 /** How often memory and processor time of all jobs are looked at: where they are bounded, and where they are only told. */
 const BOUNDED_MS = 5000;
@@ -46,6 +47,8 @@ export class Supervisor {
   readonly #metered = new Set<string>();
   /** Jobs of which what an earlier server left has not been ended yet, and when that is done. */
   readonly #clearing = new Map<Job, Promise<void>>();
+  /** Pidfiles of the jobs that it began with, while what is left of all others is being ended; null: that is done. */
+  #begunWith: ReadonlySet<string> | null = null;
   /** The taking over and ending of what an earlier server left. */
   #beginning: Promise<void> = Promise.resolve();
   #stopping = false;
@@ -93,7 +96,11 @@ export class Supervisor {
     const records = await Promise.all(
       jobs.map((job) => readRecord(this.#environment, job.config.stateFile, job.log)),
     );
-    const unknown = this.#clearUnknown(jobs);
+    this.#begunWith = new Set(jobs.map(({ config }) => config.pidfile));
+    const unknown = this.#clearUnknown(jobs).finally(() => {
+      this.#begunWith = null;
+      this.#lookAgain();
+    });
     await Promise.all(jobs.map(async (job, i) => {
       const record = records[i];
       if (record === null || !await job.takeOver(record)) await job.clear(record);
@@ -111,25 +118,31 @@ export class Supervisor {
     const { processes } = this.#environment;
     const { CC_CONFIG: config, CC_JOB_CHAIN: own } = jobs[0].config.facts;
     const known = new Set(jobs.map((job) => job.config.pidfile));
+    const forgotten = await this.#forgotten(jobs, config);
+    const leaders = forgotten.flatMap(({ record }) => leaderOf(record, processes.bootId) ?? []);
     // As long as the chain of this server's own jobs: those of servers that are jobs here have longer ones.
     const length = own.split("\n").length;
     const names = new Set<string>();
     const stay = await this.#scanner.end(
-      ({ pid }, chain) => {
+      (info, chain) => {
         const [pidfile] = chain().slice(length - 1);
-        if (chain().length !== length || known.has(pidfile)) return false;
-        if (processes.environmentOf(pid, "CC_CONFIG") !== config) return false;
-        names.add(processes.environmentOf(pid, "CC_JOB") ?? pidfile);
+        const ours = chain().length === length && !known.has(pidfile) &&
+          processes.environmentOf(info.pid, "CC_CONFIG") === config;
+        if (!ours) {
+          // One that has no name in its environment may have emptied that.
+          return chain().length === 0 &&
+            leaders.some((leader) => isLeader(info, leader) || isMember(info, leader));
+        }
+        names.add(processes.environmentOf(info.pid, "CC_JOB") ?? pidfile);
         return true;
       },
       ["SIGINT", "SIGTERM", "SIGKILL"],
       STRAY_WAIT_MS,
       (targets) => {
+        const of = names.size === 0 ? "daemons" : [...names].join(", ");
         this.#parts.log.warn(
           "start",
-          `an earlier server left ${counted(targets.length, "process", "processes")} of ${
-            [...names].join(", ")
-          }, ` +
+          `an earlier server left ${counted(targets.length, "process", "processes")} of ${of}, ` +
             `which the config does not have any more: ending ${targets.length === 1 ? "it" : "them"}`,
         );
       },
@@ -137,6 +150,27 @@ export class Supervisor {
     for (const { pid } of stay) {
       this.#parts.log.error("start", `process ${pid} does not end, by SIGKILL either`);
     }
+    if (stay.length > 0) return;
+    for (const file of forgotten.flatMap(({ files }) => files)) {
+      await this.#environment.files.remove(file).catch(() => {/* it stays */});
+    }
+  }
+
+  /** Records of jobs of this config that it does not have any more. */
+  async #forgotten(jobs: readonly Job[], config: string): Promise<Forgotten[]> {
+    const { files } = this.#environment;
+    const known = new Set(jobs.map((job) => job.config.stateFile));
+    const found: Forgotten[] = [];
+    for (const folder of new Set(jobs.map((job) => job.config.folder))) {
+      const names = (await files.list(folder)).filter((name) => name.endsWith(".state"));
+      for (const path of names.slice(0, 2 * JOBS_MAX).map((name) => `${folder}/${name}`)) {
+        if (known.has(path)) continue;
+        const record = await readRecord(this.#environment, path, this.#parts.log);
+        if (record?.config !== config) continue;
+        found.push({ record, files: [path, record.pidfile, path.replace(/state$/, "out")] });
+      }
+    }
+    return found;
   }
 
   /** Other jobs, or others as they were: those that are untouched are not touched. */
@@ -216,6 +250,7 @@ export class Supervisor {
     if (this.#stopping) return "the server is stopping";
     const mine = this.#jobs.get(name);
     if (mine !== undefined && this.#clearing.has(mine)) return "what an earlier server left of it still ends";
+    if (this.#begunWith?.has(pidfile) === false) return "what an earlier server left still ends";
     if ([...this.#leaving].some(({ config: old }) => old.name === name || old.pidfile === pidfile)) {
       return "its process of before still ends";
     }
@@ -396,6 +431,12 @@ export class Supervisor {
       if (outcome !== "ok") this.#lost.add();
     }, () => this.#lost.add());
   }
+}
+
+/** A job that the config does not have any more: what it was, and its files. */
+interface Forgotten {
+  readonly record: JobRecord;
+  readonly files: readonly string[];
 }
 
 /** Those of these jobs that run after this one. */

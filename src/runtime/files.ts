@@ -18,6 +18,7 @@ import {
   lstat,
   mkdir,
   open,
+  readdir,
   rename,
   rm,
   stat,
@@ -77,6 +78,10 @@ export const FILES: Files = {
     } catch (error) {
       if (codeOf(error) !== "ENOENT") throw systemError(error, `cannot remove ${path}`);
     }
+  },
+
+  async list(folder) {
+    return await readdir(folder).catch(() => []);
   },
 
   async ownerOf(path) {

@@ -44,9 +44,18 @@ export class JobServer {
   static async start(folder: string, target: Target, text: string | null): Promise<JobServer> {
     const file = join(folder, "test.ini");
     if (text !== null) writeFileSync(file, text);
-    const server = new JobServer(folder, new ServerProcess(target, [file]));
-    await server.process.until(/listening on \S+,/);
+    const server = JobServer.spawn(folder, target);
+    await server.listening();
     return server;
+  }
+
+  /** Starts one on the config that is there, and does not wait. */
+  static spawn(folder: string, target: Target): JobServer {
+    return new JobServer(folder, new ServerProcess(target, [join(folder, "test.ini")]));
+  }
+
+  async listening(): Promise<void> {
+    await this.process.until(/listening on \S+,/);
   }
 
   get output(): string {

@@ -552,6 +552,7 @@ export class World {
       files: {
         read: absent,
         replace: absent,
+        list: () => Promise.resolve([]),
         ownerOf: () => Promise.resolve(null),
         remove: absent,
         makeFolder: absent,
