@@ -8,7 +8,7 @@ import process from "node:process";
 import { test } from "node:test";
 import { gunzipSync } from "node:zlib";
 import { MACHINE } from "../src/runtime/machine.ts";
-import { ROOT, TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { ROOT, SLOW_TARGETS, tempFolder, until } from "./helpers/env.ts";
 import { carriers, isGone, JobServer, textOf, untilGone } from "./helpers/jobs.ts";
 import { run, ServerProcess } from "./helpers/process.ts";
 
@@ -60,7 +60,7 @@ ${section}
 const taken = (path: string): Taken[] =>
   textOf(join(path, "taken")).split("\n").filter(Boolean).map((line) => JSON.parse(line));
 
-for (const target of TARGETS) {
+for (const target of SLOW_TARGETS) {
   const on = (what: string) => `${target.name}: ${what}`;
 
   test(on("infoscript sends what its command writes, each period, and says what fails"), async () => {

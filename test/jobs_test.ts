@@ -8,14 +8,14 @@ import { test } from "node:test";
 import { ControlClient } from "../src/commands/control_client.ts";
 import { codeOf } from "../src/errors.ts";
 import { MACHINE } from "../src/runtime/machine.ts";
-import { ROOT, skipFor, TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { ROOT, skipFor, SLOW_TARGETS, tempFolder, until } from "./helpers/env.ts";
 import { run, ServerProcess } from "./helpers/process.ts";
 import { carriers, isGone, jobsConfig, JobServer, textOf, untilGone } from "./helpers/jobs.ts";
 
 /** One job, with these options. */
 const one = (options: string) => `[d:one]\n${options}\nstart-seconds = 0.1\n`;
 
-for (const target of TARGETS) {
+for (const target of SLOW_TARGETS) {
   const on = (what: string) => `${target.name}: jobs: ${what}`;
 
   test(on("a command is started as its section says, and ends with the server"), async () => {

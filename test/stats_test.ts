@@ -3,7 +3,13 @@ import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { readConfig } from "../mod.ts";
-import { COUNTERS_MAX, LOG_TEXT_MAX_CHARS, REFUSED_CODES_MAX, TYPES_TRACKED } from "../src/limits.ts";
+import {
+  COUNTERS_MAX,
+  GAUGES_MAX,
+  LOG_TEXT_MAX_CHARS,
+  REFUSED_CODES_MAX,
+  TYPES_TRACKED,
+} from "../src/limits.ts";
 import { POOL } from "../src/memory/pool.ts";
 import { duration } from "../src/observe/heartbeat.ts";
 import { finish } from "../src/observe/slices.ts";
@@ -154,9 +160,9 @@ test("statistics: counters that a handler makes up are bounded too", () => {
   const statistics = new Statistics(1);
   const meter = statistics.meter("h:x");
   for (let i = 0; i < 5000; i++) meter.counter(`made.up.${i}`).add();
-  for (let i = 0; i < 5000; i++) meter.gauge(`made.up.${i}`, () => i);
+  for (let i = 0; i < GAUGES_MAX + 1; i++) meter.gauge(`made.up.${i}`, () => i);
   assert.equal([...statistics.counters].length, COUNTERS_MAX);
-  assert.equal([...statistics.gauges].length, COUNTERS_MAX);
+  assert.equal([...statistics.gauges].length, GAUGES_MAX);
   for (let i = 0; i < 5000; i++) statistics.refuse(`code-${i}`);
   assert.equal(statistics.refused.size, REFUSED_CODES_MAX + 1);
   assert.equal(statistics.refused.get("other"), 5000 - REFUSED_CODES_MAX);

@@ -376,7 +376,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     if (!began) this.egress.end();
     this.#held = false;
     if (this.#stopped) {
-      this.#decoder?.divert({ message: () => this.drops.add("unread", this.name) });
+      this.#decoder?.divert(this.#counting);
       this.#decoder?.resume();
     }
     if (this.#stopped || this.#pauses === 0) this.link.resume();
@@ -416,9 +416,27 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     this.close();
   }
 
+  /** What waits is only counted. A message that has not come whole stays begun: what still comes goes on with it. */
   #discardUnread(): void {
-    this.drops.add("unread", this.name, this.#unread.discard());
+    const decoder = this.#decoder;
+    if (decoder === null) {
+      this.drops.add("unread", this.name, this.#unread.discard());
+      return;
+    }
+    if (this.#unread.empty) return;
+    decoder.divert(this.#counting);
+    decoder.resume();
+    this.#unread.work((chunk, start, end) => {
+      try {
+        return decoder.push(chunk, start, end);
+      } catch {
+        return end; // the stream cannot go on, and the connection is about to end
+      }
+    }, () => true);
+    decoder.pause();
   }
+
+  readonly #counting = { message: (): void => this.drops.add("unread", this.name) };
 
   #continueHandshake(handshake: Handshake, chunk: Uint8Array, start: number, end: number): number {
     if (!handshake.push(chunk, start, end)) return end;
