@@ -432,6 +432,32 @@ test("a ROUTER that closes sends all to a client that sends on, and takes that",
   assert.equal(router.drops.total, 0);
 });
 
+test("what waits when a ROUTER stops taking is counted, also where it ends in the middle of a message", async () => {
+  const lines: string[] = [];
+  const inbox = new Inbox();
+  const { message: take } = inbox;
+  inbox.message = function (from, ...rest) {
+    from.pause();
+    return take.call(this, from, ...rest);
+  };
+  const log = new Logger("test", { sink: (line) => lines.push(line), pid: 1 });
+  const router = new PlainRouter(new SocketContext(MACHINE, log), ROUTER_OPTIONS, inbox);
+  using client = await RawPeer.open(portOf(await router.bind("tcp://127.0.0.1:*")));
+  const cut = message("", "is begun");
+  const [taken, ...waiting] = ["is taken", "waits", "waits too"].map((text) => message("", text));
+  client.write(Buffer.concat([taken, ...waiting, cut.subarray(0, 5)]));
+  await inbox.frames();
+  const drained = router.drain(50);
+  // It is not read before what waits has been counted.
+  client.write(Buffer.concat([cut.subarray(5), message("", "comes behind")]));
+  await drained;
+  assert.equal(router.drops.byReason.get("unread"), 2);
+  await router.close(2000);
+  assert.equal(inbox.got.length, 1);
+  assert.equal(router.drops.byReason.get("unread"), 4);
+  assert.deepEqual(lines.filter((line) => line.includes("closing")), []);
+});
+
 test("the rate limiter holds when subjects are made up", () => {
   const lines: string[] = [];
   let now = 0;
