@@ -1,6 +1,7 @@
 /** Endpoints as ZeroMQ writes them: `tcp://HOST:PORT`, `ipc://PATH`. */
 import type { Address } from "./contracts/links.ts";
 import { CCError } from "./errors.ts";
+import { UNIX_PATH_MAX_BYTES } from "./limits.ts";
 
 /** An endpoint that cannot be used; the message says what was expected. */
 export class EndpointError extends CCError {
@@ -11,9 +12,6 @@ export class EndpointError extends CCError {
     super("bad-endpoint", message);
   }
 }
-
-/** Longest path of a Unix socket on Linux, without its closing zero. */
-const IPC_PATH_MAX_BYTES = 107;
 
 /**
  * Reads an endpoint.
@@ -50,8 +48,8 @@ function ipc(text: string, path: string): Address {
   if (path === "") throw new EndpointError(`"${text}": expected ipc://PATH`);
   if (path.startsWith("@")) throw new EndpointError(`"${text}": abstract sockets are not supported`);
   if (path.includes("\0")) throw new EndpointError(`"${text}": a path has no zero byte`);
-  if (new TextEncoder().encode(path).length > IPC_PATH_MAX_BYTES) {
-    throw new EndpointError(`"${text}": the path is longer than ${IPC_PATH_MAX_BYTES} bytes`);
+  if (new TextEncoder().encode(path).length > UNIX_PATH_MAX_BYTES) {
+    throw new EndpointError(`"${text}": the path is longer than ${UNIX_PATH_MAX_BYTES} bytes`);
   }
   return { transport: "ipc", path };
 }

@@ -199,6 +199,9 @@ export const JOB_READ_MAX_BYTES = 256 * 1024;
 /** Bytes of a pidfile or state file of a job. */
 export const JOB_FILE_MAX_BYTES = 16 * 1024;
 
+/** Longest path of a Unix socket on Linux, without its closing zero: a name past that cannot be connected to. */
+export const UNIX_PATH_MAX_BYTES = 107;
+
 /** Daemons of one server: each has a process, descriptors and files. */
 export const JOBS_MAX = 1000;
 

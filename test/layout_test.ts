@@ -24,7 +24,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   process: ["contracts"],
   client: ["contracts", "memory", "message", "socket", "zmtp"],
   toolkit: ["contracts"],
-  jobs: ["config", "contracts"],
+  jobs: ["config", "contracts", "message"],
   daemons: ["config", "contracts", "message", "toolkit"],
   handlers: ["config", "contracts", "daemons", "jobs", "message", "toolkit"],
   commands: [
@@ -49,7 +49,7 @@ const SHARED: Record<string, readonly string[]> = {
   "version.ts": [],
   "text.ts": ["limits.ts"],
   "log.ts": ["limits.ts", "text.ts"],
-  "endpoint.ts": ["contracts", "errors.ts"],
+  "endpoint.ts": ["contracts", "errors.ts", "limits.ts"],
 };
 /** Of these only types may be imported, whoever does. */
 const TYPES_ONLY = ["contracts"];

@@ -181,6 +181,20 @@ for (const target of TARGETS) {
     assert.match(plain, /^DynamicUser=yes$/m);
     assert.match(plain, /^AmbientCapabilities=CAP_NET_BIND_SERVICE$/m);
     assert.doesNotMatch(plain, /ReadWritePaths|^User=/m);
+    // Daemons: their folders, their time to end, and nothing kept from them that they may need.
+    const jobs = "[h:job]\nhandler = jobmgr\npidfiledir = /run/mine\ndaemons = d:a, d:b\n" +
+      "[d:a]\ncommand = x\nstop-wait = 20\n[d:b]\ncommand = x\nafter = d:a\nstop-wait = 20\nlogfile = /var/log/b/x\noutput = file\n" +
+      "[d:not-started]\ncommand = x\npidfile = /nowhere/x.pid\n";
+    const daemons = await unit(`${CONFIG}${jobs}`);
+    assert.match(daemons, /^KillMode=mixed\nTimeoutStopSec=147$/m);
+    assert.match(daemons, /^ReadWritePaths=\/run\/mine\nReadWritePaths=\/var\/log\/b$/m);
+    assert.match(daemons, /^# Not with daemons, which may need it: ProtectSystem=strict$/m);
+    assert.doesNotMatch(daemons, /^(NoNewPrivileges|CapabilityBoundingSet|Protect|Private|Restrict)/m);
+    assert.doesNotMatch(daemons, /nowhere/);
+    assert.match(
+      await unit(`${CONFIG}${jobs.replace("stop-wait", "user = app\nstop-wait")}`),
+      /^User=root$/m,
+    );
     assert.equal((await run(["--unit"], target)).code, 64);
   });
 }

@@ -1,6 +1,7 @@
 /** `ccserver -r`, `-s`, `-k`: signals to the server that a config's pidfile names. */
 import process from "node:process";
-import { placeOf } from "../config/reader.ts";
+import { placeOf, type ServerConfig } from "../config/reader.ts";
+import type { SectionsRead } from "../contracts/handler.ts";
 import type { Program } from "../contracts/command.ts";
 import { errorText } from "../errors.ts";
 import { jobmgr } from "../handlers/jobmgr.ts";
@@ -95,15 +96,18 @@ async function end(
   return EXIT.ok;
 }
 
+/** The job managers of a config: what their sections say, and those of the daemons. */
+export function jobmgrsOf(
+  handlers: ServerConfig["handlers"],
+): { values: JobmgrValues; sections: SectionsRead }[] {
+  return [...handlers.values()].filter(({ definition }) => definition === jobmgr).map((
+    { options, sectionsRead },
+  ) => ({ values: options as unknown as JobmgrValues, sections: sectionsRead }));
+}
+
 /** Milliseconds that the daemons of a config may take to end. */
 export function jobsStopMs({ handlers }: Pick<RunningConfig, "handlers">): number {
-  const all = [...handlers.values()].filter(({ definition }) => definition === jobmgr);
-  return Math.max(
-    0,
-    ...all.map(({ options, sectionsRead }) =>
-      daemonsStopMs(options as unknown as JobmgrValues, sectionsRead)
-    ),
-  );
+  return Math.max(0, ...jobmgrsOf(handlers).map(({ values, sections }) => daemonsStopMs(values, sections)));
 }
 
 /** @throws {Exit} The config has none. */

@@ -16,6 +16,7 @@ import { DAEMON_LOG_QUEUE } from "../limits.ts";
 import { type Level, Logger } from "../log.ts";
 import { LineWriter } from "../process/log_file.ts";
 import { EarlySignals } from "../process/signals.ts";
+import { logDraft } from "../message/log_fields.ts";
 import { IDENTITY } from "../seal/identity.ts";
 import { didYouMean } from "../text.ts";
 import type { Configs } from "./config.ts";
@@ -225,7 +226,7 @@ class DaemonLog {
   /** What is about the link itself: to stderr only. */
   readonly local: Logger;
   client: Client | null = null;
-  readonly #fields: { service_type: string; job_name: string };
+  readonly #speaker: { service: string; job: string };
   readonly #writer: LineWriter;
   /** Alone, at a terminal, lines are for whoever looks. */
   readonly #alone: boolean;
@@ -241,7 +242,7 @@ class DaemonLog {
     },
   ) {
     const { clock, host, processes } = environment;
-    this.#fields = { service_type: section, job_name: name };
+    this.#speaker = { service: section, job: name };
     this.#writer = writer;
     this.#alone = processes.env.CC_JOB !== name;
     this.logger = new Logger(section, {
@@ -262,18 +263,14 @@ class DaemonLog {
     if (away || this.#alone) this.#writer.sink(`${time} ${pid} ${level} ${logger}: ${msg}`);
     if (away) return;
     this.#waiting++;
-    client.publish({
-      type: `log.${level.toLowerCase()}`,
-      fields: {
-        log_level: level,
-        ...this.#fields,
-        log_msg: msg,
-        log_time: Date.parse(time) / 1000,
-        log_pid: Number(pid),
-        log_line: 0,
-        log_function: where,
-      },
-    }).catch(() => this.#writer.sink(`${time} ${pid} ${level} ${logger}: ${msg}`))
+    client.publish(logDraft({
+      level: level as Level,
+      ...this.#speaker,
+      text: msg,
+      timeMs: Date.parse(time),
+      pid: Number(pid),
+      where,
+    })).catch(() => this.#writer.sink(`${time} ${pid} ${level} ${logger}: ${msg}`))
       .finally(() => this.#waiting--);
   }
 }

@@ -6,6 +6,8 @@ import type { ClientLike } from "../client/types.ts";
 import type { Program } from "../contracts/command.ts";
 import { EndpointError } from "../endpoint.ts";
 import { errorText } from "../errors.ts";
+import { LEVELS } from "../log.ts";
+import { logDraft } from "../message/log_fields.ts";
 import { isType } from "../message/type.ts";
 import { IDENTITY } from "../seal/identity.ts";
 import { printable } from "../text.ts";
@@ -97,18 +99,10 @@ function readPair(pair: string): [string, unknown] {
 
 /** A log message by hand needs no more than its text. */
 function defaultsFor(type: string, { environment: { clock, host } }: Program): Record<string, unknown> {
-  const level = /^log\.([a-z]+)$/.exec(type)?.[1];
+  const level = LEVELS.find((level) => type === `log.${level.toLowerCase()}`);
   if (level === undefined) return {};
-  return {
-    log_level: level.toUpperCase(),
-    service_type: "ccserver",
-    job_name: "send",
-    log_msg: "",
-    log_time: clock.time() / 1000,
-    log_pid: host.pid,
-    log_line: 0,
-    log_function: "send",
-  };
+  const line = { level, service: "ccserver", job: "send", text: "", where: "send" };
+  return logDraft({ ...line, timeMs: clock.time(), pid: host.pid }).fields;
 }
 
 function readBlob(file: string): Uint8Array {

@@ -7,10 +7,10 @@ import type { Host, Processes } from "../contracts/environment.ts";
 import { parseEndpoint } from "../endpoint.ts";
 import { printable } from "../text.ts";
 import { controlSocketOf } from "../config/server_options.ts";
-import { jobmgr } from "../handlers/jobmgr.ts";
+import { pidfileOf } from "../jobs/config.ts";
 import type { JobValues } from "../jobs/options.ts";
 import type { Configs } from "./config.ts";
-import { jobsStopMs } from "./control.ts";
+import { jobmgrsOf, jobsStopMs } from "./control.ts";
 import { configOperand, defineCommand } from "./define.ts";
 import { EXIT } from "./exit.ts";
 
@@ -42,14 +42,12 @@ function unitText(config: ServerConfig, host: Host, { self, serviceManager }: Pr
   const socket = parseEndpoint(config.options["cc-socket"], "bind");
   const lowPort = socket.transport === "tcp" && socket.port > 0 && socket.port < FIRST_FREE_PORT;
   const jobs = jobsOf(config);
-  const capabilities = [
-    ...(lowPort ? ["CAP_NET_BIND_SERVICE"] : []),
-  ].join(" ");
+  const capability = lowPort ? "CAP_NET_BIND_SERVICE" : "";
   const stopSeconds = Math.ceil((config.options.zmq_linger + jobsStopMs(config)) / 1000) + 10;
-  // What a daemon may do is not known here: only what the server itself can live with is kept from it.
-  const asRoot = jobs.some(({ user, group, nice }) =>
+  const asRoot = jobs.some(({ values: { user, group, nice } }) =>
     user !== null || group !== null || nice !== null && nice < 0
   );
+  // What a daemon may need is not known here.
   const forServer = (line: string) =>
     jobs.length === 0 ? line : `# Not with daemons, which may need it: ${line}`;
   return `# Made by "ccserver --unit ${printable(config.file)}". A new config may need a new unit.
@@ -85,12 +83,8 @@ RestartPreventExitStatus=64 78
 ${asRoot ? "# To run daemons as other users.\nUser=root" : userLines(folders)}
 
 ${forServer("NoNewPrivileges=yes")}
-${
-    jobs.length === 0
-      ? `CapabilityBoundingSet=${capabilities}`
-      : forServer(`CapabilityBoundingSet=${capabilities}`)
-  }
-AmbientCapabilities=${capabilities}
+${forServer(`CapabilityBoundingSet=${capability}`)}
+AmbientCapabilities=${capability}
 ${forServer("ProtectSystem=strict")}
 ${folders.map((folder) => `ReadWritePaths=${quote(folder)}\n`).join("")}${
     forServer(`ProtectHome=${seen.some((path) => isBelow(path, HOMES)) ? "read-only" : "yes"}`)
@@ -117,10 +111,15 @@ WantedBy=multi-user.target
 `;
 }
 
-/** What the daemons' sections say; those that no jobmgr starts too, which does no harm. */
-function jobsOf({ handlers }: ServerConfig): JobValues[] {
-  return [...handlers.values()].filter(({ definition }) => definition === jobmgr)
-    .flatMap(({ sectionsRead }) => [...sectionsRead.values()].map(({ values }) => values as JobValues));
+/** What the sections of the daemons say that are started, and where their pidfiles are. */
+function jobsOf({ handlers, jobName }: ServerConfig): { values: JobValues; pidfile: string | null }[] {
+  return jobmgrsOf(handlers).flatMap(({ values: jobmgr, sections }) =>
+    jobmgr.daemons.flatMap((name) => {
+      const section = sections.get(name);
+      if (section === undefined) return [];
+      return { values: section.values as JobValues, pidfile: pidfileOf(section, jobmgr, { jobName }) };
+    })
+  );
 }
 
 /** Folders of the files that the server makes, and its daemons. */
@@ -128,7 +127,7 @@ function writtenFolders(config: ServerConfig): string[] {
   const { options } = config;
   const socket = parseEndpoint(options["cc-socket"], "bind");
   const files = [options.pidfile, options.logfile, options.infofile, controlSocketOf(options)];
-  for (const { pidfile, logfile } of jobsOf(config)) files.push(pidfile, logfile);
+  for (const { values: { logfile }, pidfile } of jobsOf(config)) files.push(pidfile, logfile);
   if (socket.transport === "ipc") files.push(resolve(socket.path));
   return [...new Set(files.filter((file) => file !== null).map((file) => dirname(file)))].sort();
 }

@@ -8,18 +8,17 @@ import type {
   HandlerDefinition,
   Role,
   SectionPrefix,
-  SectionRead,
-  SectionReader,
   SectionsRead,
   ServerFacts,
 } from "../contracts/handler.ts";
 import type { Options } from "../contracts/schema.ts";
-import { errorText } from "../errors.ts";
 import { isType } from "../message/type.ts";
 import { leadsTo, parseEndpoint } from "../endpoint.ts";
 import { didYouMean } from "../text.ts";
+import { circlesOf } from "./circles.ts";
 import { type Diagnostic, Diagnostics } from "./diagnostics.ts";
 import { type Entry, expand, type Ini, parse, type Section } from "./ini.ts";
+import { ask, isReadable, SectionsByTable } from "./sections.ts";
 import { endpoint, handlerName, handlerNames, type Reading, readSection } from "./options.ts";
 import { SERVER_OPTIONS, type ServerOptions } from "./server_options.ts";
 
@@ -109,20 +108,6 @@ const SERVICE_NAME = "ccserver";
 const HANDLER_SECTION = /^h:\S+$/;
 /** Sections of parts that read them themselves. */
 const OTHER_SECTION = /^[dpt]:/;
-/** Those that can be read by a table of options. */
-const READ_SECTION = /^[dpt]:\S+$/;
-/** Options that the original puts into sections of jobs, or reads there. */
-const ALSO_IN_SECTIONS = ["job_name", "service_name", "use_skylog", "class"];
-
-/** A section that was read by a table of options. */
-interface OtherSection {
-  readonly read: SectionRead;
-  /** What it takes from `[ccserver]`, by key. */
-  readonly inherited: ReadonlyMap<string, Entry>;
-  /** Was nothing wrong in it? */
-  readonly right: boolean;
-}
-
 /** A config file, parsed but not yet checked: what modules it needs is known. */
 export class ParsedConfig {
   readonly file: string;
@@ -199,21 +184,6 @@ export function readParsed(parsed: ParsedConfig, reads: ReadOptions): ServerConf
 }
 
 /**
- * The text of a section's options, and of `[DEFAULT]`'s. What cannot be expanded is told when the section is read: until then
- * it stands there as it is written, where it is the section's own.
- */
-function textOf({ ini, builtins }: Reading, section: Section): Record<string, string> {
-  const silent = new Diagnostics(ini.file);
-  const text: Record<string, string> = {};
-  for (const [key, entry] of [...ini.defaults, ...section.entries]) {
-    const value = expand(ini, section, entry, builtins, silent);
-    if (value !== undefined) text[key] = value;
-    else if (section.entries.has(key)) text[key] = entry.raw;
-  }
-  return text;
-}
-
-/**
  * What `[ccserver]` alone says, whatever is wrong with the rest: enough to find a server that runs. Options that are wrong
  * have their defaults.
  *
@@ -244,8 +214,7 @@ class Reader {
   readonly #diagnostics: Diagnostics;
   readonly #reads: ReadOptions;
   readonly #reading: Reading;
-  /** Sections that were read by a table of options, by name: once, whoever asks. */
-  readonly #others = new Map<string, OtherSection>();
+  readonly #others: SectionsByTable;
 
   constructor(parsed: ParsedConfig, reads: ReadOptions) {
     this.#parsed = parsed;
@@ -258,6 +227,7 @@ class Reader {
       host: reads.host,
       diagnostics: parsed.diagnostics,
     };
+    this.#others = new SectionsByTable(this.#reading);
   }
 
   read(): ServerConfig {
@@ -329,7 +299,7 @@ class Reader {
           line,
           `nobody reads [${name}]: no handler here reads sections ${name.slice(0, 2)}…`,
         );
-      } else if (byTable.has(name.slice(0, 2) as SectionPrefix) && !READ_SECTION.test(name)) {
+      } else if (byTable.has(name.slice(0, 2) as SectionPrefix) && !isReadable(name)) {
         this.#diagnostics.add(
           line,
           `[${name}]: expected a name such as [${name.slice(0, 2)}name], without blanks`,
@@ -373,7 +343,7 @@ class Reader {
     const edges = this.#edgesOf(section, options as Record<string, unknown>, definition);
     const sections = this.#sectionsFor(definition);
     const right = diagnostics.errors === before;
-    const others = this.#othersFor(section, definition);
+    const others = this.#others.of(section, definition);
     const sectionsRead = new Map(others.map(({ read }) => [read.name, read]));
     const handler = { name, definition, module, options, sections, sectionsRead, edges, line };
     if (right && others.every((other) => other.right)) this.#checkWhole(section, handler, server);
@@ -389,62 +359,16 @@ class Reader {
     const { file } = this.#parsed;
     const facts = factsOf({ file, jobName: this.#reading.builtins.job_name, options: server });
     const check = () => definition.check?.(options, sectionsRead, facts, section.name) ?? [];
-    for (const { section: name, option, message, severity } of this.#ask(section, "check", check) ?? []) {
+    for (
+      const { section: name, option, message, severity } of ask(this.#diagnostics, section, "check", check) ??
+        []
+    ) {
       const key = option?.toLowerCase() ?? "";
       const about = this.#ini.sections.get(name) ?? section;
       const { line } = about.entries.get(key) ?? this.#ini.defaults.get(key) ??
-        this.#others.get(name)?.inherited.get(key) ?? about;
+        this.#others.lineOf(name, key) ?? about;
       this.#diagnostics.add(line, message, { severity });
     }
-  }
-
-  /** Calls code of a definition: what it throws is told at the handler's section. */
-  #ask<T>({ name, line }: Section, what: string, f: () => T): T | undefined {
-    try {
-      return f();
-    } catch (error) {
-      this.#diagnostics.add(line, `the handler of [${name}] crashed in ${what}: ${errorText(error)}`);
-      return undefined;
-    }
-  }
-
-  /** The sections that a definition reads by a table of options; `section` is the handler's own. */
-  #othersFor(section: Section, { sections = [] }: AnyHandlerDefinition): OtherSection[] {
-    const readers = sections.filter((reads) => typeof reads !== "string");
-    return [...this.#ini.sections.values()].flatMap((other) => {
-      const reader = readers.find(({ prefix }) => other.name.startsWith(prefix));
-      if (reader === undefined || !READ_SECTION.test(other.name)) return [];
-      const known = this.#others.get(other.name);
-      if (known !== undefined) return known;
-      const read = this.#readOther(other, reader, section);
-      this.#others.set(other.name, read);
-      return read;
-    });
-  }
-
-  #readOther(section: Section, reader: SectionReader, handler: Section): OtherSection {
-    const ini = this.#ini;
-    const { name } = section;
-    const { builtins } = this.#reading;
-    const reading: Reading = {
-      ...this.#reading,
-      builtins: { ...builtins, job_name: `${builtins.job_name}.${name}`, service_name: name },
-    };
-    const before = this.#diagnostics.errors;
-    const options = this.#ask(handler, "options", () => reader.options(textOf(reading, section)));
-    if (options === undefined) {
-      return { read: { name, values: {}, set: new Set() }, inherited: new Map(), right: false };
-    }
-    const isSet = (key: string) => section.entries.has(key) || ini.defaults.has(key);
-    const inherited = new Map<string, Entry>();
-    for (const option of reader.inherits ?? []) {
-      const key = option.toLowerCase();
-      const entry = ini.sections.get("ccserver")?.entries.get(key);
-      if (entry !== undefined && !isSet(key)) inherited.set(key, entry);
-    }
-    const values = readSection(reading, section, options, ALSO_IN_SECTIONS, inherited);
-    const set = new Set(Object.keys(options).filter((option) => isSet(option.toLowerCase())));
-    return { read: { name, values, set }, inherited, right: this.#diagnostics.errors === before };
   }
 
   #checkRole(section: Section, entry: Entry, value: string, role: Role, roles: readonly Role[]): void {
@@ -559,23 +483,10 @@ class Reader {
 
   /** What handlers name must not come back to where it started. */
   #checkEdges(handlers: ReadonlyMap<string, HandlerConfig>): void {
-    const done = new Set<string>();
-    // A set keeps its order: the way from the first to where we are.
-    const way = new Set<string>();
-    const visit = (name: string): void => {
-      if (way.has(name)) {
-        const all = [...way];
-        const circle = [...all.slice(all.indexOf(name)), name].join(" -> ");
-        this.#diagnostics.add(handlers.get(name)!.line, `handlers name each other in a circle: ${circle}`);
-        return;
-      }
-      if (done.has(name)) return;
-      way.add(name);
-      for (const next of handlers.get(name)?.edges ?? []) visit(next);
-      way.delete(name);
-      done.add(name);
-    };
-    for (const name of handlers.keys()) visit(name);
+    for (const circle of circlesOf([...handlers.keys()], (name) => handlers.get(name)!.edges)) {
+      const { line } = handlers.get(circle[0])!;
+      this.#diagnostics.add(line, `handlers name each other in a circle: ${circle.join(" -> ")}`);
+    }
   }
 
   /** A handler that runs without a route may be meant to have one. */

@@ -1,8 +1,10 @@
 /** What a `[d:…]` section asks for, worked out: what is started, how, and which files are the job's. */
 import { createHash } from "node:crypto";
 import { dirname, resolve } from "node:path";
+import { circlesOf } from "../config/circles.ts";
 import type { SignalName } from "../contracts/environment.ts";
 import type { Finding, SectionRead, SectionsRead, ServerFacts } from "../contracts/handler.ts";
+import { reachable } from "../endpoint.ts";
 import { JOBS_MAX } from "../limits.ts";
 import { didYouMean } from "../text.ts";
 import { JOB_OPTIONS, type JobValues } from "./options.ts";
@@ -42,7 +44,11 @@ export interface JobmgrValues {
 }
 
 /** The path of a job's pidfile: its own, or in `pidfiledir`, or as the server's names it; null where there is none. */
-function pidfileOf({ name, values, set }: SectionRead, { pidfiledir }: JobmgrValues, server: ServerFacts) {
+export function pidfileOf(
+  { name, values, set }: SectionRead,
+  { pidfiledir }: JobmgrValues,
+  server: Pick<ServerFacts, "jobName">,
+): string | null {
   const { pidfile } = values as JobValues;
   if (set.has("pidfile") || pidfiledir === null) return pidfile;
   return `${pidfiledir}/${server.jobName}.${name}.pid`;
@@ -95,7 +101,7 @@ export function jobConfigOf(
       CC_JOB_CHAIN: chain === "" ? pidfile : `${chain}\n${pidfile}`,
       CC_SECTION: name,
       CC_CONFIG: configFile,
-      CC_ENDPOINT: server.socket,
+      CC_ENDPOINT: reachable(server.socket),
     },
     values,
     stopSignal: values["stop-signal"],
@@ -174,8 +180,9 @@ export function checkJobs(
       find(name, null, `[${name}] is not started: daemons in [${self}] does not name it`, "warning");
     }
   }
-  const circle = circleOf(known, (name) => (sections.get(name)!.values as JobValues).after);
-  if (circle !== null) find(circle[0], "after", `daemons wait for each other: ${circle.join(" -> ")}`);
+  for (const circle of circlesOf(known, (name) => (sections.get(name)!.values as JobValues).after)) {
+    find(circle[0], "after", `daemons wait for each other: ${circle.join(" -> ")}`);
+  }
   return findings;
 }
 
@@ -214,29 +221,6 @@ function checkJob(
     }
   }
   if (values.shell && values.command === null) find(name, "shell", `shell in [${name}] is for command`);
-}
-
-/** Names in a circle, the first again at the end; null: there is none. */
-function circleOf(names: readonly string[], next: (name: string) => readonly string[]): string[] | null {
-  const done = new Set<string>();
-  const way: string[] = [];
-  const visit = (name: string): string[] | null => {
-    if (way.includes(name)) return [...way.slice(way.indexOf(name)), name];
-    if (done.has(name) || !names.includes(name)) return null;
-    way.push(name);
-    for (const other of next(name)) {
-      const found = visit(other);
-      if (found !== null) return found;
-    }
-    way.pop();
-    done.add(name);
-    return null;
-  };
-  for (const name of names) {
-    const found = visit(name);
-    if (found !== null) return found;
-  }
-  return null;
 }
 
 /** Milliseconds before a restart, after so many starts; `random` in [0, 1) adds a tenth at most. */

@@ -15,26 +15,19 @@
  * A job is a loop that waits for one thing at a time and is woken by whatever happens: so a stop that comes in the middle of
  * a start, or a reload in the middle of a restart, finds it where it can act on that, and nothing runs twice.
  */
-import type {
-  Cancel,
-  Child,
-  Environment,
-  Exit,
-  Pipe,
-  ProcessInfo,
-  SignalName,
-} from "../contracts/environment.ts";
+import type { Cancel, Child, Environment, Exit, SignalName } from "../contracts/environment.ts";
 import type { JobState, JobView } from "../contracts/jobs.ts";
-import { codeOf, errorText } from "../errors.ts";
-import { JOB_FILE_MAX_BYTES } from "../limits.ts";
+import { errorText } from "../errors.ts";
 import type { Logger } from "../log.ts";
-import { counted, utf8 } from "../text.ts";
+import { counted } from "../text.ts";
 import { type JobConfig, LEFT_WAIT_MS, restartDelayMs, stopMsOf } from "./config.ts";
+import { exitText, startText, WELL } from "./exits.ts";
 import type { Gate } from "./gate.ts";
-import { LineReader, type OutputReader } from "./output.ts";
-import { isSame, type Scanner, send } from "./processes.ts";
-import { type JobRecord, writeRecord } from "./state_file.ts";
-import { environmentOf, NO_FOLDER, NO_USER, NOT_EXECUTABLE, NOT_FOUND, wrapped } from "./wrapper.ts";
+import { JobFiles } from "./job_files.ts";
+import { JobOutput, type JobOutputParts } from "./job_output.ts";
+import { isLeader, isMember, isSame, type Scanner, send } from "./processes.ts";
+import { type JobRecord, leaderOf } from "./state_file.ts";
+import { environmentOf, wrapped } from "./wrapper.ts";
 
 /** One that ends at once is not started more often than this, whatever its formula says. */
 const RESTART_LEAST_MS = 1000;
@@ -44,7 +37,6 @@ const AT_ONCE_MS = 100;
 const LOOK_MS = 1000;
 const SCRIPT_LOOK_MS = 20;
 const GONE_LOOK_MS = 20;
-const WELL = "exit code 0";
 /** Variables of the server's own that are not for its jobs. */
 const NOT_INHERITED = [
   "NOTIFY_SOCKET",
@@ -56,16 +48,10 @@ const NOT_INHERITED = [
 ];
 
 /** What a job needs of its supervisor. */
-export interface JobParts {
-  readonly environment: Environment;
+export interface JobParts extends JobOutputParts {
   readonly log: Logger;
   readonly gate: Gate;
   readonly scanner: Scanner;
-  readonly output: OutputReader;
-  /** Opens the job's FIFO. */
-  openPipe(path: string): Promise<Pipe>;
-  /** Takes a line of its output, for `output = route`. */
-  route(job: JobConfig, line: string): void;
   /** What it waits for before it starts: in words; null: nothing. */
   waitsFor(job: JobConfig): string | null;
   /** Its state has changed. */
@@ -121,9 +107,8 @@ export class Job {
   /** It has not lived for start-seconds. */
   #endedEarly = false;
   #livedMs = 0;
-  #lines: LineReader;
-  #reading: { drain(): void; end(): void } | null = null;
-  #pipe: Pipe | null = null;
+  readonly #files: JobFiles;
+  readonly #output: JobOutput;
   #wakeUp: () => void = () => {};
   #figures: Figures | null = null;
 
@@ -133,7 +118,8 @@ export class Job {
     this.#environment = parts.environment;
     this.log = parts.log.child(config.name);
     this.#since = this.#environment.clock.time();
-    this.#lines = new LineReader(this.#environment.clock, this.#sink());
+    this.#files = new JobFiles(config, parts.environment, this.log);
+    this.#output = new JobOutput(config, parts, this.#files, this.log);
   }
 
   get state(): JobState {
@@ -271,22 +257,18 @@ export class Job {
   }
 
   /** It stops being read, and leaves no file; after {@link stop}. */
-  async dispose(): Promise<void> {
-    this.#endReading();
-    if (this.config.values.output === "log" || this.config.values.output === "route") {
-      await this.#remove(this.config.outputFile);
-    }
+  dispose(): Promise<void> {
+    return this.#output.dispose();
   }
 
   /** Takes over the process that an earlier server started; false: it is gone, or another. */
   async takeOver(record: JobRecord): Promise<boolean> {
-    const { pid, started, boot } = record;
     const { processes } = this.#environment;
-    if (pid === null || started === null || boot !== processes.bootId) return false;
-    if (record.fingerprint !== this.config.fingerprint || !isSame(this.#environment, pid, started)) {
-      return false;
-    }
-    await this.#openOutput();
+    const leader = leaderOf(record, processes.bootId);
+    if (leader === null || record.fingerprint !== this.config.fingerprint) return false;
+    const { pid, started } = leader;
+    if (!isSame(this.#environment, pid, started)) return false;
+    await this.#output.open();
     this.#starts = record.starts;
     this.#restarts = record.restarts;
     this.#launched = true;
@@ -299,7 +281,7 @@ export class Job {
       exit: null,
     };
     // That server may have been killed before it wrote it.
-    if (this.config.kind !== "script") await this.#writePidfile(pid);
+    await this.#files.writePidfile(pid);
     this.log.info("start", `process ${pid} of an earlier server goes on`);
     return true;
   }
@@ -331,9 +313,7 @@ export class Job {
 
   async #removeFiles(): Promise<void> {
     // They may be those of one before, which still ends.
-    if (!this.#launched) return;
-    await this.#remove(this.config.stateFile);
-    await this.#remove(this.config.pidfile);
+    if (this.#launched) await this.#files.removeBoth();
   }
 
   /** It has ended by itself, and is not started again. */
@@ -408,38 +388,31 @@ export class Job {
     this.#current = running;
     this.log.info("start", `process ${pid}: ${this.config.argv.join(" ")}`);
     await this.#writeState(running);
-    if (this.config.kind !== "script") await this.#writePidfile(pid);
+    await this.#files.writePidfile(pid);
     await this.#watch();
   }
 
   /** What has to be there before the process is. */
   async #prepare(): Promise<void> {
     await this.#environment.files.makeFolder(this.config.folder);
-    await this.#openOutput();
+    await this.#output.open();
     await this.#writeState(null);
     // A script's pidfile of before must not be taken for the new one.
-    await this.#remove(this.config.pidfile);
+    await this.#files.remove(this.config.pidfile);
   }
 
   /** Null: it was stopped meanwhile. */
   async #spawn(): Promise<Child | null> {
-    const { processes, files, host } = this.#environment;
-    const { output, logfile } = this.config.values;
+    const { processes, host } = this.#environment;
     const env: Record<string, string> = { ...processes.env };
     for (const name of NOT_INHERITED) delete env[name];
     Object.assign(env, environmentOf(this.config));
-    const file = output === "file" ? await files.openAppend(logfile!) : null;
-    try {
+    return await this.#output.given(async (output) => {
       await this.#parts.gate.enter();
       if (!this.#wanted) return null;
       this.#again = false;
-      return processes.spawn(wrapped(this.config, host.folder), {
-        env,
-        output: file ?? this.#pipe?.fd ?? null,
-      });
-    } finally {
-      if (file !== null) files.closeFile(file);
-    }
+      return processes.spawn(wrapped(this.config, host.folder), { env, output });
+    });
   }
 
   /** Waits until the process has ended, or is to be ended and has. */
@@ -505,21 +478,17 @@ export class Job {
     const { clock, processes, files, host } = this.#environment;
     const { pidfile } = this.config;
     do {
-      const text = await files.read(pidfile, JOB_FILE_MAX_BYTES).then(
-        (bytes) => new TextDecoder().decode(bytes),
-        () => "",
-      );
-      const pid = Number(text.split("\n")[0].trim() || NaN);
-      const info = Number.isInteger(pid) && pid > 1 && pid !== host.pid ? processes.look(pid) : null;
+      const named = await this.#files.readPidfile();
+      const info = named === null || named === host.pid ? null : processes.look(named);
       // One that was there before the script is not what it started.
       if (info !== null && info.state !== "Z" && info.started >= launcher.started) {
+        const { pid, started, group } = info;
         const owner = processes.environmentOf(pid, "CC_JOB_PIDFILE");
         // One that has overwritten its environment must at least be of the user who wrote the pidfile.
         const own = owner === null
           ? processes.userOf(pid) === await files.ownerOf(pidfile)
           : owner === pidfile;
         if (own) {
-          const { started, group } = info;
           this.#current = {
             pid,
             started,
@@ -544,22 +513,15 @@ export class Job {
   /** It has ended by itself: what is left of it ends too. */
   async #ended(running: Running, began: number, why?: string): Promise<void> {
     const { clock } = this.#environment;
-    this.#reading?.drain();
-    this.#lines.flush();
-    this.#lastExit = why ?? missing(running.exit, this.#endedEarly, this.config) ?? exitText(running.exit);
+    const last = this.#output.drain();
+    this.#lastExit = why ??
+      (this.#endedEarly ? startText(running.exit, this.config) : exitText(running.exit));
     this.#livedMs = clock.now() - began;
     const seconds = (this.#livedMs / 1000).toFixed(1);
-    const { output, logfile } = this.config.values;
-    const last = output === "file"
-      ? `; its output is in ${logfile}`
-      : this.#lines.last === ""
-      ? ""
-      : `; its last line: ${this.#lines.last.slice(0, 200)}`;
     const next = this.#wanted && !this.#again ? `; ${this.#planNext()}` : "";
     const text = `process ${running.pid} has ended after ${seconds} s: ${this.#lastExit}${last}${next}`;
     if (this.#lastExit === WELL) this.log.info("exit", text);
     else this.log.warnRarely("exit", "ended", text);
-    this.#lines.last = "";
     this.#current = null;
     this.#figures = null;
     this.#set(next !== "" && this.#nextMs !== null ? "backoff" : "stopping");
@@ -592,8 +554,7 @@ export class Job {
     if (!this.#hasEnded(running)) {
       this.log.error("stop", `process ${running.pid} does not end, by SIGKILL either`);
     }
-    this.#reading?.drain();
-    this.#lines.flush();
+    this.#output.drain();
     this.#lastExit = exitText(running.exit);
     this.log.info("stop", `process ${running.pid} has ended: ${this.#lastExit}`);
     this.#current = null;
@@ -678,63 +639,17 @@ export class Job {
       },
     );
     if (left.length > 0) this.log.error("start", `process ${left[0].pid} does not end, by SIGKILL either`);
-    else if (record !== null) {
-      await this.#remove(this.config.stateFile);
-      await this.#remove(this.config.pidfile);
-    }
-  }
-
-  #sink(): (line: string) => void {
-    const { output } = this.config.values;
-    if (output === "route") return (line) => this.#parts.route(this.config, line);
-    return (line) => this.log.info("output", line);
-  }
-
-  async #openOutput(): Promise<void> {
-    const { output } = this.config.values;
-    if (this.#pipe !== null || output !== "log" && output !== "route") return;
-    await this.#attempt(async () => {
-      this.#pipe = await this.#parts.openPipe(this.config.outputFile);
-      this.#reading = this.#parts.output.add(this.#pipe, this.#lines);
-    });
-  }
-
-  #endReading(): void {
-    this.#reading?.end();
-    this.#reading = this.#pipe = null;
+    else if (record !== null) await this.#files.removeBoth();
   }
 
   async #writeState(running: Running | null): Promise<void> {
-    const { clock, processes } = this.#environment;
-    const record: JobRecord = {
+    await this.#files.writeState({
       pid: running?.pid ?? null,
       started: running?.started ?? null,
-      boot: processes.bootId,
-      config: this.config.facts.CC_CONFIG,
-      pidfile: this.config.pidfile,
-      fingerprint: this.config.fingerprint,
-      since: running?.sinceMs ?? clock.time(),
+      since: running?.sinceMs ?? this.#environment.clock.time(),
       starts: this.#starts,
       restarts: this.#restarts,
-    };
-    await this.#attempt(() => writeRecord(this.#environment, this.config.stateFile, record));
-  }
-
-  async #writePidfile(pid: number): Promise<void> {
-    await this.#attempt(() => this.#environment.files.replace(this.config.pidfile, utf8(`${pid}`)));
-  }
-
-  /** A full disk does not keep a job from running. */
-  async #attempt(write: () => Promise<void>): Promise<void> {
-    try {
-      await write();
-    } catch (error) {
-      this.log.warnRarely("start", `file ${codeOf(error)}`, errorText(error));
-    }
-  }
-
-  async #remove(path: string): Promise<void> {
-    await this.#attempt(() => this.#environment.files.remove(path));
+    });
   }
 
   #set(state: JobState, detail: string | null = null, since = this.#environment.clock.time()): void {
@@ -760,43 +675,6 @@ export class Job {
   }
 }
 
-/** What is told from all others by its number and its start. */
-type Known = Pick<Running, "pid" | "started">;
-
-/** The process of a record, alive or not; null where the machine has been started anew since. */
-export function leaderOf({ pid, started, boot }: JobRecord, bootId: string): Known | null {
-  return pid === null || started === null || boot !== bootId ? null : { pid, started };
-}
-
-export function isLeader({ pid, started }: ProcessInfo, leader: Known): boolean {
-  return pid === leader.pid && started === leader.started;
-}
-
-/** Is it of the session or group that this process leads, or led? Nobody joins one from before it began. */
-export function isMember({ pid, session, group, started }: ProcessInfo, leader: Known): boolean {
-  return pid !== leader.pid && (session === leader.pid || group === leader.pid) && started >= leader.started;
-}
-
 function againIn(ms: number): string {
   return `again in ${(ms / 1000).toFixed(1)} s`;
-}
-
-/** How a process ended, in words. */
-function exitText(exit: Exit | null): string {
-  // It was no child of this server.
-  if (exit === null) return "unknown";
-  if (exit.error !== null) return exit.error;
-  return exit.signal ?? `exit code ${exit.code}`;
-}
-
-/** What the shell that starts a job says by its exit code. */
-function missing(exit: Exit | null, early: boolean, { values }: JobConfig): string | null {
-  if (!early) return null;
-  if (exit?.code === NOT_FOUND) return "the program is missing (exit code 127)";
-  if (exit?.code === NOT_EXECUTABLE) return "the program cannot be executed (exit code 126)";
-  if (exit?.code === NO_USER && values.user !== null) return "the user is not known (exit code 124)";
-  if (exit?.code === NO_FOLDER && values.cwd !== null) {
-    return "the folder of cwd cannot be entered (exit code 125)";
-  }
-  return null;
 }

@@ -1,5 +1,17 @@
 /** The options of a `[d:…]` section: what every job has. */
-import { boolean, choice, integer, number, option, optional, path, size, text } from "../config/options.ts";
+import * as v from "valibot";
+import {
+  boolean,
+  choice,
+  integer,
+  list,
+  number,
+  option,
+  optional,
+  path,
+  size,
+  text,
+} from "../config/options.ts";
 import type { SignalName } from "../contracts/environment.ts";
 import type { Options, Schema, Values } from "../contracts/schema.ts";
 import { CCError } from "../errors.ts";
@@ -12,71 +24,61 @@ export interface CommandLine {
   readonly words: readonly string[];
 }
 
-const commandLine: Schema<CommandLine> = checked((text) => {
-  const words = splitWords(text);
-  if (words.length === 0) throw new CCError("bad-value", "a program is expected");
-  return { text, words };
-});
+/** Text that is split as a shell would; what `read` says is wrong with the words is told. */
+function ofWords<T>(read: (words: string[], text: string) => T | string): Schema<T> {
+  return v.pipe(
+    v.string(),
+    v.rawTransform(({ dataset, addIssue, NEVER }) => {
+      let found: T | string;
+      try {
+        found = read(splitWords(dataset.value), dataset.value);
+      } catch (error) {
+        if (!(error instanceof CCError)) throw error;
+        found = error.message;
+      }
+      if (typeof found !== "string") return found;
+      addIssue({ message: found });
+      return NEVER;
+    }),
+  );
+}
+
+const commandLine = ofWords<CommandLine>((words, text) =>
+  words.length === 0 ? "a program is expected" : { text, words }
+);
 
 /** `NAME=VALUE` words. */
-const assignments: Schema<Record<string, string>> = checked((value) => {
+const assignments = ofWords<Record<string, string>>((words, text) => {
   // As supervisord has it; in quotes a comma is one.
-  if (/,(\s|$|[A-Za-z_]\w*=)/.test(value.replace(/'[^']*'|"[^"]*"/g, "x"))) {
-    throw new CCError(
-      "bad-value",
-      "NAME=VALUE words have blanks between, not commas; quote a value that has one",
-    );
+  if (/,(\s|$|[A-Za-z_]\w*=)/.test(text.replace(/'[^']*'|"[^"]*"/g, "x"))) {
+    return "NAME=VALUE words have blanks between, not commas; quote a value that has one";
   }
-  const found: Record<string, string> = {};
-  for (const word of splitWords(value)) {
+  const wrong = words.find((word) => !/^[A-Za-z_]\w*=/.test(word));
+  if (wrong !== undefined) return `expected NAME=VALUE, not "${wrong}"`;
+  return Object.fromEntries(words.map((word) => {
     const equals = word.indexOf("=");
-    if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(word.slice(0, Math.max(0, equals)))) {
-      throw new CCError("bad-value", `expected NAME=VALUE, not "${word}"`);
-    }
-    found[word.slice(0, equals)] = word.slice(equals + 1);
-  }
-  return found;
+    return [word.slice(0, equals), word.slice(equals + 1)];
+  }));
 });
 
-const umask: Schema<string> = checked((value) => {
-  if (/^[0-7]{1,4}$/.test(value)) return value;
-  throw new CCError("bad-value", "expected an octal number such as 022");
-});
+const umask: Schema<string> = v.pipe(
+  v.string(),
+  v.regex(/^[0-7]{1,4}$/, "expected an octal number such as 022"),
+);
 
-const jobNames: Schema<string[]> = checked((value) => {
-  const names = value.split(",").map((name) => name.trim()).filter((name) => name !== "");
-  const wrong = names.find((name) => !/^d:\S+$/.test(name));
-  if (wrong !== undefined) throw new CCError("bad-value", `expected a daemon such as d:name, not "${wrong}"`);
-  return names;
-});
+const jobNames = list<string>(v.pipe(
+  v.string(),
+  v.regex(/^d:\S+$/, "expected a daemon such as d:name"),
+));
 
 const STOP_SIGNALS = ["SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGKILL"] as const;
 
 /** With or without `SIG`, in any case. */
-const stopSignal: Schema<SignalName> = checked((value) => {
-  const name = `SIG${value.toUpperCase().replace(/^SIG/, "")}`;
-  const found = STOP_SIGNALS.find((signal) => signal === name);
-  if (found === undefined) throw new CCError("bad-value", `expected ${STOP_SIGNALS.join(", ")}`);
-  return found;
-});
-
-/** A schema of a function that returns the value, or throws what is wrong. */
-function checked<T>(read: (value: string) => T): Schema<T> {
-  return {
-    "~standard": {
-      version: 1,
-      vendor: "ccserver",
-      validate(value) {
-        try {
-          return { value: read(String(value)) };
-        } catch (error) {
-          if (!(error instanceof CCError)) throw error;
-          return { issues: [{ message: error.message }] };
-        }
-      },
-    },
-  };
-}
+const stopSignal: Schema<SignalName> = v.pipe(
+  v.string(),
+  v.transform((word) => `SIG${word.toUpperCase().replace(/^SIG/, "")}`),
+  v.picklist(STOP_SIGNALS, `expected ${STOP_SIGNALS.join(", ")}`),
+);
 
 /** Of `[h:…]`. */
 export const JOBMGR_OPTIONS = {
@@ -183,8 +185,8 @@ export const JOB_OPTIONS = {
   logfile: optional(path, "for output = file: appended to", "/var/log/cc/%(job_name)s.log"),
 } satisfies Options;
 
-/** What the original puts into the section, or reads there: taken, and of no use here. */
-const IGNORED = ["job_name", "service_name", "use_skylog", "class", "log_size", "log_count"];
+/** What the original reads in the section beside what the config's reader lets pass: of no use here. */
+const IGNORED = ["log_size", "log_count"];
 
 /** The values of a `[d:…]` section. */
 export type JobValues = Values<typeof JOB_OPTIONS>;
@@ -219,4 +221,4 @@ export function jobOptionsFor(
   return table;
 }
 
-const anything: Schema<string> = checked((value) => value);
+const anything: Schema<string> = v.string();

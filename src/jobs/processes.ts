@@ -104,6 +104,16 @@ export class Scanner {
   }
 }
 
+/** Is it this one? */
+export function isLeader({ pid, started }: ProcessInfo, leader: Target): boolean {
+  return pid === leader.pid && started === leader.started;
+}
+
+/** Is it of the session or group that this one leads, or led? Nobody joins one from before it began. */
+export function isMember({ pid, session, group, started }: ProcessInfo, leader: Target): boolean {
+  return pid !== leader.pid && (session === leader.pid || group === leader.pid) && started >= leader.started;
+}
+
 /** Is this the process that was started then, and has it not ended? */
 export function isSame({ processes }: Environment, pid: number, started: number): boolean {
   const info = processes.look(pid);

@@ -8,6 +8,7 @@ import { codeOf, errorText } from "../errors.ts";
 import { JOB_FILE_MAX_BYTES } from "../limits.ts";
 import type { Logger } from "../log.ts";
 import { utf8 } from "../text.ts";
+import type { Target } from "./processes.ts";
 
 /** What the file holds. */
 export interface JobRecord {
@@ -61,6 +62,11 @@ export async function readRecord(
 
 export async function writeRecord({ files }: Environment, path: string, record: JobRecord): Promise<void> {
   await files.replace(path, utf8(`${JSON.stringify(record)}\n`), { mode: 0o600 });
+}
+
+/** The process of a record, alive or not; null where the machine has been started anew since. */
+export function leaderOf({ pid, started, boot }: JobRecord, bootId: string): Target | null {
+  return pid === null || started === null || boot !== bootId ? null : { pid, started };
 }
 
 function isRecord(value: unknown): value is JobRecord {

@@ -2,17 +2,18 @@
 import type { Cancel, Environment, Pipe } from "../contracts/environment.ts";
 import type { Counter, Meter } from "../contracts/handler.ts";
 import type { JobView } from "../contracts/jobs.ts";
-import type { Draft } from "../contracts/message.ts";
+import type { Draft, Outcome } from "../contracts/message.ts";
 import { CCError, errorText } from "../errors.ts";
 import { JOBS_MAX } from "../limits.ts";
 import type { Logger } from "../log.ts";
+import { logDraft } from "../message/log_fields.ts";
 import { counted } from "../text.ts";
 import { type JobConfig, longestStopMs, stopMsOf } from "./config.ts";
 import { Gate } from "./gate.ts";
-import { type Figures, isLeader, isMember, Job, type JobParts, leaderOf } from "./job.ts";
+import { Job, type JobParts } from "./job.ts";
 import { OutputReader } from "./output.ts";
-import { Scanner } from "./processes.ts";
-import { type JobRecord, readRecord } from "./state_file.ts";
+import { isLeader, isMember, Scanner } from "./processes.ts";
+import { type JobRecord, leaderOf, readRecord } from "./state_file.ts";
 
 /** How often memory and processor time of all jobs are looked at: where they are bounded, and where they are only told. */
 const BOUNDED_MS = 5000;
@@ -30,7 +31,7 @@ export interface SupervisorParts {
   readonly environment: Environment;
   readonly log: Logger;
   readonly meter: Meter;
-  publish(draft: Draft): unknown;
+  publish(draft: Draft): Outcome | Promise<Outcome>;
 }
 
 export class Supervisor {
@@ -391,7 +392,7 @@ export class Supervisor {
       });
     }
     this.#figuresAt = clock.now();
-    for (const [session, job] of jobs) job.figures = (sums.get(session) as Figures | undefined) ?? null;
+    for (const [session, job] of jobs) job.figures = sums.get(session) ?? null;
   }
 
   /** Gauges by the job's name: those of one that is gone tell nothing. */
@@ -417,17 +418,16 @@ export class Supervisor {
 
   #route({ name, fullName }: JobConfig, line: string): void {
     const { clock } = this.#environment;
-    const fields = {
-      log_level: "INFO",
-      service_type: name,
-      job_name: fullName,
-      log_msg: line,
-      log_time: clock.time() / 1000,
-      log_pid: this.#jobs.get(name)?.pid ?? 0,
-      log_line: 0,
-      log_function: "output",
-    };
-    void Promise.resolve(this.#parts.publish({ type: "log.info", fields })).then((outcome) => {
+    const draft = logDraft({
+      level: "INFO",
+      service: name,
+      job: fullName,
+      text: line,
+      timeMs: clock.time(),
+      pid: this.#jobs.get(name)?.pid ?? 0,
+      where: "output",
+    });
+    void Promise.resolve(this.#parts.publish(draft)).then((outcome) => {
       if (outcome !== "ok") this.#lost.add();
     }, () => this.#lost.add());
   }

@@ -19,6 +19,7 @@ import {
   CONTROL_IDLE_MS,
   CONTROL_LINE_MAX_BYTES,
   CONTROL_LINGER_MS,
+  UNIX_PATH_MAX_BYTES,
 } from "../limits.ts";
 import { Door } from "../socket/door.ts";
 import { printable, utf8 } from "../text.ts";
@@ -39,9 +40,6 @@ export interface ControlParts {
 
 /** Verbs that handlers of this program answer, where there are such: for whoever asks for another. */
 const HANDLER_VERBS = ["jobs", "job"];
-
-/** Longest path of a Unix socket on Linux, without its closing zero. */
-const PATH_MAX_BYTES = 107;
 
 /** For its owner alone. */
 const LINK_OPTIONS: LinkOptions = { keepAlive: null, receiveBufferBytes: 0, sendBufferBytes: 0, mode: 0o600 };
@@ -79,10 +77,10 @@ export class ControlChannel {
    * @throws {CCError} With the system's code; the message is one line for the operator.
    */
   static async open(path: string, parts: ControlParts): Promise<ControlChannel> {
-    if (utf8(path).length > PATH_MAX_BYTES) {
+    if (utf8(path).length > UNIX_PATH_MAX_BYTES) {
       throw new CCError(
         "ENAMETOOLONG",
-        `${path} is longer than ${PATH_MAX_BYTES} bytes: that is no Unix socket`,
+        `${path} is longer than ${UNIX_PATH_MAX_BYTES} bytes: that is no Unix socket`,
       );
     }
     const channel = new ControlChannel(path, parts);

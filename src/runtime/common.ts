@@ -1,4 +1,5 @@
 /** What the drivers share. */
+import { UNIX_PATH_MAX_BYTES } from "../limits.ts";
 
 /** Copies by a view: the way of V8. */
 export function copyByView(from: Uint8Array, start: number, end: number, to: Uint8Array, at: number): void {
@@ -46,7 +47,7 @@ export const NOTIFY_FLAGS = 0x40 /* MSG_DONTWAIT */ | 0x4000 /* MSG_NOSIGNAL */;
 /** A `sockaddr_un` for a path, or a name of the abstract namespace that begins with `@`; null for anything else. */
 export function unixAddress(name: string): Uint8Array<ArrayBuffer> | null {
   const bytes = new TextEncoder().encode(name);
-  if (!/^[/@]./.test(name) || bytes.length > 107) return null;
+  if (!/^[/@]./.test(name) || bytes.length > UNIX_PATH_MAX_BYTES) return null;
   const abstract = name.startsWith("@");
   // A path ends with a zero byte, an abstract name begins with one and ends where the address does.
   const address = new Uint8Array(2 + bytes.length + (abstract ? 0 : 1));

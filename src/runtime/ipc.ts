@@ -18,6 +18,7 @@ import {
 import { dirname, join } from "node:path";
 import type { Address, Link, LinkEvents, LinkOptions, Listener, Transport } from "../contracts/links.ts";
 import { CCError, codeOf, errnoText, errorText } from "../errors.ts";
+import { UNIX_PATH_MAX_BYTES } from "../limits.ts";
 
 /** Does a server listen at this path, however busy it is? */
 export type Answers = (path: string) => Promise<boolean>;
@@ -136,8 +137,6 @@ export function listenBy(answers: Answers, listenAt: ListenAt): Transport["liste
     );
 }
 
-/** Longest path of a Unix socket on Linux, without its closing zero. */
-const PATH_MAX_BYTES = 107;
 const LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789";
 /** Long enough for no two programs to meet. */
 const NAME_LETTERS = 10;
@@ -150,7 +149,7 @@ const NAME_LETTERS = 10;
  */
 function besideOf(path: string, more = 0): string {
   const folder = dirname(path);
-  const room = Math.min(NAME_LETTERS, PATH_MAX_BYTES - more - Buffer.byteLength(join(folder, "/")));
+  const room = Math.min(NAME_LETTERS, UNIX_PATH_MAX_BYTES - more - Buffer.byteLength(join(folder, "/")));
   if (room < 1) throw new CCError("ENAMETOOLONG", `cannot listen on ipc://${path}: the path is too long`);
   for (;;) {
     let name = room > 1 ? "." : "";

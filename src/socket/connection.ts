@@ -436,7 +436,10 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     decoder.pause();
   }
 
-  readonly #counting = { message: (): void => this.drops.add("unread", this.name) };
+  /** A sink that counts. */
+  get #counting(): { message(): void } {
+    return { message: () => this.drops.add("unread", this.name) };
+  }
 
   #continueHandshake(handshake: Handshake, chunk: Uint8Array, start: number, end: number): number {
     if (!handshake.push(chunk, start, end)) return end;
