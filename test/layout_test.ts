@@ -93,7 +93,8 @@ const PURE_MODULES: Record<string, readonly string[]> = {
   "config/modules.ts": ["node:crypto", "node:path"],
   "config/reader.ts": ["node:path"],
   "config/options.ts": ["node:path"],
-  "jobs/config.ts": ["node:crypto", "node:path"],
+  "jobs/config.ts": ["node:path"],
+  "jobs/digest.ts": ["node:crypto"],
   // Compression, and base64: nothing of them is outside the program.
   "daemons/infoscript.ts": ["node:buffer", "node:util", "node:zlib"],
   // HTTP is served by the runtime's own server; it is not part of any simulation.

@@ -2,6 +2,7 @@
 import type { SectionsRead } from "../contracts/handler.ts";
 import { daemonOf } from "../daemons/index.ts";
 import { checkJobs, jobConfigOf, type JobmgrValues } from "../jobs/config.ts";
+import { type Digest, loadDigest } from "../jobs/digest.ts";
 import { JOBMGR_OPTIONS, jobOptionsFor } from "../jobs/options.ts";
 import { Supervisor } from "../jobs/supervisor.ts";
 import { CCError } from "../errors.ts";
@@ -24,10 +25,20 @@ export const jobmgr = defineHandler({
   create({ options, sectionsRead, server, environment, log, meter, publish }) {
     const supervisor = new Supervisor({ environment, log, meter, publish });
     const { host, processes } = environment;
-    const program = { folder: host.folder, self: processes.self, chain: processes.env.CC_JOB_CHAIN ?? "" };
-    const configsOf = (values: JobmgrValues, sections: SectionsRead) =>
-      values.daemons.map((name) => jobConfigOf(sections.get(name)!, values, server, program));
+    let digest: Digest;
+    const configsOf = (values: JobmgrValues, sections: SectionsRead) => {
+      const program = {
+        folder: host.folder,
+        self: processes.self,
+        chain: processes.env.CC_JOB_CHAIN ?? "",
+        digest,
+      };
+      return values.daemons.map((name) => jobConfigOf(sections.get(name)!, values, server, program));
+    };
     return {
+      async start() {
+        digest = await loadDigest();
+      },
       listening: () => supervisor.start(configsOf(options, sectionsRead)),
       plan: () => ({ drop: "jobmgr answers no messages", warn: true }),
       reconfigure(next, sections) {

@@ -1,5 +1,4 @@
 /** What a `[d:…]` section asks for, worked out: what is started, how, and which files are the job's. */
-import { createHash } from "node:crypto";
 import { dirname, resolve } from "node:path";
 import { circlesOf } from "../config/circles.ts";
 import type { SignalName } from "../contracts/environment.ts";
@@ -7,6 +6,7 @@ import type { Finding, SectionRead, SectionsRead, ServerFacts } from "../contrac
 import { reachable } from "../endpoint.ts";
 import { JOBS_MAX } from "../limits.ts";
 import { didYouMean } from "../text.ts";
+import type { Digest } from "./digest.ts";
 import { JOB_OPTIONS, type JobValues } from "./options.ts";
 
 /** One job, as its section has it. */
@@ -62,6 +62,7 @@ export interface ProgramFacts {
   readonly self: readonly string[];
   /** Of jobs that this server itself belongs to. */
   readonly chain: string;
+  readonly digest: Digest;
 }
 
 /** A job's files, by what they are. */
@@ -75,7 +76,7 @@ export function jobConfigOf(
   section: SectionRead,
   jobmgr: JobmgrValues,
   server: ServerFacts,
-  { folder, self, chain }: ProgramFacts,
+  { folder, self, chain, digest }: ProgramFacts,
 ): JobConfig {
   const values = section.values as JobValues;
   const { name } = section;
@@ -110,9 +111,7 @@ export function jobConfigOf(
     stateFile,
     outputFile,
     // A digest, as the values may hold secrets.
-    fingerprint: createHash("sha256").update(JSON.stringify([argv, values, pidfile, server.socket])).digest(
-      "hex",
-    ),
+    fingerprint: digest(JSON.stringify([argv, values, pidfile, server.socket])),
   };
 }
 
