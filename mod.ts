@@ -41,7 +41,7 @@ import type { ClientLike, ClientOptions, Received } from "./src/client/types.ts"
 import { Diagnostics } from "./src/config/diagnostics.ts";
 import { expand, parse } from "./src/config/ini.ts";
 import { loadConfig as load } from "./src/config/load.ts";
-import { HandlerModules } from "./src/config/modules.ts";
+import { Modules } from "./src/config/modules.ts";
 import { type AnyHandlerDefinition, readConfig as read, type ServerConfig } from "./src/config/reader.ts";
 import type { Environment } from "./src/contracts/environment.ts";
 import type { Draft } from "./src/contracts/message.ts";
@@ -97,12 +97,14 @@ export {
 export type { AnyHandlerDefinition, HandlerConfig, RouteConfig, ServerConfig } from "./src/config/reader.ts";
 export type { ServerOptions } from "./src/config/server_options.ts";
 export type { ZmqValues } from "./src/config/socket_options.ts";
+export type { DaemonContext, DaemonDefinition } from "./src/contracts/daemon.ts";
 export type * from "./src/contracts/environment.ts";
 export type * from "./src/contracts/handler.ts";
 export type * from "./src/contracts/links.ts";
 export type * from "./src/contracts/message.ts";
 export type * from "./src/contracts/schema.ts";
 export type * from "./src/contracts/seal.ts";
+export { defineDaemon } from "./src/daemons/define.ts";
 export { EndpointError } from "./src/endpoint.ts";
 export { CCError } from "./src/errors.ts";
 export { defineHandler, EVERYWHERE } from "./src/handlers/define.ts";
@@ -174,7 +176,7 @@ const ROUTER_DEFAULTS: Omit<RouterOptions, keyof SocketOptions> = {
 };
 
 /** Modules that configs name are loaded once in a program. */
-const MODULES = new HandlerModules(MACHINE, HANDLER_TOOLKIT);
+const MODULES = new Modules(MACHINE, HANDLER_TOOLKIT);
 
 function loggerOf(log: Logging["log"]): Logger {
   return log instanceof Logger ? log : new Logger("cc", { sink: log ?? (() => {}), pid: process.pid });

@@ -189,6 +189,12 @@ export const MODULE_MAX_BYTES = 16 * 1024 * 1024;
 /** Bytes of one line that a job writes; the rest of a longer one is passed over. */
 export const JOB_LINE_MAX_BYTES = 64 * 1024;
 
+/** Bytes of a message that asks for a job's options. */
+export const JOB_REQUEST_MAX_BYTES = 4096;
+
+/** Bytes of one line in which a job says how it is. */
+export const NOTICE_MAX_BYTES = 4096;
+
 /** Lines of a job's output that are logged: so many at once, then so many a second. */
 export const JOB_LINES_BURST = 1000;
 export const JOB_LINES_PER_SECOND = 100;

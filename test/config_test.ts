@@ -28,6 +28,7 @@ import { SERVER_OPTIONS } from "../src/config/server_options.ts";
 import type { Options } from "../src/contracts/schema.ts";
 import { DAEMONS } from "../src/daemons/index.ts";
 import { JOB_OPTIONS, MODULE_OPTIONS } from "../src/jobs/options.ts";
+import { MACHINE } from "../src/runtime/machine.ts";
 import { HANDLERS } from "../src/handlers/index.ts";
 import { CONFIG_VALUE_MAX_CHARS } from "../src/limits.ts";
 import { ROOT, RUNTIME, tempFolder } from "./helpers/env.ts";
@@ -486,6 +487,8 @@ test("config: what a handler finds wrong is told at the line of the option it is
     configFile: "x.ini",
     socket: "tcp://127.0.0.1:10000",
     pidfile: "/p/x",
+    cms: {},
+    receivesDatagrams: MACHINE.host.receivesDatagrams,
   }]);
   assert.deepEqual(wrong(ini.replace("count = 4", "count = x"), [finds]), [
     "x.ini:8: count = x: expected a whole number",

@@ -59,6 +59,7 @@ const FOR_HANDLERS = [
   "config/socket_options.ts",
   "contracts/",
   "daemons/index.ts",
+  "endpoint.ts",
   "errors.ts",
   "handlers/define.ts",
   "jobs/",

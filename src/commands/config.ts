@@ -1,7 +1,7 @@
 /** Configs for commands: what is wrong with one ends the command, with every finding. */
 import { ConfigError, formatDiagnostic } from "../config/diagnostics.ts";
 import { loadConfig, loadServerSection } from "../config/load.ts";
-import { HandlerModules } from "../config/modules.ts";
+import { Modules } from "../config/modules.ts";
 import { readConfig, type ReadOptions, type ServerConfig } from "../config/reader.ts";
 import type { Program } from "../contracts/command.ts";
 import { unwritableFiles } from "../process/writable.ts";
@@ -18,12 +18,12 @@ export type RunningConfig = Pick<ServerConfig, "file" | "options" | "lines" | "h
 export class Configs {
   readonly #known: Known;
   readonly #program: Program;
-  readonly modules: HandlerModules;
+  readonly modules: Modules;
 
   constructor(known: Known, program: Program) {
     this.#known = known;
     this.#program = program;
-    this.modules = new HandlerModules(program.environment, known.toolkit);
+    this.modules = new Modules(program.environment, known.toolkit);
   }
 
   /**

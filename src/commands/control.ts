@@ -1,11 +1,13 @@
 /** `ccserver -r`, `-s`, `-k`: signals to the server that a config's pidfile names. */
 import process from "node:process";
 import { placeOf, type ServerConfig } from "../config/reader.ts";
-import type { SectionsRead } from "../contracts/handler.ts";
+import type { SectionsRead, ServerFacts } from "../contracts/handler.ts";
 import type { Program } from "../contracts/command.ts";
 import { errorText } from "../errors.ts";
 import { jobmgr } from "../handlers/jobmgr.ts";
-import { daemonsStopMs, type JobmgrValues } from "../jobs/config.ts";
+import { processHandler } from "../handlers/process_handler.ts";
+import { daemonsStopMs, type JobmgrValues, ownSection } from "../jobs/config.ts";
+import type { JobValues } from "../jobs/options.ts";
 import { holderOf, isAlive } from "../process/pidfile.ts";
 import type { Configs, RunningConfig } from "./config.ts";
 import { configOperand, defineCommand } from "./define.ts";
@@ -96,18 +98,26 @@ async function end(
   return EXIT.ok;
 }
 
-/** The job managers of a config: what their sections say, and those of the daemons. */
-export function jobmgrsOf(
+/** What handlers of a config start: what their sections say, and those of the daemons. */
+export function supervisorsOf(
   handlers: ServerConfig["handlers"],
+  server: Pick<ServerFacts, "pidfile" | "jobName">,
 ): { values: JobmgrValues; sections: SectionsRead }[] {
-  return [...handlers.values()].filter(({ definition }) => definition === jobmgr).map((
-    { options, sectionsRead },
-  ) => ({ values: options as unknown as JobmgrValues, sections: sectionsRead }));
+  return [...handlers.values()].flatMap(({ name, definition, options, sectionsRead }) => {
+    if (definition === jobmgr) {
+      return [{ values: options as unknown as JobmgrValues, sections: sectionsRead }];
+    }
+    if (definition !== processHandler || options.command === null) return [];
+    const section = ownSection(name, options as unknown as JobValues, server);
+    return [{ values: { daemons: [name], pidfiledir: null }, sections: new Map([[name, section]]) }];
+  });
 }
 
 /** Milliseconds that the daemons of a config may take to end. */
 export function jobsStopMs({ handlers }: Pick<RunningConfig, "handlers">): number {
-  return Math.max(0, ...jobmgrsOf(handlers).map(({ values, sections }) => daemonsStopMs(values, sections)));
+  // No name matters here.
+  const supervisors = supervisorsOf(handlers, { pidfile: null, jobName: "" });
+  return Math.max(0, ...supervisors.map(({ values, sections }) => daemonsStopMs(values, sections)));
 }
 
 /** @throws {Exit} The config has none. */

@@ -9,6 +9,7 @@ import { daemon } from "./daemon.ts";
 import type { AnyCommand } from "./define.ts";
 import { ini } from "./ini.ts";
 import { jobs } from "./jobs.ts";
+import { notify } from "./notify.ts";
 import { ping } from "./ping.ts";
 import { routes } from "./routes.ts";
 import { runDaemon } from "./run_daemon.ts";
@@ -34,6 +35,7 @@ export function commandsOf(program: Program): readonly [AnyCommand, ...AnyComman
     routes(make),
     jobs(make),
     runDaemon(make),
+    notify,
     unit(make),
     ini,
     example(make),

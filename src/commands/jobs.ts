@@ -39,7 +39,7 @@ export const jobs = (configs: () => Configs) =>
         if (flags.watch) return await watch(asking, flags.json, program);
         const found = action === undefined
           ? await asking.list()
-          : await asking.act(action, names.map((name) => name.startsWith("d:") ? name : `d:${name}`));
+          : await asking.act(action, names.map((name) => /^[dh]:/.test(name) ? name : `d:${name}`));
         show(found, flags.json, program);
         const wanted = action === "start" || action === "restart";
         return wanted && found.some(({ state }) => state !== "running") ? EXIT.failed : EXIT.ok;

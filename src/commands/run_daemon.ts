@@ -1,20 +1,33 @@
 /**
  * `ccserver daemon cc.daemon.NAME CONFIG.ini d:name`: runs a built-in daemon, as jobmgr does, or by hand.
  *
- * It reads the server's config file, connects to the server under its own name, and logs through it. SIGHUP reads the file
- * again: other options start the daemon's work anew, in this process. SIGINT and SIGTERM end it; a second one at once.
+ * It reads the server's config file, connects to the server under its own name, and logs through it. The server of a job
+ * tells it its options (`job.config`), and sends them again when a reload has changed them; SIGHUP reads the file again.
+ * Other options start the daemon's work anew, in this process. SIGINT and SIGTERM end it; a second one at once.
  */
+import { resolve } from "node:path";
 import { Client } from "../client/client.ts";
 import { ConfigError } from "../config/diagnostics.ts";
-import type { ServerConfig } from "../config/reader.ts";
+import { readTexts } from "../config/options.ts";
+import { modulePath, type ServerConfig } from "../config/reader.ts";
 import type { Program } from "../contracts/command.ts";
-import type { Environment } from "../contracts/environment.ts";
-import { type AnyDaemonDefinition, daemonOf, DAEMONS, UNBUILT_DAEMONS } from "../daemons/index.ts";
+import type { Cancel, Environment } from "../contracts/environment.ts";
+import type { SectionRead } from "../contracts/handler.ts";
+import {
+  type AnyDaemonDefinition,
+  daemonOf,
+  daemonOfSection,
+  DAEMONS,
+  UNBUILT_DAEMONS,
+} from "../daemons/index.ts";
+import { MODULE_OPTIONS } from "../jobs/options.ts";
+import { JOB_CONFIG } from "../jobs/provide.ts";
 import { reachable } from "../endpoint.ts";
 import { errorStack, errorText } from "../errors.ts";
 import { DAEMON_LOG_QUEUE } from "../limits.ts";
 import { type Level, Logger } from "../log.ts";
 import { LineWriter } from "../process/log_file.ts";
+import { takeVariable } from "../process/notify.ts";
 import { EarlySignals } from "../process/signals.ts";
 import { logDraft } from "../message/log_fields.ts";
 import { IDENTITY } from "../seal/identity.ts";
@@ -26,6 +39,8 @@ import { levelOf } from "./serve.ts";
 
 /** The server is waited for so long at the start. */
 const READY_MS = 1000;
+/** And its answer to what this daemon is to do. */
+const TOLD_MS = 300;
 /** What is queued has so long when the daemon ends, and the daemon's work too. */
 const LINGER_MS = 2000;
 const STOP_MAX_MS = 8000;
@@ -34,7 +49,7 @@ export const runDaemon = (configs: () => Configs) =>
   defineCommand({
     names: ["daemon"],
     summary: "run a daemon of this program, as jobmgr does",
-    operands: "cc.daemon.NAME CONFIG.ini d:NAME",
+    operands: "cc.daemon.NAME|FILE CONFIG.ini d:NAME",
     examples: ["daemon cc.daemon.infoscript local.ini d:df"],
     flags: LOG_FLAGS,
     async run(flags, operands, program) {
@@ -42,10 +57,9 @@ export const runDaemon = (configs: () => Configs) =>
       if (section === undefined || more !== undefined) {
         throw new UsageError("daemon needs a daemon's name, a config file and a section");
       }
-      const definition = daemonOf(module);
-      if (definition === undefined) throw new UsageError(unknown(module));
+      if (!isFile(module) && daemonOf(module) === undefined) throw new UsageError(unknown(module));
       const run = new DaemonRun({
-        definition,
+        module,
         file,
         section,
         configs: configs(),
@@ -61,8 +75,13 @@ function unknown(module: string): string {
   return `unknown daemon "${module}"${didYouMean(module, DAEMONS.map(({ name }) => `cc.daemon.${name}`))}`;
 }
 
+function isFile(module: string): boolean {
+  return module.includes("/") || /\.[mc]?[jt]s$/.test(module);
+}
+
 interface DaemonRunParts {
-  readonly definition: AnyDaemonDefinition;
+  /** As it was named. */
+  readonly module: string;
   readonly file: string;
   readonly section: string;
   readonly configs: Configs;
@@ -80,6 +99,12 @@ class DaemonRun {
   /** Aborts when the work is to start anew. */
   #work = new AbortController();
   #goneSince: number;
+  #options: Readonly<Record<string, unknown>> = {};
+  /** By which the server knows this process; null: it is no job. */
+  readonly #token: string | null;
+  /** Where it says that it lives. */
+  readonly #noticesFile: string | null;
+  readonly #watchdogMs: number;
 
   constructor(parts: DaemonRunParts) {
     this.#parts = parts;
@@ -88,13 +113,21 @@ class DaemonRun {
     this.#signals = new EarlySignals(processes);
     this.#writer = LineWriter.ofStandard(2, processes.setNonBlocking);
     this.#goneSince = clock.now();
+    // None of it is for what this process starts.
+    const secret = takeVariable("CC_TOKEN_FD") === undefined ? null : processes.takeSecret();
+    this.#noticesFile = takeVariable("CC_NOTIFY") ?? null;
+    takeVariable("NOTIFY_SOCKET");
+    this.#watchdogMs = Number(takeVariable("WATCHDOG_USEC") ?? 0) / 1000;
+    this.#token = secret === null ? null : new TextDecoder().decode(secret);
   }
 
   async run(): Promise<number> {
-    const { configs, file, section, definition, level } = this.#parts;
+    const { configs, file, section, level } = this.#parts;
     const { clock, host } = this.#environment;
     const config = await configs.readOrExit(file);
-    let options = this.#optionsOf(config);
+    const read = this.#sectionOf(config);
+    const definition = daemonOfSection(read)!;
+    this.#options = read.values;
     const name = `${config.jobName}.${section}`;
     const log = new DaemonLog({ name, section, level, environment: this.#environment, writer: this.#writer });
     const client = new Client(reachable(config.options["cc-socket"]), {
@@ -102,12 +135,15 @@ class DaemonRun {
       environment: this.#environment,
       seal: IDENTITY,
       log: log.local,
-      onChange: () => this.#goneSince = clock.now(),
+      onChange: (up) => {
+        this.#goneSince = clock.now();
+        if (up) this.#ask(client);
+      },
     });
     log.client = client;
-    const goneMs = Number(options["server-gone-timeout"] ?? 300) * 1000;
     let gone = false;
     const cancelGone = clock.every(1000, () => {
+      const goneMs = Number(this.#options["server-gone-timeout"] ?? 300) * 1000;
       if (client.up || clock.now() - this.#goneSince < goneMs) return;
       gone = true;
       log.logger.error("server", `the server has been away for ${goneMs / 1000} s: ending`);
@@ -119,42 +155,94 @@ class DaemonRun {
     });
     this.#signals.onReload(async () => {
       const next = await this.#reloaded(log.logger);
-      if (next === null || JSON.stringify(next) === JSON.stringify(options)) return;
-      options = next;
-      log.logger.info("reload", "SIGHUP: the options have changed");
-      this.#work.abort();
+      if (next !== null) this.#take(next, "SIGHUP: the options have changed", log.logger);
     });
-    // Its first lines go to the server too, where that is there.
-    await client.ready({ timeoutMs: READY_MS, signal: this.#end.signal }).catch(
+    const told = this.#hear(client, definition, log.logger);
+    const cancelPing = this.#ping();
+    // Its first lines go to the server too, where that is there, and it begins with what the server says.
+    await client.ready({ timeoutMs: READY_MS, signal: this.#end.signal }).then(
+      () => Promise.race([told, new Promise<void>((resolve) => void clock.after(TOLD_MS, resolve))]),
       () => {/* it goes on without */},
     );
     log.logger.info("start", `${definition.name} runs, process ${host.pid}`);
+    this.#say("READY=1");
     try {
-      while (!this.#end.signal.aborted) await this.#once(name, options, client, log.logger);
+      while (!this.#end.signal.aborted) await this.#once(definition, name, client, log.logger);
       return gone ? EXIT.unavailable : EXIT.ok;
     } catch (error) {
       log.logger.error("run", errorStack(error));
       return EXIT.failed;
     } finally {
       cancelGone();
+      cancelPing();
       await client.close(LINGER_MS);
       await this.#writer.drained();
     }
   }
 
+  /** Asks the server what it is to do; the answer is a message like any other. */
+  #ask(client: Client): void {
+    if (this.#token === null) return;
+    const fields = { job_name: this.#parts.section, token: this.#token };
+    client.publish({ type: JOB_CONFIG, fields }, { signal: this.#end.signal }).catch(
+      () => {/* it ends, and goes by the file */},
+    );
+  }
+
+  /** Takes options as the server sends them. @returns Settles when the first have come; never where it is no job. */
+  #hear(client: Client, definition: AnyDaemonDefinition, log: Logger): Promise<void> {
+    return new Promise((told) => {
+      if (this.#token === null) return;
+      void (async () => {
+        for await (const { type, body } of client.messages({ signal: this.#end.signal })) {
+          if (type !== JOB_CONFIG) continue;
+          const texts = body.config as Readonly<Record<string, unknown>> | undefined;
+          const table = { ...MODULE_OPTIONS, ...definition.options };
+          const { values, wrong } = readTexts(table, texts ?? {}, this.#environment.host);
+          for (const text of wrong) log.error("reload", `the server sends what is wrong: ${text}`);
+          if (wrong.length === 0) {
+            this.#take({ ...this.#options, ...values }, "the server has sent other options", log);
+          }
+          told();
+        }
+      })().catch((error) => {
+        if (!this.#end.signal.aborted) log.error("reload", errorText(error));
+      });
+    });
+  }
+
+  /** Goes on with these options, anew where they are others. */
+  #take(options: Readonly<Record<string, unknown>>, why: string, log: Logger): void {
+    if (JSON.stringify(options) === JSON.stringify(this.#options)) return;
+    this.#options = options;
+    log.info("reload", why);
+    this.#work.abort();
+  }
+
+  /** Says every so often that this process lives. */
+  #ping(): Cancel {
+    if (this.#watchdogMs === 0) return () => {};
+    return this.#environment.clock.every(this.#watchdogMs / 3, () => this.#say("WATCHDOG=1"));
+  }
+
+  #say(text: string): void {
+    const file = this.#noticesFile;
+    if (file !== null) void this.#environment.files.postTo(file, `${text}\n`);
+  }
+
   /** The work, until it is to end or to start anew. */
   async #once(
+    definition: AnyDaemonDefinition,
     name: string,
-    options: Readonly<Record<string, unknown>>,
     client: Client,
     log: Logger,
   ): Promise<void> {
     this.#work = new AbortController();
     const signal = AbortSignal.any([this.#end.signal, this.#work.signal]);
     const figures = new Map<string, number>();
-    const work = this.#parts.definition.run({
+    const work = definition.run({
       name,
-      options,
+      options: this.#options,
       log,
       environment: this.#environment,
       count: (figure, by = 1) => void figures.set(figure, (figures.get(figure) ?? 0) + by),
@@ -195,12 +283,16 @@ class DaemonRun {
   }
 
   /** @throws {Exit} There is no such section. */
-  #optionsOf(config: ServerConfig): Readonly<Record<string, unknown>> {
-    const { section, file, definition } = this.#parts;
+  #sectionOf(config: ServerConfig): SectionRead {
+    const { section, file, module } = this.#parts;
+    const { host } = this.#environment;
     const read =
       [...config.handlers.values()].flatMap(({ sectionsRead }) => sectionsRead.get(section) ?? [])[0];
-    const module = `cc.daemon.${definition.name}`;
-    if (read?.values.module === module) return read.values;
+    const path = modulePath(module, file, host);
+    const isIt = path === null
+      ? read?.values.module === module
+      : read !== undefined && [path, resolve(host.folder, module)].includes(read.modulePath ?? "");
+    if (isIt) return read!;
     throw new Exit(
       EXIT.config,
       read === undefined
@@ -211,7 +303,7 @@ class DaemonRun {
 
   async #reloaded(log: Logger): Promise<Readonly<Record<string, unknown>> | null> {
     try {
-      return this.#optionsOf(await this.#parts.configs.read(this.#parts.file));
+      return this.#sectionOf(await this.#parts.configs.read(this.#parts.file)).values;
     } catch (error) {
       if (!(error instanceof ConfigError || error instanceof Exit)) throw error;
       log.error("reload", `SIGHUP: nothing has changed: ${errorText(error)}`);

@@ -10,7 +10,7 @@ import { controlSocketOf } from "../config/server_options.ts";
 import { pidfileOf } from "../jobs/config.ts";
 import type { JobValues } from "../jobs/options.ts";
 import type { Configs } from "./config.ts";
-import { jobmgrsOf, jobsStopMs } from "./control.ts";
+import { jobsStopMs, supervisorsOf } from "./control.ts";
 import { configOperand, defineCommand } from "./define.ts";
 import { EXIT } from "./exit.ts";
 
@@ -112,8 +112,10 @@ WantedBy=multi-user.target
 }
 
 /** What the sections of the daemons say that are started, and where their pidfiles are. */
-function jobsOf({ handlers, jobName }: ServerConfig): { values: JobValues; pidfile: string | null }[] {
-  return jobmgrsOf(handlers).flatMap(({ values: jobmgr, sections }) =>
+function jobsOf(
+  { handlers, jobName, options: { pidfile } }: ServerConfig,
+): { values: JobValues; pidfile: string | null }[] {
+  return supervisorsOf(handlers, { pidfile, jobName }).flatMap(({ values: jobmgr, sections }) =>
     jobmgr.daemons.flatMap((name) => {
       const section = sections.get(name);
       if (section === undefined) return [];

@@ -3,7 +3,7 @@ import type { Environment } from "../contracts/environment.ts";
 import { CCError, codeOf, errnoText, errorText } from "../errors.ts";
 import { CONFIG_MAX_BYTES } from "../limits.ts";
 import { ConfigError } from "./diagnostics.ts";
-import type { HandlerModules } from "./modules.ts";
+import type { Modules } from "./modules.ts";
 import {
   type LoadedModule,
   ParsedConfig,
@@ -16,7 +16,7 @@ import {
 /** What a config is loaded with. */
 export interface LoadOptions extends Omit<ReadOptions, "host" | "modules"> {
   readonly environment: Environment;
-  readonly modules: HandlerModules;
+  readonly modules: Modules;
 }
 
 /**

@@ -1,4 +1,4 @@
-/** Handlers of one's own: files that a config names. Each is loaded once; that it has changed since is told, not acted on. */
+/** Handlers and daemons of one's own: files that a config names. Each is loaded once; that it has changed since is told, not acted on. */
 import { basename, dirname, extname, resolve } from "node:path";
 import type { Environment } from "../contracts/environment.ts";
 import type { Role } from "../contracts/handler.ts";
@@ -26,7 +26,7 @@ export interface ChangedModule {
   readonly file: string;
 }
 
-export class HandlerModules {
+export class Modules {
   readonly #environment: Environment;
   readonly #toolkit: unknown;
   readonly #loaded = new Map<string, Promise<Loaded>>();
@@ -37,7 +37,7 @@ export class HandlerModules {
     this.#toolkit = toolkit;
   }
 
-  /** The definition in a file; one that was loaded before is the same one. */
+  /** What is in a file; one that was loaded before is the same one. */
   async load(path: string): Promise<LoadedModule> {
     let loading = this.#loaded.get(path);
     if (loading === undefined) {
@@ -66,26 +66,17 @@ export class HandlerModules {
   async #load(path: string): Promise<Loaded> {
     const files = await this.#files(path);
     try {
-      return { result: { definition: await this.#definition(path) }, files };
+      const value = await this.#value(path);
+      return { result: { value, handler: handlerOf(value, path) }, files };
     } catch (error) {
       return { result: { error: `cannot load ${path}: ${errorText(error)}` }, files };
     }
   }
 
-  async #definition(path: string): Promise<AnyHandlerDefinition> {
-    let found: unknown = (await this.#environment.processes.load(path)).default;
-    if (typeof found === "function") found = found(this.#toolkit);
-    const definition = found as Partial<AnyHandlerDefinition> | null | undefined;
-    if (typeof definition?.create !== "function") {
-      throw new Error('its default export is no handler: there is no function "create"');
-    }
-    return {
-      ...definition,
-      name: definition.name ?? basename(path, extname(path)),
-      summary: definition.summary ?? "",
-      roles: definition.roles ?? EVERY_ROLE,
-      create: definition.create,
-    };
+  /** Its default export: itself, or what it makes of the toolkit. */
+  async #value(path: string): Promise<unknown> {
+    const found: unknown = (await this.#environment.processes.load(path)).default;
+    return typeof found === "function" ? found(this.#toolkit) : found;
   }
 
   /** The files that a module is made of, by what their text imports; digests of those that can be read. */
@@ -114,4 +105,16 @@ export class HandlerModules {
       return null; // no such file: another suffix, or what the import itself will tell
     }
   }
+}
+
+function handlerOf(value: unknown, path: string): AnyHandlerDefinition | null {
+  const definition = value as Partial<AnyHandlerDefinition> | null | undefined;
+  if (typeof definition?.create !== "function") return null;
+  return {
+    ...definition,
+    name: definition.name ?? basename(path, extname(path)),
+    summary: definition.summary ?? "",
+    roles: definition.roles ?? EVERY_ROLE,
+    create: definition.create,
+  };
 }

@@ -226,6 +226,30 @@ export function readSection<O extends Options>(
   return values as Values<O>;
 }
 
+/**
+ * The values of a table's options, given as texts by their names in lower case; of one that is not there, its default.
+ *
+ * @returns What is wrong with any of them, each a sentence.
+ */
+export function readTexts(
+  options: Options,
+  texts: Readonly<Record<string, unknown>>,
+  host: Reading["host"],
+): { readonly values: Readonly<Record<string, unknown>>; readonly wrong: readonly string[] } {
+  const values: Record<string, unknown> = {};
+  const wrong: string[] = [];
+  for (const [name, { schema, default: fallback }] of Object.entries(options)) {
+    const text = texts[name.toLowerCase()] ?? fallback;
+    if (text === null) values[name] = null;
+    if (text === undefined) wrong.push(`the option "${name}" is missing`);
+    if (typeof text !== "string") continue;
+    const result = check(schema, text);
+    if (result.issues === undefined) values[name] = resolved({ host }, schema, result.value);
+    else wrong.push(`${name} = ${text}: ${result.issues[0].message}`);
+  }
+  return { values, wrong };
+}
+
 /** The value of an entry; undefined when it is wrong: that goes to the diagnostics. */
 function valueOf<T>(
   reading: Reading,
@@ -258,7 +282,7 @@ function check<T>(schema: Schema<T>, text: string): SchemaResult<T> {
 }
 
 /** Paths are absolute from here on. */
-function resolved<T>({ host }: Reading, schema: Schema<T>, value: T): T {
+function resolved<T>({ host }: Pick<Reading, "host">, schema: Schema<T>, value: T): T {
   if ((schema as unknown) !== path && (schema as unknown) !== pathOrNone || value === "") return value;
   return resolve(host.folder, (value as string).replace(/^~(?=\/|$)/, host.home)) as T;
 }

@@ -84,21 +84,43 @@ export function placeOf(config: Pick<ServerConfig, "file" | "lines">, option: ke
 /** What handlers may know of a server with this config. */
 export function factsOf(
   { file, jobName, options }: Pick<ServerConfig, "file" | "jobName" | "options">,
+  { receivesDatagrams }: Pick<Host, "receivesDatagrams">,
 ): ServerFacts {
-  return { jobName, configFile: file, socket: options["cc-socket"], pidfile: options.pidfile };
+  const cms = CMS_OPTIONS.flatMap((option) => {
+    const value = options[option];
+    return value === null ? [] : [[option, Array.isArray(value) ? value.join(", ") : value]];
+  });
+  return {
+    jobName,
+    configFile: file,
+    socket: options["cc-socket"],
+    pidfile: options.pidfile,
+    cms: Object.fromEntries(cms),
+    receivesDatagrams,
+  };
 }
 
-/** A definition that was loaded from a file, or why it was not. */
-export type LoadedModule = { readonly definition: AnyHandlerDefinition } | { readonly error: string };
+/** Options about signatures, which a server's daemons are given too. */
+const CMS_OPTIONS = ["cms-keystore", "cms-sign", "cms-verify-ca", "cms-encrypt", "cms-decrypt"] as const;
+
+/** What was loaded from a file, or why nothing was. */
+export type LoadedModule =
+  | {
+    /** Its default export, or what that has made of the toolkit. */
+    readonly value: unknown;
+    /** The handler that this is; null: it is none. */
+    readonly handler: AnyHandlerDefinition | null;
+  }
+  | { readonly error: string };
 
 /** What a config is read with. */
 export interface ReadOptions {
-  readonly host: Pick<Host, "home" | "folder" | "name">;
+  readonly host: Pick<Host, "home" | "folder" | "name" | "receivesDatagrams">;
   /** Handlers by their names. */
   readonly definitions: ReadonlyMap<string, AnyHandlerDefinition>;
   /** Handlers that the original has and this version does not, with the role they are for. */
   readonly unbuilt?: ReadonlyMap<string, Role>;
-  /** Those of files that the config names, by absolute path. */
+  /** Files that the config names, by absolute path. */
   readonly modules?: ReadonlyMap<string, LoadedModule>;
   /** Finds what is wrong with the values on this host. */
   readonly findings?: (options: ServerOptions) => readonly { option: string; message: string }[];
@@ -121,13 +143,14 @@ export class ParsedConfig {
     this.ini = parse(text, file, this.diagnostics);
   }
 
-  /** Absolute paths of the files that handlers are to be loaded from. */
+  /** Absolute paths of the files that handlers and daemons are to be loaded from. */
   modules(host: ReadOptions["host"]): string[] {
     // What cannot be expanded is told when the section is read.
     const silent = new Diagnostics(this.file);
     const builtins = this.builtins(host);
     const paths = [...this.ini.sections.values()].flatMap((section) => {
-      const entry = handlerEntry(section);
+      const entry = handlerEntry(section) ??
+        (OTHER_SECTION.test(section.name) ? section.entries.get("module") : undefined);
       const value = entry && expand(this.ini, section, entry, builtins, silent);
       const path = value === undefined ? null : modulePath(value, this.file, host);
       return path === null ? [] : [path];
@@ -153,8 +176,8 @@ export class ParsedConfig {
   }
 }
 
-/** The absolute path of a handler that is a file; null for a name. */
-function modulePath(value: string, file: string, host: ReadOptions["host"]): string | null {
+/** The absolute path of a handler or daemon that is a file; null for a name. */
+export function modulePath(value: string, file: string, host: ReadOptions["host"]): string | null {
   if (!/^\.{0,2}\//.test(value) && !/\.[mc]?[jt]s$/.test(value)) return null;
   return isAbsolute(value) ? value : resolve(host.folder, dirname(file), value);
 }
@@ -227,7 +250,11 @@ class Reader {
       host: reads.host,
       diagnostics: parsed.diagnostics,
     };
-    this.#others = new SectionsByTable(this.#reading);
+    this.#others = new SectionsByTable(this.#reading, (value) => {
+      const path = modulePath(value, parsed.file, reads.host);
+      if (path === null) return null;
+      return { path, loaded: reads.modules?.get(path) ?? { error: `${path} was not loaded` } };
+    });
   }
 
   read(): ServerConfig {
@@ -357,7 +384,10 @@ class Reader {
     server: ServerOptions,
   ): void {
     const { file } = this.#parsed;
-    const facts = factsOf({ file, jobName: this.#reading.builtins.job_name, options: server });
+    const facts = factsOf(
+      { file, jobName: this.#reading.builtins.job_name, options: server },
+      this.#reads.host,
+    );
     const check = () => definition.check?.(options, sectionsRead, facts, section.name) ?? [];
     for (
       const { section: name, option, message, severity } of ask(this.#diagnostics, section, "check", check) ??
@@ -402,8 +432,11 @@ class Reader {
 
   #loaded(section: Section, entry: Entry, path: string): AnyHandlerDefinition | null {
     const loaded = this.#reads.modules?.get(path) ?? { error: `${path} was not loaded` };
-    if ("definition" in loaded) return loaded.definition;
-    this.#diagnostics.add(entry.line, `[${section.name}]: ${loaded.error}`);
+    if ("handler" in loaded && loaded.handler !== null) return loaded.handler;
+    const why = "error" in loaded
+      ? loaded.error
+      : `cannot load ${path}: its default export is no handler: there is no function "create"`;
+    this.#diagnostics.add(entry.line, `[${section.name}]: ${why}`);
     return null;
   }
 

@@ -4,6 +4,7 @@ import { errorText } from "../errors.ts";
 import { Diagnostics } from "./diagnostics.ts";
 import { type Entry, expand, type Section } from "./ini.ts";
 import { type Reading, readSection } from "./options.ts";
+import type { LoadedModule } from "./reader.ts";
 
 /** Names of such sections: letters, a colon, and no blanks. */
 const READABLE = /^[dpt]:\S+$/;
@@ -39,13 +40,18 @@ export interface SectionByTable {
   readonly right: boolean;
 }
 
+/** The file that an option `module` names, and what was loaded of it; null: it is the name of something built in. */
+type ModuleOf = (value: string) => { readonly path: string; readonly loaded: LoadedModule } | null;
+
 /** Those of one config. */
 export class SectionsByTable {
   readonly #reading: Reading;
+  readonly #moduleOf: ModuleOf;
   readonly #known = new Map<string, SectionByTable>();
 
-  constructor(reading: Reading) {
+  constructor(reading: Reading, moduleOf: ModuleOf) {
     this.#reading = reading;
+    this.#moduleOf = moduleOf;
   }
 
   /** Those that a definition asks for; `handler` is its own section. */
@@ -73,9 +79,16 @@ export class SectionsByTable {
       builtins: { ...builtins, job_name: `${builtins.job_name}.${name}`, service_name: name },
     };
     const before = diagnostics.errors;
-    const options = ask(diagnostics, handler, "options", () => reader.options(textOf(reading, section)));
+    const text = textOf(reading, section);
+    const file = section.entries.has("module") ? this.#moduleOf(text.module) : null;
+    if (file !== null && "error" in file.loaded) {
+      diagnostics.add(section.entries.get("module")!.line, `[${name}]: ${file.loaded.error}`);
+    }
+    const module = file !== null && "value" in file.loaded ? file.loaded.value : undefined;
+    const about = { name, text, modulePath: file?.path ?? null, module };
+    const options = ask(diagnostics, handler, "options", () => reader.options(text, module));
     if (options === undefined) {
-      return { read: { name, values: {}, set: new Set() }, inherited: new Map(), right: false };
+      return { read: { ...about, values: {}, set: new Set() }, inherited: new Map(), right: false };
     }
     const isSet = (key: string) => section.entries.has(key) || ini.defaults.has(key);
     const inherited = new Map<string, Entry>();
@@ -86,7 +99,7 @@ export class SectionsByTable {
     }
     const values = readSection(reading, section, options, ALSO, inherited);
     const set = new Set(Object.keys(options).filter((option) => isSet(option.toLowerCase())));
-    return { read: { name, values, set }, inherited, right: diagnostics.errors === before };
+    return { read: { ...about, values, set }, inherited, right: diagnostics.errors === before };
   }
 }
 

@@ -12,6 +12,8 @@ export interface DaemonDefinition<O extends Options = Options> {
   readonly summary: string;
   /** Of its section, beside those that every job has. */
   readonly options: O;
+  /** Options that it can take while it runs: others start its process anew when a reload changes them. */
+  readonly live?: readonly (string & keyof O)[];
   /** Runs until `context.signal` aborts, then returns soon. What it throws ends the process with 1. */
   run(context: DaemonContext<Values<O>>): Promise<void>;
 }
@@ -28,6 +30,7 @@ export interface DaemonContext<O> {
   count(name: string, by?: number): void;
   /** Logs the statistics since the last time, in one line; nothing where there are none. */
   tellStatistics(): void;
+  /** The world around it. */
   readonly environment: Environment;
   /**
    * Sends a message to the server; settles when it is queued and there is room for another.

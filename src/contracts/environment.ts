@@ -58,6 +58,8 @@ export interface Host {
   readonly runtime: string;
   /** Descriptors that this process may have open; null: unknown. */
   readonly descriptorsMax: number | null;
+  /** Can a {@link Mailbox} be a socket here, as sd_notify(3) writes to? Otherwise it is a FIFO. */
+  readonly receivesDatagrams: boolean;
   /** Could so many more be opened now? */
   descriptorsFree(count: number): boolean;
   /** Memory that this process can have: the machine's, or its control group's where that is less. */
@@ -120,6 +122,18 @@ export interface Files {
    */
   openPipes(paths: readonly string[]): Promise<(Pipe | CCError)[]>;
   /**
+   * Opens a mailbox, for its owner alone; what an earlier one has left there goes.
+   *
+   * @throws {CCError} With the system's code: something else stands there, say.
+   */
+  openMailbox(path: string): Promise<Mailbox>;
+  /**
+   * Puts lines into the mailbox of another process, or into a datagram socket whose name begins with `@`.
+   *
+   * @returns False: nobody reads there, or it is full.
+   */
+  postTo(path: string, text: string): Promise<boolean>;
+  /**
    * Opens a file for appending, mode 0640 where it is new, for a process to write to; {@link closeFile} ends it here.
    *
    * @throws {CCError} With the system's code; a pipe or device is refused.
@@ -136,6 +150,14 @@ export interface Pipe {
   /** Reads what is there, at most so much; 0: nothing now. Never waits. */
   read(into: Uint8Array): number;
   /** Harmless when it is closed. */
+  close(): void;
+}
+
+/** Where other processes put short texts: a Unix datagram socket, or a FIFO. */
+export interface Mailbox {
+  /** Takes what is there, at most so much, as lines with a newline behind each; 0: nothing now. Never waits. */
+  read(into: Uint8Array): number;
+  /** Removes nothing: others may still look for it. Harmless when it is closed. */
   close(): void;
 }
 
@@ -187,6 +209,8 @@ export interface Processes {
   userOf(pid: number): number | null;
   /** All processes of the machine, read one at each step. */
   list(): Iterable<ProcessInfo>;
+  /** What this process was given as {@link SpawnOptions.secret}, once; null: nothing. */
+  takeSecret(): Uint8Array | null;
   /** What its environment has under this name as it was started; null: nothing, or it is not ours to read. */
   environmentOf(pid: number, name: string): string | null;
 }
@@ -202,6 +226,8 @@ export interface SpawnOptions {
    * borrowed, and its stderr goes nowhere. Its stdin is `/dev/null`.
    */
   readonly output: number | null | ((chunk: Uint8Array) => void);
+  /** What it can read from descriptor 3, and then the end of that: a few bytes. Missing: it has none. */
+  readonly secret?: Uint8Array;
 }
 
 /** How a process ended. */

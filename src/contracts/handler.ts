@@ -12,7 +12,7 @@
  * ```
  */
 import type { Logger } from "../log.ts";
-import type { Environment } from "./environment.ts";
+import type { Environment, Host } from "./environment.ts";
 import type { Draft, Message, Outcome, ReturnPath } from "./message.ts";
 import type { Options, Schema, Values } from "./schema.ts";
 
@@ -145,8 +145,12 @@ export type SectionPrefix = "d:" | "t:" | "p:";
 export interface SectionReader {
   /** What the names of the sections begin with. */
   readonly prefix: SectionPrefix;
-  /** The table for a section, given the text of its own options: one of them may decide which others there are. */
-  options(text: Readonly<Record<string, string>>): Options;
+  /**
+   * The table for a section, given the text of its own options: one of them may decide which others there are.
+   *
+   * @param module Where its option `module` is a path: the default export of that file; else undefined.
+   */
+  options(text: Readonly<Record<string, string>>, module: unknown): Options;
   /**
    * Options that it takes from `[ccserver]` where neither it nor `[DEFAULT]` sets them: the text as it stands there, with
    * the names of this section in it.
@@ -162,6 +166,12 @@ export interface SectionRead {
   readonly values: Readonly<Record<string, unknown>>;
   /** Options that the section itself sets, or `[DEFAULT]`. */
   readonly set: ReadonlySet<string>;
+  /** Its options and those of `[DEFAULT]` as text, expanded. */
+  readonly text: Readonly<Record<string, string>>;
+  /** The file that its option `module` names; null: it names none. */
+  readonly modulePath: string | null;
+  /** That file's default export. */
+  readonly module: unknown;
 }
 
 /** By their names. */
@@ -189,6 +199,10 @@ export interface ServerFacts {
   readonly socket: string;
   /** An absolute path; null where there is none. */
   readonly pidfile: string | null;
+  /** Its `cms-` options that are set, as text. */
+  readonly cms: Readonly<Record<string, string>>;
+  /** See {@link Host.receivesDatagrams}. */
+  readonly receivesDatagrams: boolean;
 }
 
 /** All that a handler can reach of its server and of the world. */
@@ -250,6 +264,10 @@ export interface UpstreamOptions {
   readonly stallMs?: number;
   /** How long closing waits for what is queued. */
   readonly lingerMs?: number;
+  /** The longest wait before it is connected anew; missing: 10 s. */
+  readonly reconnectMaxMs?: number;
+  /** For so long from the start on nobody is told that it is not there yet. */
+  readonly awaitedMs?: number;
   /** Kernel buffers; 0 is the system's size. */
   readonly receiveBufferBytes?: number;
   /** See {@link receiveBufferBytes}. */

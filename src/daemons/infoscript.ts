@@ -39,6 +39,7 @@ export const infoscript = defineDaemon({
   name: "infoscript",
   summary: "Runs a command every so often, and sends what it writes as a file (`pub.infofile`).",
   options: OPTIONS,
+  live: Object.keys(OPTIONS) as (keyof typeof OPTIONS)[],
   async run(context) {
     const { environment: { clock }, options, signal } = context;
     const periodMs = options["info-period"] * 1000;

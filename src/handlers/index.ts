@@ -7,6 +7,7 @@ import { echo } from "./echo.ts";
 import { filter } from "./filter.ts";
 import { jobmgr } from "./jobmgr.ts";
 import { locallogger } from "./locallogger.ts";
+import { processHandler } from "./process_handler.ts";
 import { proxy } from "./proxy.ts";
 
 export const HANDLERS: readonly AnyHandlerDefinition[] = [
@@ -16,6 +17,7 @@ export const HANDLERS: readonly AnyHandlerDefinition[] = [
   filter,
   jobmgr,
   locallogger,
+  processHandler,
   proxy,
 ];
 

@@ -15,6 +15,7 @@ import {
   size,
   text,
 } from "../config/options.ts";
+import { defineDaemon } from "../daemons/define.ts";
 import { MessageError } from "../message/errors.ts";
 import { AnyBody } from "../message/schemas.ts";
 import { defineHandler, EVERYWHERE } from "./define.ts";
@@ -36,6 +37,8 @@ export interface HandlerToolkit {
   readonly boolean: typeof boolean;
   /** See `choice`. */
   readonly choice: typeof choice;
+  /** See `defineDaemon`. */
+  readonly defineDaemon: typeof defineDaemon;
   /** See `defineHandler`. */
   readonly defineHandler: typeof defineHandler;
   /** See `endpoint`. */
@@ -73,6 +76,7 @@ export const HANDLER_TOOLKIT: HandlerToolkit = {
   AnyBody,
   boolean,
   choice,
+  defineDaemon,
   defineHandler,
   endpoint,
   EVERYWHERE,

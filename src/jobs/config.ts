@@ -2,12 +2,13 @@
 import { dirname, resolve } from "node:path";
 import { circlesOf } from "../config/circles.ts";
 import type { SignalName } from "../contracts/environment.ts";
+import type { DaemonDefinition } from "../contracts/daemon.ts";
 import type { Finding, SectionRead, SectionsRead, ServerFacts } from "../contracts/handler.ts";
 import { reachable } from "../endpoint.ts";
-import { JOBS_MAX } from "../limits.ts";
-import { didYouMean } from "../text.ts";
+import { JOBS_MAX, UNIX_PATH_MAX_BYTES } from "../limits.ts";
+import { didYouMean, utf8 } from "../text.ts";
 import type { Digest } from "./digest.ts";
-import { JOB_OPTIONS, type JobValues } from "./options.ts";
+import { JOB_OPTIONS, type JobValues, SUPERVISION_OPTIONS } from "./options.ts";
 
 /** One job, as its section has it. */
 export interface JobConfig {
@@ -33,8 +34,20 @@ export interface JobConfig {
   readonly stateFile: string;
   /** Beside it: the FIFO of its output. */
   readonly outputFile: string;
-  /** Two that are equal ask for the same. */
+  /** Beside it: where it says how it is. */
+  readonly noticesFile: string;
+  /** Is anything to be heard there? */
+  readonly notifies: boolean;
+  /** It is restarted when it has been silent there for so long; 0: never. */
+  readonly watchdogMs: number;
+  /** What it gets by `job.config`. */
+  readonly provided: Readonly<Record<string, string>>;
+  /** Of all that its process knows: one with another has to be told, or to be started anew. */
   readonly fingerprint: string;
+  /** The same without what a process that runs can be told. */
+  readonly base: string;
+  /** Of all there is: two that are equal ask for the same. */
+  readonly settings: string;
 }
 
 /** What jobmgr's own section says. */
@@ -54,6 +67,25 @@ export function pidfileOf(
   return `${pidfiledir}/${server.jobName}.${name}.pid`;
 }
 
+/** The section of a handler that starts a process of its own, as one of jobmgr's would be; its values are not a module's. */
+export function ownSection(
+  name: string,
+  options: Omit<JobValues, "module" | "script" | "after">,
+  { pidfile, jobName }: Pick<ServerFacts, "pidfile" | "jobName">,
+): SectionRead {
+  const beside = pidfile === null ? null : `${dirname(pidfile)}/${jobName}.${name}.pid`;
+  const values = { ...options, module: null, script: null, after: [], pidfile: options.pidfile ?? beside };
+  return { name, values, set: new Set(["pidfile"]), text: {}, modulePath: null, module: undefined };
+}
+
+/** Where a job listens that a handler `process` gives messages to, if it is not told another place; null: nowhere. */
+export function socketOf(
+  name: string,
+  { pidfile, jobName }: Pick<ServerFacts, "pidfile" | "jobName">,
+): string | null {
+  return pidfile === null ? null : `ipc://${dirname(pidfile)}/${jobName}.${name}.sock`;
+}
+
 /** What a job's config needs of the program. */
 export interface ProgramFacts {
   /** For relative paths. */
@@ -63,12 +95,26 @@ export interface ProgramFacts {
   /** Of jobs that this server itself belongs to. */
   readonly chain: string;
   readonly digest: Digest;
+  /** The definition that a section with a module has. */
+  definitionOf(section: SectionRead): AnyDaemon | undefined;
 }
+
+/** A daemon's definition, whatever the types of its options. */
+// deno-lint-ignore no-explicit-any -- each definition has options of its own types; the reader checks the values
+export type AnyDaemon = DaemonDefinition<any>;
+
+/** A built-in daemon pings by itself, and is watched. */
+const MODULE_WATCHDOG_SECONDS = 30;
 
 /** A job's files, by what they are. */
 function filesOf(pidfile: string): [what: string, file: string][] {
   const base = pidfile.replace(/\.pid$/, "");
-  return [["the pidfile", pidfile], ["the state file", `${base}.state`], ["the output", `${base}.out`]];
+  return [
+    ["the pidfile", pidfile],
+    ["the state file", `${base}.state`],
+    ["the output", `${base}.out`],
+    ["the mailbox", `${base}.notify`],
+  ];
 }
 
 /** The job of a section in which nothing is wrong. */
@@ -76,20 +122,32 @@ export function jobConfigOf(
   section: SectionRead,
   jobmgr: JobmgrValues,
   server: ServerFacts,
-  { folder, self, chain, digest }: ProgramFacts,
+  { folder, self, chain, digest, definitionOf }: ProgramFacts,
 ): JobConfig {
   const values = section.values as JobValues;
   const { name } = section;
   const pidfile = pidfileOf(section, jobmgr, server)!;
-  const [, [, stateFile], [, outputFile]] = filesOf(pidfile);
+  const [, [, stateFile], [, outputFile], [, noticesFile]] = filesOf(pidfile);
   const fullName = `${server.jobName}.${name}`;
   const configFile = resolve(folder, server.configFile);
   const kind = values.command !== null ? "command" : values.module !== null ? "module" : "script";
   const argv = {
     command: () => values.shell ? ["/bin/sh", "-c", values.command!.text] : values.command!.words,
-    module: () => [...self, "daemon", values.module!, configFile, name],
+    module: () => [...self, "daemon", section.modulePath ?? values.module!, configFile, name],
     script: () => [values.script!, configFile, name, "-d"],
   }[kind]();
+  const watchdogMs = 1000 * (values["watchdog-ping"] ?? (kind === "module" ? MODULE_WATCHDOG_SECONDS : 0));
+  const live = new Set<string>(kind === "module" ? definitionOf(section)?.live ?? [] : []);
+  const provided = { job_name: name, pidfile, ...server.cms, ...section.text };
+  const digestOf = (isIn: (option: string) => boolean) =>
+    digest(JSON.stringify([
+      argv,
+      Object.entries(values).filter(([option]) => isIn(option)),
+      pidfile,
+      server.socket,
+      kind === "module" ? server.cms : null,
+    ]));
+  const isKnown = (option: string) => !(SUPERVISION_OPTIONS as readonly string[]).includes(option);
   return {
     name,
     fullName,
@@ -103,6 +161,7 @@ export function jobConfigOf(
       CC_SECTION: name,
       CC_CONFIG: configFile,
       CC_ENDPOINT: reachable(server.socket),
+      ...(socketOf(name, server) === null ? {} : { CC_SOCKET: socketOf(name, server)! }),
     },
     values,
     stopSignal: values["stop-signal"],
@@ -110,8 +169,14 @@ export function jobConfigOf(
     folder: dirname(pidfile),
     stateFile,
     outputFile,
-    // A digest, as the values may hold secrets.
-    fingerprint: digest(JSON.stringify([argv, values, pidfile, server.socket])),
+    noticesFile,
+    notifies: values.notify || watchdogMs > 0,
+    watchdogMs,
+    provided,
+    // Digests, as the values may hold secrets.
+    fingerprint: digestOf(isKnown),
+    base: digestOf((option) => isKnown(option) && !live.has(option)),
+    settings: digestOf(() => true),
   };
 }
 
@@ -123,7 +188,7 @@ export function checkJobs(
   sections: SectionsRead,
   server: ServerFacts,
   self: string,
-  isModule: (module: string) => boolean,
+  whyNoModule: (section: SectionRead) => string | null,
 ): Finding[] {
   const findings: Finding[] = [];
   const find: Find = (section, option, message, severity) =>
@@ -141,7 +206,7 @@ export function checkJobs(
   if (server.pidfile !== null) files.set(server.pidfile, "the pidfile of [ccserver]");
   for (const name of known) {
     const section = sections.get(name)!;
-    checkJob(section, isModule, find);
+    checkJob(section, server, whyNoModule, find);
     if ((section.values as JobValues).module !== null && /^tcp:.*:(\*|0)$/.test(server.socket)) {
       find(
         name,
@@ -167,6 +232,17 @@ export function checkJobs(
           );}
       }
     }
+    const { notify, "watchdog-ping": ping } = section.values as JobValues;
+    if (pidfile !== null && (notify || ping)) {
+      const [, , , [, file]] = filesOf(pidfile);
+      if (utf8(file).length > UNIX_PATH_MAX_BYTES) {
+        find(
+          name,
+          notify ? "notify" : "watchdog-ping",
+          `${file} has more than ${UNIX_PATH_MAX_BYTES} bytes, and can be no socket: the pidfile's folder must be shorter`,
+        );
+      }
+    }
     if (/\/|\.\./.test(name)) find(name, null, `[${name}]: a daemon's name has no / and no ..`);
   }
   for (const name of known) {
@@ -186,19 +262,29 @@ export function checkJobs(
 }
 
 function checkJob(
-  { name, values: read, set }: SectionRead,
-  isModule: (module: string) => boolean,
+  section: SectionRead,
+  { receivesDatagrams }: ServerFacts,
+  whyNoModule: (section: SectionRead) => string | null,
   find: Find,
 ): void {
-  const values = read as JobValues;
+  const { name, set } = section;
+  const values = section.values as JobValues;
   const kinds = (["command", "script", "module"] as const).filter((kind) => values[kind] !== null);
   if (kinds.length === 0) find(name, null, `[${name}] needs one of the options command, script and module`);
   // Of module and script, module is taken, as ever.
   if (kinds.includes("command") && kinds.length > 1) {
     find(name, kinds[1], `[${name}] has ${kinds.join(" and ")}: one of them is expected`);
   }
-  if (values.module !== null && !isModule(values.module)) {
-    find(name, "module", `module = ${values.module} in [${name}] is not part of this version`);
+  const why = values.module === null ? null : whyNoModule(section);
+  if (why !== null) find(name, "module", `module = ${values.module} in [${name}] ${why}`);
+  if (values.notify && values.command === null) find(name, "notify", `notify in [${name}] is for command`);
+  if (values.notify && !receivesDatagrams) {
+    find(
+      name,
+      "notify",
+      `notify in [${name}]: here no program can be heard by NOTIFY_SOCKET, as this runtime receives no datagrams; ` +
+        "the binary, Bun and Deno do",
+    );
   }
   if (values.output === "file" && values.logfile === null) {
     find(name, "output", `output = file in [${name}] needs the option "logfile"`);

@@ -17,14 +17,17 @@
  */
 import type { Cancel, Child, Environment, Exit, SignalName } from "../contracts/environment.ts";
 import type { JobState, JobView } from "../contracts/jobs.ts";
+import type { ReturnPath } from "../contracts/message.ts";
 import { errorText } from "../errors.ts";
 import type { Logger } from "../log.ts";
-import { counted } from "../text.ts";
+import { counted, utf8 } from "../text.ts";
 import { type JobConfig, LEFT_WAIT_MS, restartDelayMs, stopMsOf } from "./config.ts";
 import { exitText, startText, WELL } from "./exits.ts";
+import type { Digest } from "./digest.ts";
 import type { Gate } from "./gate.ts";
 import { JobFiles } from "./job_files.ts";
 import { JobOutput, type JobOutputParts } from "./job_output.ts";
+import { Notices } from "./notices.ts";
 import { isLeader, isMember, isSame, type Scanner, send } from "./processes.ts";
 import { type JobRecord, leaderOf } from "./state_file.ts";
 import { environmentOf, wrapped } from "./wrapper.ts";
@@ -37,6 +40,10 @@ const AT_ONCE_MS = 100;
 const LOOK_MS = 1000;
 const SCRIPT_LOOK_MS = 20;
 const GONE_LOOK_MS = 20;
+/** One that starts is looked at so often for whether it is ready. */
+const READY_LOOK_MS = 50;
+/** A timer that is so late was not late alone: nothing of this program ran. */
+const STOOD_STILL_MS = 1000;
 /** Variables of the server's own that are not for its jobs. */
 const NOT_INHERITED = [
   "NOTIFY_SOCKET",
@@ -52,6 +59,7 @@ export interface JobParts extends JobOutputParts {
   readonly log: Logger;
   readonly gate: Gate;
   readonly scanner: Scanner;
+  readonly digest: Digest;
   /** What it waits for before it starts: in words; null: nothing. */
   waitsFor(job: JobConfig): string | null;
   /** Its state has changed. */
@@ -78,7 +86,7 @@ export interface Figures {
 }
 
 export class Job {
-  readonly config: JobConfig;
+  #config: JobConfig;
   readonly log: Logger;
   readonly #parts: JobParts;
   readonly #environment: Environment;
@@ -109,17 +117,27 @@ export class Job {
   #livedMs = 0;
   readonly #files: JobFiles;
   readonly #output: JobOutput;
+  readonly #notices: Notices;
+  /** Of the token that its process asks with. */
+  #tokenDigest: string | null = null;
+  /** Where its process is reached, once it has asked for its options. */
+  #reachedBy: ReturnPath | null = null;
   #wakeUp: () => void = () => {};
   #figures: Figures | null = null;
 
   constructor(config: JobConfig, parts: JobParts) {
-    this.config = config;
+    this.#config = config;
     this.#parts = parts;
     this.#environment = parts.environment;
     this.log = parts.log.child(config.name);
     this.#since = this.#environment.clock.time();
     this.#files = new JobFiles(config, parts.environment, this.log);
     this.#output = new JobOutput(config, parts, this.#files, this.log);
+    this.#notices = new Notices(config, parts);
+  }
+
+  get config(): JobConfig {
+    return this.#config;
   }
 
   get state(): JobState {
@@ -172,7 +190,7 @@ export class Job {
       lastExit: this.#lastExit,
       detail: this.#state === "backoff"
         ? againIn(Math.max(0, this.#until - this.#environment.clock.now()))
-        : this.#detail,
+        : this.#detail ?? (this.#current === null ? null : this.#notices.status),
     };
   }
 
@@ -257,8 +275,40 @@ export class Job {
   }
 
   /** It stops being read, and leaves no file; after {@link stop}. */
-  dispose(): Promise<void> {
-    return this.#output.dispose();
+  async dispose(): Promise<void> {
+    await this.#output.dispose();
+    await this.#notices.dispose();
+  }
+
+  /** Does it ask with this token, the process that is the job now? */
+  isKnownBy(token: string): boolean {
+    const current = this.#current;
+    return current !== null && !this.#hasEnded(current) && this.#tokenDigest !== null &&
+      this.#parts.digest(token) === this.#tokenDigest;
+  }
+
+  /** Its process has asked, and is told of changes there. */
+  reachedBy(path: ReturnPath): void {
+    this.#reachedBy = path;
+  }
+
+  /**
+   * Takes over another config while its process runs: one that changes nothing for that, or only what it can be told.
+   *
+   * @param tell Tells it; false: it was not reached.
+   * @returns False: it must be started anew.
+   */
+  reconfigure(config: JobConfig, tell: (to: ReturnPath) => boolean): boolean {
+    const { fingerprint, base, kind } = this.#config;
+    if (config.fingerprint !== fingerprint) {
+      const to = this.#reachedBy;
+      if (config.base !== base || config.kind !== kind || this.#current === null) return false;
+      if (to === null || !tell(to)) return false;
+    }
+    this.#config = this.#files.config = config;
+    if (this.#current !== null && config.fingerprint !== fingerprint) void this.#writeState(this.#current);
+    this.#wakeUp();
+    return true;
   }
 
   /** Takes over the process that an earlier server started; false: it is gone, or another. */
@@ -269,6 +319,9 @@ export class Job {
     const { pid, started } = leader;
     if (!isSame(this.#environment, pid, started)) return false;
     await this.#output.open();
+    await this.#openNotices();
+    this.#notices.begin();
+    this.#tokenDigest = record.token;
     this.#starts = record.starts;
     this.#restarts = record.restarts;
     this.#launched = true;
@@ -381,6 +434,7 @@ export class Job {
     // A zombie still is there to be looked at, as long as nobody has waited for it.
     const started = this.#environment.processes.look(pid)?.started ?? -1;
     const running: Running = { pid, started, leads: true, sinceMs: clock.time(), child, exit: null };
+    this.#notices.excuse();
     void child.exited.then((exit) => {
       running.exit = exit;
       this.#wakeUp();
@@ -396,9 +450,18 @@ export class Job {
   async #prepare(): Promise<void> {
     await this.#environment.files.makeFolder(this.config.folder);
     await this.#output.open();
+    await this.#openNotices();
+    this.#notices.begin();
     await this.#writeState(null);
     // A script's pidfile of before must not be taken for the new one.
     await this.#files.remove(this.config.pidfile);
+  }
+
+  /** @throws {CCError} It could not be opened, and it waits for what comes there. */
+  async #openNotices(): Promise<void> {
+    if (!this.config.notifies) return;
+    if (this.config.values.notify) await this.#notices.open();
+    else await this.#files.attempt(() => this.#notices.open());
   }
 
   /** Null: it was stopped meanwhile. */
@@ -406,19 +469,25 @@ export class Job {
     const { processes, host } = this.#environment;
     const env: Record<string, string> = { ...processes.env };
     for (const name of NOT_INHERITED) delete env[name];
-    Object.assign(env, environmentOf(this.config));
+    Object.assign(env, environmentOf(this.config), this.#notices.variables, { CC_TOKEN_FD: "3" });
+    const token = tokenOf(this.#environment.random);
+    this.#tokenDigest = this.#parts.digest(token);
+    this.#reachedBy = null;
     return await this.#output.given(async (output) => {
       await this.#parts.gate.enter();
       if (!this.#wanted) return null;
       this.#again = false;
-      return processes.spawn(wrapped(this.config, host.folder), { env, output });
+      return processes.spawn(wrapped(this.config, host.folder, this.#notices.file), {
+        env,
+        output,
+        secret: utf8(token),
+      });
     });
   }
 
   /** Waits until the process has ended, or is to be ended and has. */
   async #watch(): Promise<void> {
     const { clock } = this.#environment;
-    const { "start-seconds": startSeconds, "watchdog-reset": resetSeconds } = this.config.values;
     const taken = this.#current!.child === null;
     const began = taken ? clock.now() - (clock.time() - this.#current!.sinceMs) : clock.now();
     const since = taken ? this.#current!.sinceMs : clock.time();
@@ -426,6 +495,10 @@ export class Job {
     if (taken) this.#set("running", null, since);
     for (;;) {
       const running = this.#current!;
+      const { values } = this.config;
+      const startSeconds = values["start-seconds"];
+      const resetSeconds = values["watchdog-reset"];
+      if (!runs) this.#notices.look();
       if (!this.#wanted || this.#again) {
         await this.#end(running);
         return;
@@ -453,15 +526,28 @@ export class Job {
         return;
       }
       const aliveMs = clock.now() - began;
-      if (!runs && aliveMs >= startSeconds * 1000) {
+      const upMs = values.notify ? values["ready-timeout"] * 1000 : startSeconds * 1000;
+      if (!runs && (this.#notices.ready || !values.notify && aliveMs >= upMs)) {
         runs = true;
         this.#endedEarly = false;
+        this.#notices.excuse();
         this.#set("running");
+      }
+      if (!runs && aliveMs >= upMs) {
+        return await this.#endFor(running, began, `not ready within ${upMs / 1000} s`);
+      }
+      if (runs && this.#notices.patienceMs <= 0) {
+        // It may have spoken just now.
+        this.#notices.look();
+        if (this.#notices.patienceMs <= 0) {
+          return await this.#endFor(running, began, `silent for ${this.config.watchdogMs / 1000} s`);
+        }
       }
       const uptimeMs = clock.time() - since;
       if (runs && this.#starts > 1 && uptimeMs >= resetSeconds * 1000) this.#starts = 1;
       await this.#sleep(Math.min(
-        runs ? Infinity : startSeconds * 1000 - aliveMs,
+        runs ? this.#notices.patienceMs : upMs - aliveMs,
+        runs || this.#notices.file === null ? Infinity : READY_LOOK_MS,
         runs && this.#starts > 1 ? resetSeconds * 1000 - uptimeMs : Infinity,
         running.child === null ? LOOK_MS : Infinity,
       ));
@@ -526,6 +612,16 @@ export class Job {
     this.#figures = null;
     this.#set(next !== "" && this.#nextMs !== null ? "backoff" : "stopping");
     await this.#endLeft(running);
+  }
+
+  /** It does not do what it should: it is ended, and counts as one that has ended badly. */
+  async #endFor(running: Running, began: number, why: string): Promise<void> {
+    this.log.warnRarely("watch", "ended for", `${why}: ending it`);
+    await this.#end(running);
+    this.#lastExit = why;
+    this.#livedMs = this.#environment.clock.now() - began;
+    const next = this.#planNext();
+    if (this.#wanted && !this.#again) this.log.info("exit", `${why}; ${next}`);
   }
 
   #failed(text: string): void {
@@ -649,6 +745,7 @@ export class Job {
       since: running?.sinceMs ?? this.#environment.clock.time(),
       starts: this.#starts,
       restarts: this.#restarts,
+      token: this.#tokenDigest,
     });
   }
 
@@ -663,6 +760,8 @@ export class Job {
 
   /** Waits so long, or until something happens. */
   async #sleep(ms: number): Promise<void> {
+    const { clock } = this.#environment;
+    const until = clock.now() + ms;
     await new Promise<void>((resolve) => {
       let cancel: Cancel = () => {};
       this.#wakeUp = () => {
@@ -670,9 +769,17 @@ export class Job {
         this.#wakeUp = () => {};
         resolve();
       };
-      if (ms < Infinity) cancel = this.#environment.clock.after(Math.max(0, ms), () => this.#wakeUp());
+      if (ms < Infinity) cancel = clock.after(Math.max(0, ms), () => this.#wakeUp());
     });
+    // It was the server that stood still.
+    if (clock.now() > until + STOOD_STILL_MS) this.#notices.excuse();
   }
+}
+
+/** 32 random bytes, in hexadecimal. */
+function tokenOf(random: () => number): string {
+  const words = Array.from({ length: 8 }, () => Math.floor(random() * 2 ** 32));
+  return words.map((word) => word.toString(16).padStart(8, "0")).join("");
 }
 
 function againIn(ms: number): string {

@@ -8,35 +8,36 @@ import type { JobConfig } from "./config.ts";
 import { type JobRecord, writeRecord } from "./state_file.ts";
 
 export class JobFiles {
-  readonly #config: JobConfig;
+  /** As it is now. */
+  config: JobConfig;
   readonly #environment: Environment;
   readonly #log: Logger;
 
   constructor(config: JobConfig, environment: Environment, log: Logger) {
-    this.#config = config;
+    this.config = config;
     this.#environment = environment;
     this.#log = log;
   }
 
   async writeState(
-    record: Pick<JobRecord, "pid" | "started" | "since" | "starts" | "restarts">,
+    record: Pick<JobRecord, "pid" | "started" | "since" | "starts" | "restarts" | "token">,
   ): Promise<void> {
-    const { facts, pidfile, fingerprint, stateFile } = this.#config;
+    const { facts, name: section, pidfile, fingerprint, stateFile } = this.config;
     const { bootId } = this.#environment.processes;
-    const whole = { ...record, boot: bootId, config: facts.CC_CONFIG, pidfile, fingerprint };
+    const whole = { ...record, boot: bootId, config: facts.CC_CONFIG, section, pidfile, fingerprint };
     await this.attempt(() => writeRecord(this.#environment, stateFile, whole));
   }
 
   /** Not a script's, which writes its own. */
   async writePidfile(pid: number): Promise<void> {
-    if (this.#config.kind === "script") return;
-    await this.attempt(() => this.#environment.files.replace(this.#config.pidfile, utf8(`${pid}`)));
+    if (this.config.kind === "script") return;
+    await this.attempt(() => this.#environment.files.replace(this.config.pidfile, utf8(`${pid}`)));
   }
 
   /** The pid that the pidfile names; null: none. */
   async readPidfile(): Promise<number | null> {
     try {
-      const bytes = await this.#environment.files.read(this.#config.pidfile, JOB_FILE_MAX_BYTES);
+      const bytes = await this.#environment.files.read(this.config.pidfile, JOB_FILE_MAX_BYTES);
       const pid = Number(new TextDecoder().decode(bytes).split("\n")[0].trim());
       return Number.isInteger(pid) && pid > 1 ? pid : null;
     } catch {
@@ -46,8 +47,8 @@ export class JobFiles {
 
   /** Neither is there any more. */
   async removeBoth(): Promise<void> {
-    await this.remove(this.#config.stateFile);
-    await this.remove(this.#config.pidfile);
+    await this.remove(this.config.stateFile);
+    await this.remove(this.config.pidfile);
   }
 
   async remove(path: string): Promise<void> {

@@ -82,6 +82,13 @@ const stopSignal: Schema<SignalName> = v.pipe(
 
 /** Of `[h:…]`. */
 export const JOBMGR_OPTIONS = {
+  "job-config": option(
+    choice("token", "open"),
+    "token",
+    "who gets a daemon's options by job.config: token: its own processes; open: also who has no token, as daemons of the " +
+      "original have none; for a server that only its own host reaches",
+    "open",
+  ),
   daemons: option(
     jobNames,
     "",
@@ -145,6 +152,27 @@ export const JOB_OPTIONS = {
     "5",
     "s",
   ),
+  notify: option(
+    boolean,
+    "no",
+    "it says when it is ready, as programs for systemd do (Type=notify): it gets NOTIFY_SOCKET, and runs once it has sent " +
+      "READY=1 there",
+    "yes",
+  ),
+  "ready-timeout": option(
+    number(1, 86_400),
+    "90",
+    "for notify = yes: one that is not ready by then has failed to start",
+    "300",
+    "s",
+  ),
+  "watchdog-ping": optional(
+    number(0, 86_400),
+    "it is restarted when it has not said for so long that it lives: by WATCHDOG=1 to NOTIFY_SOCKET, or by ccserver " +
+      "notify; 0: never. Without it: 30 for a module, which says so by itself, and never for all others",
+    "60",
+    "s",
+  ),
   "watchdog-reset": option(
     number(0, 31_536_000),
     "3600",
@@ -185,6 +213,23 @@ export const JOB_OPTIONS = {
   logfile: optional(path, "for output = file: appended to", "/var/log/cc/%(job_name)s.log"),
 } satisfies Options;
 
+/**
+ * Options that are jobmgr's alone: a process of the job knows nothing of them, so that it goes on when they change.
+ */
+export const SUPERVISION_OPTIONS: readonly (keyof typeof JOB_OPTIONS)[] = [
+  "restart",
+  "start-seconds",
+  "ready-timeout",
+  "watchdog-reset",
+  "watchdog-formula-a",
+  "watchdog-formula-b",
+  "watchdog-formula-cap",
+  "max-memory",
+  "stop-signal",
+  "stop-wait",
+  "after",
+];
+
 /** What the original reads in the section beside what the config's reader lets pass: of no use here. */
 const IGNORED = ["log_size", "log_count"];
 
@@ -205,14 +250,10 @@ export const MODULE_OPTIONS = {
 /**
  * The table of a section: a script reads options of its own there, a module those of its definition.
  *
- * @param moduleOptions Those of a module; undefined: it is not known.
+ * @param known Those of its module; undefined: it has none, or one that is not known.
  */
-export function jobOptionsFor(
-  own: Readonly<Record<string, string>>,
-  moduleOptions: (module: string) => Options | undefined,
-): Options {
+export function jobOptionsFor(own: Readonly<Record<string, string>>, known: Options | undefined): Options {
   const table: Record<string, Options[string]> = { ...JOB_OPTIONS };
-  const known = own.module === undefined ? undefined : moduleOptions(own.module);
   if (known !== undefined) Object.assign(table, MODULE_OPTIONS, known);
   const free = own.command === undefined && known === undefined && (own.script ?? own.module) !== undefined;
   for (const name of [...IGNORED, ...(free ? Object.keys(own) : [])]) {

@@ -29,8 +29,17 @@ const READ_BYTES = 64 * 1024;
 /** Takes the lines of one job. */
 export type LineSink = (line: string) => void;
 
+/** Takes what comes, as lines. */
+export interface LineTaker {
+  take(bytes: Uint8Array): void;
+  /** Called ten times a second: tells what is due. */
+  tell(): void;
+  /** What has no newline yet is a line too. */
+  flush(): void;
+}
+
 /** The lines of one job. */
-export class LineReader {
+export class LineReader implements LineTaker {
   /** The last one, for the line that tells how the job ended. */
   last = "";
   readonly #sink: LineSink;
@@ -63,7 +72,6 @@ export class LineReader {
     this.#keep(bytes.subarray(from));
   }
 
-  /** What has no newline yet is a line too. */
   flush(): void {
     if (this.#partial.length > 0) this.#line(this.#partial.subarray(0, 0));
     this.#skipping = false;
@@ -151,9 +159,12 @@ function joined(a: Uint8Array, b: Uint8Array): Uint8Array<ArrayBuffer> {
   return both;
 }
 
+/** A pipe, or a mailbox. */
+type Readable = Pick<Pipe, "read" | "close">;
+
 interface Source {
-  readonly pipe: Pipe;
-  readonly lines: LineReader;
+  readonly pipe: Readable;
+  readonly lines: LineTaker;
   /** Looks until it is looked at again. */
   rest: number;
   /** It is looked at again in a moment. */
@@ -174,7 +185,7 @@ export class OutputReader {
   }
 
   /** Reads a pipe from now on; what is returned reads the last of it, and ends that. */
-  add(pipe: Pipe, lines: LineReader): { drain(): void; end(): void } {
+  add(pipe: Readable, lines: LineTaker): { drain(): void; end(): void } {
     // Not all silent ones are looked at in one turn.
     const source: Source = { pipe, lines, rest: this.#sources.size % SILENT_LOOKS, hot: false };
     this.#sources.add(source);

@@ -18,8 +18,9 @@ export interface JobRecord {
   readonly started: number | null;
   /** The machine's start that `started` is of. */
   readonly boot: string;
-  /** The config file of its server, and the job's pidfile. */
+  /** The config file of its server, the job's section, and its pidfile. */
   readonly config: string;
+  readonly section: string;
   readonly pidfile: string;
   /** What the config asked for. */
   readonly fingerprint: string;
@@ -28,6 +29,8 @@ export interface JobRecord {
   /** Starts that the wait before a restart is worked out from, and all restarts. */
   readonly starts: number;
   readonly restarts: number;
+  /** A digest of the token that this process asks with; null: it has none. */
+  readonly token: string | null;
 }
 
 /** Reads a state file; null: there is none, or none that can be read. */
@@ -52,7 +55,7 @@ export async function readRecord(
   }
   try {
     const record: unknown = JSON.parse(text);
-    if (isRecord(record)) return record;
+    if (isRecord(record)) return { ...record, section: record.section ?? "d:", token: record.token ?? null };
   } catch {
     // Told below.
   }
@@ -70,7 +73,7 @@ export function leaderOf({ pid, started, boot }: JobRecord, bootId: string): Tar
 }
 
 function isRecord(value: unknown): value is JobRecord {
-  const { pid, started, boot, config, pidfile, fingerprint, since, starts, restarts } =
+  const { pid, started, boot, config, pidfile, fingerprint, since, starts, restarts, section, token } =
     (value ?? {}) as Record<
       string,
       unknown
@@ -79,5 +82,6 @@ function isRecord(value: unknown): value is JobRecord {
   return (pid === null || natural(pid) && pid as number > 1) && (started === null || natural(started)) &&
     typeof boot === "string" && typeof config === "string" && typeof pidfile === "string" &&
     typeof fingerprint === "string" && natural(since) && natural(starts) &&
-    natural(restarts);
+    natural(restarts) && (section === undefined || typeof section === "string") &&
+    (token === undefined || token === null || typeof token === "string");
 }

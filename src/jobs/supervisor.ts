@@ -2,17 +2,19 @@
 import type { Cancel, Environment, Pipe } from "../contracts/environment.ts";
 import type { Counter, Meter } from "../contracts/handler.ts";
 import type { JobView } from "../contracts/jobs.ts";
-import type { Draft, Outcome } from "../contracts/message.ts";
+import type { Draft, Outcome, ReturnPath } from "../contracts/message.ts";
 import { CCError, errorText } from "../errors.ts";
 import { JOBS_MAX } from "../limits.ts";
 import type { Logger } from "../log.ts";
 import { logDraft } from "../message/log_fields.ts";
-import { counted } from "../text.ts";
+import { counted, printable } from "../text.ts";
 import { type JobConfig, longestStopMs, stopMsOf } from "./config.ts";
+import type { Digest } from "./digest.ts";
 import { Gate } from "./gate.ts";
 import { Job, type JobParts } from "./job.ts";
 import { OutputReader } from "./output.ts";
 import { isLeader, isMember, Scanner } from "./processes.ts";
+import { provided } from "./provide.ts";
 import { type JobRecord, leaderOf, readRecord } from "./state_file.ts";
 
 /** How often memory and processor time of all jobs are looked at: where they are bounded, and where they are only told. */
@@ -31,7 +33,11 @@ export interface SupervisorParts {
   readonly environment: Environment;
   readonly log: Logger;
   readonly meter: Meter;
+  readonly digest: Digest;
+  /** Which sections' jobs it ends where an earlier server has left them and the config has them no more. */
+  isOurs(section: string): boolean;
   publish(draft: Draft): Outcome | Promise<Outcome>;
+  send(to: ReturnPath, draft: Draft): Outcome | Promise<Outcome>;
 }
 
 export class Supervisor {
@@ -45,6 +51,7 @@ export class Supervisor {
   /** Jobs that the config does not have any more, while they end. */
   readonly #leaving = new Set<Job>();
   readonly #lost: Counter;
+  readonly #refused: Counter;
   readonly #metered = new Set<string>();
   /** Jobs of which what an earlier server left has not been ended yet, and when that is done. */
   readonly #clearing = new Map<Job, Promise<void>>();
@@ -66,6 +73,7 @@ export class Supervisor {
     this.#scanner = new Scanner(parts.environment);
     this.#output = new OutputReader(parts.environment.clock);
     this.#lost = parts.meter.counter("jobs.output.dropped");
+    this.#refused = parts.meter.counter("jobs.config.refused");
   }
 
   /** Takes over what an earlier server left, ends what that may not be, and starts the others. */
@@ -128,7 +136,8 @@ export class Supervisor {
       (info, chain) => {
         const [pidfile] = chain().slice(length - 1);
         const ours = chain().length === length && !known.has(pidfile) &&
-          processes.environmentOf(info.pid, "CC_CONFIG") === config;
+          processes.environmentOf(info.pid, "CC_CONFIG") === config &&
+          this.#parts.isOurs(processes.environmentOf(info.pid, "CC_SECTION") ?? "");
         if (!ours) {
           // One that has no name in its environment may have emptied that.
           return chain().length === 0 &&
@@ -167,8 +176,11 @@ export class Supervisor {
       for (const path of names.slice(0, 2 * JOBS_MAX).map((name) => `${folder}/${name}`)) {
         if (known.has(path)) continue;
         const record = await readRecord(this.#environment, path, this.#parts.log);
-        if (record?.config !== config) continue;
-        found.push({ record, files: [path, record.pidfile, path.replace(/state$/, "out")] });
+        if (record?.config !== config || !this.#parts.isOurs(record.section)) continue;
+        found.push({
+          record,
+          files: [path, record.pidfile, path.replace(/state$/, "out"), path.replace(/state$/, "notify")],
+        });
       }
     }
     return found;
@@ -178,10 +190,13 @@ export class Supervisor {
   reconfigure(configs: readonly JobConfig[]): void {
     const before = this.#jobs;
     const fresh: Job[] = [];
+    const changed: string[] = [];
     this.#jobs = new Map();
     for (const config of configs) {
       const old = before.get(config.name);
-      if (old?.config.fingerprint === config.fingerprint) {
+      const settings = old?.config.settings;
+      if (old !== undefined && (settings === config.settings || this.#reconfigured(old, config))) {
+        if (settings !== config.settings) changed.push(config.name);
         this.#jobs.set(config.name, old);
         before.delete(config.name);
       } else fresh.push(this.#add(config));
@@ -193,6 +208,7 @@ export class Supervisor {
       "added",
       fresh.filter(({ config: { name } }) => !before.has(name)).map(({ config: { name } }) => name),
     );
+    tell("changed while they run", changed);
     tell(
       "changed",
       fresh.filter(({ config: { name } }) => before.has(name)).map(({ config: { name } }) => name),
@@ -211,12 +227,33 @@ export class Supervisor {
     for (const job of fresh) job.start();
   }
 
+  /** False: its process must be another for that. */
+  #reconfigured(job: Job, config: JobConfig): boolean {
+    return job.reconfigure(config, (to) => this.#parts.send(to, provided(config)) === "ok");
+  }
+
+  /** The job of this name. */
+  find(name: string): Job | undefined {
+    return this.#jobs.get(name);
+  }
+
+  /** Somebody has asked for the options of a job without its token. */
+  refused(name: string): void {
+    this.#refused.add();
+    this.#parts.log.warnRarely(
+      "config",
+      "refused",
+      `somebody asked for the options of ${printable(name, 64)} without its token: refused`,
+    );
+  }
+
   #add(config: JobConfig): Job {
     const parts: JobParts = {
       environment: this.#environment,
       log: this.#parts.log,
       gate: this.#gate,
       scanner: this.#scanner,
+      digest: this.#parts.digest,
       output: this.#output,
       openPipe: (path) => this.#openPipe(path),
       route: (job, line) => this.#route(job, line),

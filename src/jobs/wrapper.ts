@@ -12,13 +12,14 @@ export const NO_USER = 124;
 export const LATE_ENVIRONMENT = "CC_JOB_ENVIRONMENT";
 const LATE = `eval "$${LATE_ENVIRONMENT}"; unset ${LATE_ENVIRONMENT}; exec "$@"`;
 
-/** `$1` folder, `$2` umask, `$3` descriptors, `$4` user, `$5` group, both perhaps empty; then the program. */
+/** `$1` folder, `$2` umask, `$3` descriptors, `$4` user, `$5` group, `$6` mailbox, all three perhaps empty; then the program. */
 const SCRIPT = `cd -- "$1" || exit ${NO_FOLDER}
 umask "$2"
 ulimit -Sn "$3"
-user=$4 group=$5
-shift 5
+user=$4 group=$5 mailbox=$6
+shift 6
 if [ -n "$user" ]; then
+  [ -z "$mailbox" ] || chown -- "$user" "$mailbox" || exit ${NO_USER}
   [ -n "$group" ] || group=$(id -g -- "$user") || exit ${NO_USER}
   exec setpriv --reuid="$user" --regid="$group" --init-groups -- /bin/sh -c '${LATE}' ccserver "$@"
 elif [ -n "$group" ]; then
@@ -27,7 +28,7 @@ fi
 exec "$@"`;
 
 /** What is started for a job. */
-export function wrapped({ argv, values }: JobConfig, folder: string): string[] {
+export function wrapped({ argv, values }: JobConfig, folder: string, mailbox: string | null): string[] {
   const { cwd, umask, nice, user, group } = values;
   return [
     // Before the user is another: less than 0 is for root.
@@ -41,6 +42,7 @@ export function wrapped({ argv, values }: JobConfig, folder: string): string[] {
     String(values["rlimit-nofile"]),
     user ?? "",
     group ?? "",
+    mailbox ?? "",
     ...argv,
   ];
 }

@@ -70,7 +70,8 @@ export class Notifier {
   }
 }
 
-function takeVariable(name: string): string | undefined {
+/** A variable of the environment, which programs that this one starts then do not have. */
+export function takeVariable(name: string): string | undefined {
   const value = process.env[name];
   delete process.env[name];
   return value === "" ? undefined : value;

@@ -1,7 +1,9 @@
 /// <reference types="bun-types" />
 /** The driver for Bun, and so for the compiled binary. */
+import { ptr } from "bun:ffi";
 import { endpointText } from "../endpoint.ts";
 import { Buffer } from "node:buffer";
+import type { Mailbox } from "../contracts/environment.ts";
 import type { Address, Link, LinkEvents, LinkOptions, Listener } from "../contracts/links.ts";
 import { CCError, systemError } from "../errors.ts";
 import { lastErrno, loadLibc } from "./bun_libc.ts";
@@ -13,8 +15,10 @@ import {
   ENOENT,
   F_GETFL,
   F_SETFL,
+  MSG_DONTWAIT,
   NOTIFY_FLAGS,
   O_NONBLOCK,
+  openDatagrams,
   SOCK_DGRAM,
   SOCK_NONBLOCK,
   SOCK_STREAM,
@@ -32,6 +36,9 @@ const runtime: Runtime = {
   loadsTypeScript: true,
   notifiesItself: true,
   notify,
+  get openDatagrams() {
+    return process.platform === "linux" && loadLibc() !== null ? openDatagramsHere : null;
+  },
   setNonBlocking,
   nextTurn: (f) => void setImmediate(f),
   monotonicMicros,
@@ -214,6 +221,19 @@ function notify(socket: string, text: string): boolean {
   const sent = Number(libc.sendto(fd, bytes, bytes.length, NOTIFY_FLAGS, to, to.length));
   libc.close(fd);
   return sent === bytes.length;
+}
+
+function openDatagramsHere(path: string): Mailbox {
+  const libc = loadLibc()!;
+  // The library is looked for the first time it is asked, which may change the number.
+  lastErrno();
+  return openDatagrams(path, {
+    socket: libc.socket,
+    bind: (fd, address) => libc.bind(fd, address, address.length),
+    recv: (fd, into) => libc.recv(fd, ptr(into), into.length, MSG_DONTWAIT),
+    close: (fd) => void libc.close(fd),
+    errno: lastErrno,
+  });
 }
 
 function monotonicMicros(): bigint | null {

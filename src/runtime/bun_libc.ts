@@ -4,6 +4,7 @@ import { dlopen, type Pointer, read } from "bun:ffi";
 /** Functions of the C library. */
 export interface Libc {
   setsockopt(fd: number, level: number, name: number, value: Int32Array, size: number): number;
+  bind(fd: number, address: Uint8Array, size: number): number;
   recv(fd: number, to: number, size: number, flags: number): number;
   writev(fd: number, vectors: number, count: number): number | bigint;
   madvise(at: number, bytes: number, advice: number): number;
@@ -25,6 +26,7 @@ export interface Libc {
 }
 const SIGNATURES = {
   setsockopt: { args: ["i32", "i32", "i32", "ptr", "u32"], returns: "i32" },
+  bind: { args: ["i32", "ptr", "u32"], returns: "i32" },
   recv: { args: ["i32", "ptr", "usize", "i32"], returns: "i32" },
   madvise: { args: ["ptr", "usize", "i32"], returns: "i32" },
   writev: { args: ["i32", "ptr", "i32"], returns: "i64" },

@@ -1,5 +1,8 @@
 /** What the drivers share. */
-import { UNIX_PATH_MAX_BYTES } from "../limits.ts";
+import { chmodSync } from "node:fs";
+import type { Mailbox } from "../contracts/environment.ts";
+import { CCError, systemError } from "../errors.ts";
+import { NOTICE_MAX_BYTES, UNIX_PATH_MAX_BYTES } from "../limits.ts";
 
 /** Copies by a view: the way of V8. */
 export function copyByView(from: Uint8Array, start: number, end: number, to: Uint8Array, at: number): void {
@@ -34,6 +37,7 @@ export const SOCK_STREAM = 1;
 export const SOCK_DGRAM = 2;
 /** Numbers of Linux, on all processors that these runtimes run on. */
 export const SOCK_NONBLOCK = 0x800;
+export const SOCK_CLOEXEC = 0x80000;
 export const ENOENT = 2;
 export const ECONNREFUSED = 111;
 export const CLOCK_MONOTONIC = 1;
@@ -41,8 +45,71 @@ export const CLOCK_MONOTONIC = 1;
 export const F_GETFL = 3;
 export const F_SETFL = 4;
 export const O_NONBLOCK = 0x800;
+export const MSG_DONTWAIT = 0x40;
 /** A service manager that is stuck does not hold us up, and one that is gone does not end us. Linux numbers. */
-export const NOTIFY_FLAGS = 0x40 /* MSG_DONTWAIT */ | 0x4000 /* MSG_NOSIGNAL */;
+export const NOTIFY_FLAGS = MSG_DONTWAIT | 0x4000 /* MSG_NOSIGNAL */;
+
+/** Calls of the C library that {@link openDatagrams} needs; a number below 0 is a failure. */
+export interface DatagramCalls {
+  socket(domain: number, type: number, protocol: number): number;
+  bind(fd: number, address: Uint8Array<ArrayBuffer>): number;
+  /** Into what is there of a buffer. */
+  recv(fd: number, into: Uint8Array): number;
+  close(fd: number): void;
+  /** Why the last of them failed; 0: that cannot be told. */
+  errno(): number;
+}
+
+/**
+ * A Unix datagram socket, of which each datagram is read as lines.
+ *
+ * @throws {CCError}
+ */
+export function openDatagrams(path: string, calls: DatagramCalls): Mailbox {
+  const address = unixAddress(path);
+  if (address === null) {
+    throw new CCError(
+      "ENAMETOOLONG",
+      `${path} is no path of a socket: it has more than ${UNIX_PATH_MAX_BYTES} bytes`,
+    );
+  }
+  let fd = calls.socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  const close = () => {
+    if (fd >= 0) calls.close(fd);
+    fd = -1;
+  };
+  if (fd < 0 || calls.bind(fd, address) < 0) {
+    const errno = calls.errno();
+    close();
+    throw systemError(
+      new Error(errno === 0 ? "no reason is known" : `(os error ${errno})`),
+      `cannot listen on ${path}`,
+    );
+  }
+  try {
+    chmodSync(path, 0o600);
+  } catch (error) {
+    close();
+    throw systemError(error, `cannot listen on ${path}`);
+  }
+  return {
+    read(into) {
+      let at = 0;
+      // A datagram that does not go into the rest would be cut.
+      while (fd >= 0 && into.length - at > NOTICE_MAX_BYTES) {
+        const n = calls.recv(fd, into.subarray(at, at + NOTICE_MAX_BYTES));
+        // An empty one is none of sd_notify(3).
+        if (n <= 0) break;
+        at += n;
+        if (into[at - 1] !== NEWLINE) into[at++] = NEWLINE;
+      }
+      return at;
+    },
+    close,
+  };
+}
+
+const NEWLINE = 10;
 
 /** A `sockaddr_un` for a path, or a name of the abstract namespace that begins with `@`; null for anything else. */
 export function unixAddress(name: string): Uint8Array<ArrayBuffer> | null {

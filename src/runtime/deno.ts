@@ -2,6 +2,7 @@
 import { endpointText } from "../endpoint.ts";
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import process from "node:process";
+import type { Mailbox } from "../contracts/environment.ts";
 import type { Address, Link, LinkEvents, LinkOptions, Listener } from "../contracts/links.ts";
 import { systemError } from "../errors.ts";
 import { Arena, READ_BLOCK_BYTES } from "../memory/arena.ts";
@@ -16,8 +17,10 @@ import {
   F_SETFL,
   fairReadBytes,
   MADV_DONTNEED,
+  MSG_DONTWAIT,
   NOTIFY_FLAGS,
   O_NONBLOCK,
+  openDatagrams,
   SIOCOUTQ,
   SOCK_DGRAM,
   timespecMicros,
@@ -59,6 +62,9 @@ const runtime: Runtime = {
   loadsTypeScript: true,
   notifiesItself: true,
   notify,
+  get openDatagrams() {
+    return loadLibc() === null ? null : openDatagramsHere;
+  },
   setNonBlocking,
   nextTurn,
   monotonicMicros,
@@ -434,6 +440,8 @@ function close(conn: Deno.Conn): void {
 const SIGNATURES = {
   socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
   sendto: { parameters: ["i32", "buffer", "usize", "i32", "buffer", "u32"], result: "isize" },
+  bind: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  recv: { parameters: ["i32", "buffer", "usize", "i32"], result: "isize" },
   setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
   close: { parameters: ["i32"], result: "i32" },
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
@@ -469,6 +477,18 @@ function notify(socket: string, text: string): boolean {
   const sent = Number(libc.sendto(fd, bytes, BigInt(bytes.length), NOTIFY_FLAGS, to, to.length));
   libc.close(fd);
   return sent === bytes.length;
+}
+
+function openDatagramsHere(path: string): Mailbox {
+  const libc = loadLibc()!;
+  return openDatagrams(path, {
+    socket: libc.socket,
+    bind: (fd, address) => libc.bind(fd, address, address.length),
+    recv: (fd, into) =>
+      Number(libc.recv(fd, into as Uint8Array<ArrayBuffer>, BigInt(into.length), MSG_DONTWAIT)),
+    close: (fd) => void libc.close(fd),
+    errno: () => 0,
+  });
 }
 
 function monotonicMicros(): bigint | null {

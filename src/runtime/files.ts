@@ -1,4 +1,5 @@
 /** Files of the machine, by `node:fs`: the same on all runtimes. */
+import { Buffer } from "node:buffer";
 import { spawn } from "node:child_process";
 import {
   close,
@@ -11,6 +12,7 @@ import {
   openSync,
   readSync,
   type Stats,
+  writeSync,
 } from "node:fs";
 import {
   access,
@@ -28,6 +30,7 @@ import {
 import { dirname } from "node:path";
 import process from "node:process";
 import { promisify } from "node:util";
+import runtime from "#runtime";
 import type { Files, Pipe } from "../contracts/environment.ts";
 import { CCError, codeOf, systemError } from "../errors.ts";
 
@@ -110,6 +113,40 @@ export const FILES: Files = {
       if (error !== null) { for (const path of some) told.set(path, error); }
     }
     return await Promise.all(paths.map((path) => openPipe(path, told.get(path) ?? null)));
+  },
+
+  async openMailbox(path) {
+    try {
+      const there = await lstat(path).catch(() => null);
+      if (there !== null && !there.isSocket() && !there.isFIFO()) {
+        throw new CCError("EINVAL", "what stands there is no mailbox");
+      }
+      // It may be another user's by now, who has been given it.
+      await rm(path, { force: true });
+    } catch (error) {
+      throw systemError(error, `cannot open the mailbox ${path}`);
+    }
+    if (runtime.openDatagrams !== null) return runtime.openDatagrams(path);
+    const [pipe] = await FILES.openPipes([path]);
+    if (pipe instanceof CCError) throw pipe;
+    return pipe;
+  },
+
+  async postTo(path, text) {
+    if (path.startsWith("@")) return await runtime.notify(path, text);
+    try {
+      const there = await lstat(path);
+      if (there.isSocket()) return await runtime.notify(path, text);
+      if (!there.isFIFO()) return false;
+      const fd = await openRaw(path, constants.O_WRONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW, 0);
+      try {
+        return writeSync(fd, text) === Buffer.byteLength(text);
+      } finally {
+        closeSync(fd);
+      }
+    } catch {
+      return false; // it is gone, or is not ours, or is full
+    }
   },
 
   async openAppend(path) {

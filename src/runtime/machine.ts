@@ -42,6 +42,9 @@ const HOST: Host = {
     const [, soft] = /^Max open files +(\d+)/m.exec(textOf("/proc/self/limits")) ?? [];
     return soft === undefined ? null : Number(soft);
   },
+  get receivesDatagrams() {
+    return runtime.openDatagrams !== null;
+  },
   descriptorsFree(count) {
     const opened: number[] = [];
     try {

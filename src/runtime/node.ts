@@ -35,6 +35,7 @@ const runtime: Runtime = {
   loadsTypeScript: false,
   notifiesItself: false,
   notify,
+  openDatagrams: null,
   setNonBlocking,
   nextTurn: (f) => void setImmediate(f),
   monotonicMicros: () => process.hrtime.bigint() / 1000n,

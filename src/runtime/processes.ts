@@ -1,7 +1,8 @@
 /** Processes of the machine, by `node:child_process` and `/proc`: the same on all runtimes. */
 import { type ChildProcess, spawn as spawnProcess } from "node:child_process";
-import { readdirSync, readFileSync, statSync } from "node:fs";
+import { closeSync, fstatSync, readdirSync, readFileSync, readSync, statSync } from "node:fs";
 import process from "node:process";
+import { Writable } from "node:stream";
 import type { Child, Exit, Processes, ProcessInfo } from "../contracts/environment.ts";
 import { CCError, codeOf, systemError } from "../errors.ts";
 
@@ -9,8 +10,11 @@ import { CCError, codeOf, systemError } from "../errors.ts";
 export const TICKS = 100;
 
 /** What {@link Processes} has about other processes. Where there is no `/proc`, it sees none. */
-export const OTHERS: Pick<Processes, "spawn" | "signal" | "look" | "userOf" | "list" | "environmentOf"> = {
-  spawn(command, { cwd, env, output }) {
+export const OTHERS: Pick<
+  Processes,
+  "spawn" | "takeSecret" | "signal" | "look" | "userOf" | "list" | "environmentOf"
+> = {
+  spawn(command, { cwd, env, output, secret }) {
     const taken = typeof output === "function";
     const to = taken ? "ignore" : output ?? "ignore";
     try {
@@ -19,8 +23,9 @@ export const OTHERS: Pick<Processes, "spawn" | "signal" | "look" | "userOf" | "l
         cwd,
         env,
         detached: true,
-        stdio: ["ignore", taken ? "pipe" : to, to],
+        stdio: ["ignore", taken ? "pipe" : to, to, ...(secret === undefined ? [] : ["pipe" as const])],
       });
+      if (secret !== undefined) give(child, secret);
       return {
         pid: child.pid ?? null,
         exited: exitOf(child),
@@ -29,6 +34,22 @@ export const OTHERS: Pick<Processes, "spawn" | "signal" | "look" | "userOf" | "l
     } catch (error) {
       // Some errors are thrown, which ones depends on the runtime: E2BIG, say.
       return unstarted(error);
+    }
+  },
+
+  takeSecret() {
+    try {
+      const stats = fstatSync(SECRET_FD);
+      if (!stats.isSocket() && !stats.isFIFO()) return null;
+      const bytes = new Uint8Array(SECRET_MAX_BYTES);
+      let size = 0;
+      for (let n = -1; n !== 0 && size < bytes.length; size += n) {
+        n = readSync(SECRET_FD, bytes, size, bytes.length - size, null);
+      }
+      closeSync(SECRET_FD);
+      return size === 0 ? null : bytes.subarray(0, size);
+    } catch {
+      return null; // nobody has given us any
     }
   },
 
@@ -69,6 +90,10 @@ export const OTHERS: Pick<Processes, "spawn" | "signal" | "look" | "userOf" | "l
   },
 };
 
+/** The first behind the standard ones. */
+const SECRET_FD = 3;
+const SECRET_MAX_BYTES = 4096;
+
 let bootId: string | undefined;
 
 /** {@link Processes.bootId} */
@@ -104,6 +129,14 @@ function takeOutput({ stdout }: ChildProcess, take: (chunk: Uint8Array) => void)
     stdout.on("error", () => {/* the close that follows tells */});
     stdout.on("close", () => resolve());
   });
+}
+
+/** Whether it reads that or not, nothing of it stays open here. */
+function give({ stdio: { 3: pipe } }: ChildProcess, secret: Uint8Array): void {
+  // One that was not started has none, on some runtimes.
+  if (!(pipe instanceof Writable)) return;
+  pipe.on("error", () => {/* it has ended, or has closed it */});
+  pipe.end(secret, () => void pipe.destroy());
 }
 
 function unstarted(error: unknown): Child {

@@ -3,6 +3,7 @@
  * each; `#runtime` in package.json picks it by import condition, so nothing outside this folder asks where it runs.
  * All else comes from the `node:` modules that all three implement.
  */
+import type { Mailbox } from "../contracts/environment.ts";
 import type { Transport } from "../contracts/links.ts";
 
 /** A runtime's driver. */
@@ -23,6 +24,12 @@ export interface Runtime extends Transport {
    * @returns False when it could not be sent.
    */
   notify(socket: string, text: string): boolean | Promise<boolean>;
+  /**
+   * Listens on a Unix datagram socket, mode 0600, and gives what comes as lines; null: this runtime cannot.
+   *
+   * @throws {CCError} With the system's code.
+   */
+  readonly openDatagrams: ((path: string) => Mailbox) | null;
   /** Makes writes to a descriptor return at once; false where that cannot be done. */
   setNonBlocking(fd: number): boolean;
   /** Calls `f` in a later turn of the event loop, once the sockets that are ready have been read. */

@@ -74,7 +74,9 @@ export function sameHandler(a: HandlerConfig, b: HandlerConfig): boolean {
 }
 
 function whatItReads({ options, sections, sectionsRead }: HandlerConfig): string {
-  const read = [...sectionsRead.values()].map(({ name, values, set }) => [name, values, [...set].sort()]);
+  const read = [...sectionsRead.values()].map((
+    { name, values, set, text, modulePath },
+  ) => [name, values, [...set].sort(), text, modulePath]);
   return JSON.stringify([options, [...sections], read]);
 }
 

@@ -447,7 +447,7 @@ export class Server {
       post: this.#post,
       deliverer: this.#deliverer,
       handlerTimeoutMs: options["handler-timeout"] * 1000,
-      facts: factsOf(config),
+      facts: factsOf(config, this.environment.host),
       upstreams: {
         engine: this.#engine!,
         socketOptions: this.#socketOptions,

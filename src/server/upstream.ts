@@ -50,6 +50,8 @@ function dealerOptions(options: UpstreamOptions, own: SocketOptions): DealerOpti
     keepAlive: options.keepAlive === undefined ? own.keepAlive : options.keepAlive,
     messageMaxBytes: own.messageMaxBytes,
     stallMs: options.stallMs,
+    reconnectMaxMs: options.reconnectMaxMs,
+    awaitedMs: options.awaitedMs,
   };
 }
 

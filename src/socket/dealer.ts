@@ -57,6 +57,7 @@ export class Dealer implements DealerSocket {
   #up = false;
   /** Since when. */
   #upSince = 0;
+  readonly #since: number;
   #closed = false;
   /** Attempts to connect since a link was steady; the more, the longer the wait. */
   #attempts = 0;
@@ -80,6 +81,7 @@ export class Dealer implements DealerSocket {
     this.#address = parseEndpoint(endpoint, "connect");
     this.endpoint = endpoint;
     this.#context = context;
+    this.#since = context.clock.now();
     this.#log = context.log;
     this.#options = options;
     this.#sink = sink;
@@ -307,16 +309,15 @@ export class Dealer implements DealerSocket {
     if (this.#closed) return;
     const { clock, environment } = this.#context;
     // Half of the wait is chance, so that a thousand hosts do not come back in step.
-    const cap = Math.min(RECONNECT_MAX_MS, RECONNECT_MIN_MS * 2 ** Math.min(this.#attempts, 20));
+    const { reconnectMaxMs = RECONNECT_MAX_MS, awaitedMs = 0 } = this.#options;
+    const cap = Math.min(reconnectMaxMs, RECONNECT_MIN_MS * 2 ** Math.min(this.#attempts, 20));
     const wait = cap / 2 + environment.random() * cap / 2;
     this.#attempts++;
-    this.#log.warnRarely(
-      "connect",
-      this.endpoint,
-      `${this.endpoint} is down: ${why}; trying again in ${
-        (wait / 1000).toFixed(1)
-      } s, then at growing intervals`,
-    );
+    const awaited = this.#upSince === 0 && clock.now() - this.#since < awaitedMs;
+    const text = `${this.endpoint} is down: ${why}; trying again in ${(wait / 1000).toFixed(1)} s, then ` +
+      (cap < reconnectMaxMs ? "at growing intervals" : `every ${reconnectMaxMs / 1000} s`);
+    if (awaited) this.#log.debug("connect", text);
+    else this.#log.warnRarely("connect", this.endpoint, text);
     this.#cancel = clock.after(wait, () => this.#connect());
   }
 

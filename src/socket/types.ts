@@ -222,6 +222,10 @@ export interface DealerOptions extends SocketOptions {
   identity?: Uint8Array;
   /** An upstream that takes nothing for so long counts as down. */
   stallMs?: number;
+  /** The longest wait before it is connected anew; missing: 10 s. */
+  reconnectMaxMs?: number;
+  /** For so long from the start on nobody is told that it is not there yet. */
+  awaitedMs?: number;
 }
 
 /** An engine: makes sockets. */

@@ -537,6 +537,7 @@ export class World {
         runtime: driver,
         descriptorsMax: null,
         descriptorsFree: () => true,
+        receivesDatagrams: false,
         memoryBytes: 2 ** 40,
         usage: () => ({
           userSeconds: 0,
@@ -557,6 +558,8 @@ export class World {
         remove: absent,
         makeFolder: absent,
         openPipes: absent,
+        openMailbox: absent,
+        postTo: absent,
         openAppend: absent,
         closeFile: () => {},
       },
@@ -580,6 +583,7 @@ export class World {
         userOf: () => null,
         list: () => [],
         environmentOf: () => null,
+        takeSecret: () => null,
       },
     };
   }
