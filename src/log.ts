@@ -273,6 +273,12 @@ const TIMES = new LocalSecond();
 /** The furthest times that there are dates for. */
 const DATE_MAX_MS = 8.64e15;
 
+/** `2026-11-28 07:09:26,967`, in local time, as lines of a log begin. */
+export function timeText(ms: number): string {
+  const { date, time } = LINES.text(ms);
+  return `${date} ${time}`;
+}
+
 /** `07:09:26,967`, in local time; of what is no time, dashes. */
 export function timeOfDay(ms: number): string {
   if (!(Math.abs(ms) < DATE_MAX_MS)) return "--:--:--,---";

@@ -168,7 +168,7 @@ for (const target of TARGETS) {
         "Restart=on-failure",
         "NoNewPrivileges=yes",
         "ProtectSystem=strict",
-        "ReadWritePaths=/run/cc\nReadWritePaths=/var/log/cc",
+        "RuntimeDirectory=cc\nRuntimeDirectoryPreserve=yes\nReadWritePaths=-/run/cc\nReadWritePaths=-/var/log/cc",
         "CapabilityBoundingSet=",
         "RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX",
       ]
@@ -187,7 +187,7 @@ for (const target of TARGETS) {
       "[d:not-started]\ncommand = x\npidfile = /nowhere/x.pid\n";
     const daemons = await unit(`${CONFIG}${jobs}`);
     assert.match(daemons, /^KillMode=mixed\nTimeoutStopSec=147$/m);
-    assert.match(daemons, /^ReadWritePaths=\/run\/mine\nReadWritePaths=\/var\/log\/b$/m);
+    assert.match(daemons, /^ReadWritePaths=-\/run\/mine\nReadWritePaths=-\/var\/log\/b$/m);
     assert.match(daemons, /^# Not with daemons, which may need it: ProtectSystem=strict$/m);
     assert.doesNotMatch(daemons, /^(NoNewPrivileges|CapabilityBoundingSet|Protect|Private|Restrict)/m);
     assert.doesNotMatch(daemons, /nowhere/);

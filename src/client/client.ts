@@ -131,8 +131,17 @@ export class Client implements ClientLike, MessageSink {
   }
 
   async publish(draft: Draft, options: Wait = {}): Promise<void> {
+    const { clock } = this.#environment;
+    const { timeoutMs = Infinity, signal } = options;
+    const until = clock.now() + timeoutMs;
     await this.#submit(NO_ROUTE, draft, options);
-    if (this.#full) await new Promise<void>((resolve) => this.#roomWaits.add(resolve));
+    if (!this.#full) return;
+    // It is queued: that whoever sends it waits no longer takes nothing back.
+    const wait = { timeoutMs: Math.max(0, until - clock.now()), signal };
+    await waiting(clock, wait, "there was no room", (done) => {
+      this.#roomWaits.add(done);
+      return () => void this.#roomWaits.delete(done);
+    }).catch(() => {});
   }
 
   async query(draft: Draft, { timeoutMs = QUERY_TIMEOUT_MS, signal }: Wait = {}): Promise<Received> {
@@ -325,7 +334,7 @@ export class Client implements ClientLike, MessageSink {
   /** Is there no room for a message now, because the server is slow, or away and the queue full? */
   get #blocked(): boolean {
     if (this.#closed) return false;
-    return this.#full || (!this.up && this.#dealer.queued >= this.#highWaterMark);
+    return this.#full || (!this.up && (this.#dealer.queued >= this.#highWaterMark || this.#dealer.full));
   }
 
   /** The link broke: queries that had been sent get no reply; those that wait in the queue are sent again. */

@@ -33,13 +33,23 @@ export class Configs {
    * @throws {ConfigError}
    */
   read(file: string, files = false): Promise<ServerConfig> {
+    return this.#load(file, files ? unwritableFiles : undefined);
+  }
+
+  /** The same for one who runs none of its handlers: their code is not loaded. @throws {ConfigError} */
+  readWithoutHandlers(file: string): Promise<ServerConfig> {
+    return this.#load(file, undefined, true);
+  }
+
+  #load(file: string, findings: ReadOptions["findings"], withoutHandlers = false): Promise<ServerConfig> {
     const { definitions, unbuilt } = this.#known;
     return loadConfig(file, {
       environment: this.#program.environment,
       modules: this.modules,
       definitions,
       unbuilt,
-      findings: files ? unwritableFiles : undefined,
+      findings,
+      withoutHandlers,
     });
   }
 
@@ -92,7 +102,7 @@ export class Configs {
 }
 
 /** What is wrong with a config ends the program; other errors stay as they are. */
-function exitOf(error: unknown): unknown {
+export function exitOf(error: unknown): unknown {
   if (!(error instanceof ConfigError)) return error;
   const errors = error.diagnostics.filter(({ severity }) => severity === undefined);
   return new Exit(

@@ -7,11 +7,11 @@
  */
 import { resolve } from "node:path";
 import { Client } from "../client/client.ts";
-import { ConfigError } from "../config/diagnostics.ts";
+import { ConfigError, formatDiagnostic } from "../config/diagnostics.ts";
 import { readTexts } from "../config/options.ts";
 import { modulePath, type ServerConfig } from "../config/reader.ts";
 import type { Program } from "../contracts/command.ts";
-import type { Cancel, Environment } from "../contracts/environment.ts";
+import type { Cancel, Environment, Processes } from "../contracts/environment.ts";
 import type { SectionRead } from "../contracts/handler.ts";
 import {
   type AnyDaemonDefinition,
@@ -25,14 +25,14 @@ import { JOB_CONFIG } from "../jobs/provide.ts";
 import { reachable } from "../endpoint.ts";
 import { errorStack, errorText } from "../errors.ts";
 import { DAEMON_LOG_QUEUE } from "../limits.ts";
-import { type Level, Logger } from "../log.ts";
+import { type Level, Logger, timeText } from "../log.ts";
 import { LineWriter } from "../process/log_file.ts";
 import { takeVariable } from "../process/notify.ts";
 import { EarlySignals } from "../process/signals.ts";
 import { logDraft } from "../message/log_fields.ts";
 import { IDENTITY } from "../seal/identity.ts";
 import { didYouMean } from "../text.ts";
-import type { Configs } from "./config.ts";
+import { type Configs, exitOf } from "./config.ts";
 import { defineCommand, LOG_FLAGS } from "./define.ts";
 import { EXIT, Exit, UsageError } from "./exit.ts";
 import { levelOf } from "./serve.ts";
@@ -92,6 +92,8 @@ interface DaemonRunParts {
 class DaemonRun {
   readonly #parts: DaemonRunParts;
   readonly #environment: Environment;
+  /** The same for the daemon's work: what that has started ends with this process, also where that ends at once. */
+  readonly #tracked: Environment;
   readonly #signals: EarlySignals;
   readonly #writer: LineWriter;
   /** Aborts when the process is to end. */
@@ -102,6 +104,7 @@ class DaemonRun {
   #options: Readonly<Record<string, unknown>> = {};
   /** By which the server knows this process; null: it is no job. */
   readonly #token: string | null;
+  readonly #endpoint: string | undefined;
   /** Where it says that it lives. */
   readonly #noticesFile: string | null;
   readonly #watchdogMs: number;
@@ -111,10 +114,14 @@ class DaemonRun {
     this.#environment = parts.program.environment;
     const { processes, clock } = this.#environment;
     this.#signals = new EarlySignals(processes);
+    const { tracked, end } = trackChildren(this.#environment);
+    this.#tracked = tracked;
+    this.#signals.onEnd = end;
     this.#writer = LineWriter.ofStandard(2, processes.setNonBlocking);
     this.#goneSince = clock.now();
     // None of it is for what this process starts.
     const secret = takeVariable("CC_TOKEN_FD") === undefined ? null : processes.takeSecret();
+    this.#endpoint = processes.env.CC_JOB_PIDFILE === undefined ? undefined : processes.env.CC_ENDPOINT;
     this.#noticesFile = takeVariable("CC_NOTIFY") ?? null;
     takeVariable("NOTIFY_SOCKET");
     this.#watchdogMs = Number(takeVariable("WATCHDOG_USEC") ?? 0) / 1000;
@@ -124,13 +131,17 @@ class DaemonRun {
   async run(): Promise<number> {
     const { configs, file, section, level } = this.#parts;
     const { clock, host } = this.#environment;
-    const config = await configs.readOrExit(file);
+    const config = await configs.readWithoutHandlers(file).catch((error) => {
+      throw exitOf(error);
+    });
     const read = this.#sectionOf(config);
     const definition = daemonOfSection(read)!;
     this.#options = read.values;
     const name = `${config.jobName}.${section}`;
     const log = new DaemonLog({ name, section, level, environment: this.#environment, writer: this.#writer });
-    const client = new Client(reachable(config.options["cc-socket"]), {
+    // jobmgr says it so that it holds in whatever folder this runs.
+    const endpoint = this.#endpoint ?? reachable(config.options["cc-socket"]);
+    const client = new Client(endpoint, {
       name,
       environment: this.#environment,
       seal: IDENTITY,
@@ -144,7 +155,7 @@ class DaemonRun {
     let gone = false;
     const cancelGone = clock.every(1000, () => {
       const goneMs = Number(this.#options["server-gone-timeout"] ?? 300) * 1000;
-      if (client.up || clock.now() - this.#goneSince < goneMs) return;
+      if (this.#end.signal.aborted || client.up || clock.now() - this.#goneSince < goneMs) return;
       gone = true;
       log.logger.error("server", `the server has been away for ${goneMs / 1000} s: ending`);
       this.#end.abort();
@@ -214,9 +225,12 @@ class DaemonRun {
   /** Goes on with these options, anew where they are others. */
   #take(options: Readonly<Record<string, unknown>>, why: string, log: Logger): void {
     if (JSON.stringify(options) === JSON.stringify(this.#options)) return;
+    const own = (values: Readonly<Record<string, unknown>>) =>
+      JSON.stringify(Object.entries(values).filter(([option]) => !(option in MODULE_OPTIONS)));
+    const before = own(this.#options);
     this.#options = options;
     log.info("reload", why);
-    this.#work.abort();
+    if (own(options) !== before) this.#work.abort();
   }
 
   /** Says every so often that this process lives. */
@@ -244,7 +258,7 @@ class DaemonRun {
       name,
       options: this.#options,
       log,
-      environment: this.#environment,
+      environment: this.#tracked,
       count: (figure, by = 1) => void figures.set(figure, (figures.get(figure) ?? 0) + by),
       tellStatistics() {
         if (figures.size === 0) return;
@@ -303,13 +317,40 @@ class DaemonRun {
 
   async #reloaded(log: Logger): Promise<Readonly<Record<string, unknown>> | null> {
     try {
-      return this.#sectionOf(await this.#parts.configs.read(this.#parts.file)).values;
+      return this.#sectionOf(await this.#parts.configs.readWithoutHandlers(this.#parts.file)).values;
     } catch (error) {
       if (!(error instanceof ConfigError || error instanceof Exit)) throw error;
-      log.error("reload", `SIGHUP: nothing has changed: ${errorText(error)}`);
+      const why = error instanceof ConfigError ? wrongIn(error) : error.message.replace(/^ccserver: /, "");
+      log.error("reload", `SIGHUP: nothing has changed: ${why}`);
       return null;
     }
   }
+}
+
+/** The errors alone. */
+function wrongIn({ diagnostics }: ConfigError): string {
+  return diagnostics.filter(({ severity }) => severity === undefined).map(formatDiagnostic).join("; ");
+}
+
+/** An environment that knows which processes it has started, and can end their groups. */
+function trackChildren(environment: Environment): { tracked: Environment; end: () => void } {
+  const { processes } = environment;
+  const running = new Set<number>();
+  const spawn: Processes["spawn"] = (command, options) => {
+    const child = processes.spawn(command, options);
+    const { pid } = child;
+    if (pid !== null) {
+      running.add(pid);
+      void child.exited.then(() => running.delete(pid));
+    }
+    return child;
+  };
+  return {
+    tracked: { ...environment, processes: Object.create(processes, { spawn: { value: spawn } }) },
+    end: () => {
+      for (const pid of running) processes.signal(-pid, "SIGKILL");
+    },
+  };
 }
 
 /** A daemon's log: messages to the server, as many as may wait, and lines on stderr while it is away. */
@@ -352,17 +393,19 @@ class DaemonLog {
     const where = logger.slice(logger.lastIndexOf(".") + 1);
     const client = this.client;
     const away = client === null || !client.up || this.#waiting >= DAEMON_LOG_QUEUE;
-    if (away || this.#alone) this.#writer.sink(`${time} ${pid} ${level} ${logger}: ${msg}`);
+    const timeMs = Date.parse(time);
+    const text = `${timeText(timeMs)} ${pid} ${level} ${logger}: ${msg}`;
+    if (away || this.#alone) this.#writer.sink(text);
     if (away) return;
     this.#waiting++;
     client.publish(logDraft({
       level: level as Level,
       ...this.#speaker,
       text: msg,
-      timeMs: Date.parse(time),
+      timeMs,
       pid: Number(pid),
       where,
-    })).catch(() => this.#writer.sink(`${time} ${pid} ${level} ${logger}: ${msg}`))
+    })).catch(() => this.#alone || this.#writer.sink(text))
       .finally(() => this.#waiting--);
   }
 }

@@ -12,7 +12,7 @@ import type { JobValues } from "../jobs/options.ts";
 import type { Configs } from "./config.ts";
 import { jobsStopMs, supervisorsOf } from "./control.ts";
 import { configOperand, defineCommand } from "./define.ts";
-import { EXIT } from "./exit.ts";
+import { EXIT, Exit } from "./exit.ts";
 
 export const unit = (configs: () => Configs) =>
   defineCommand({
@@ -22,7 +22,15 @@ export const unit = (configs: () => Configs) =>
     examples: ["--unit /etc/cc/my.ini > /etc/systemd/system/cc.service"],
     flags: {},
     async run(_flags, operands, { environment: { host, processes }, print }) {
-      print(unitText(await configs().readOrExit(configOperand(operands)), host, processes));
+      const config = await configs().readOrExit(configOperand(operands));
+      const odd = [resolve(config.file), ...writtenFolders(config)].find((path) => /\p{Cc}/u.test(path));
+      if (odd !== undefined) {
+        throw new Exit(
+          EXIT.usage,
+          `ccserver: ${printable(odd)}: a unit cannot name a path with control characters`,
+        );
+      }
+      print(unitText(config, host, processes));
       return EXIT.ok;
     },
   });
@@ -53,7 +61,7 @@ function unitText(config: ServerConfig, host: Host, { self, serviceManager }: Pr
   return `# Made by "ccserver --unit ${printable(config.file)}". A new config may need a new unit.
 # Relative paths in the config start at the root folder here.
 [Unit]
-Description=CC message proxy ${printable(config.jobName).replaceAll("%", "%%")}
+Description=CC message proxy ${printable(config.jobName).replaceAll("%", "%%").replaceAll("\\", "\\\\")}
 Documentation=man:systemd.exec(5)
 Wants=network-online.target
 After=network-online.target
@@ -75,7 +83,7 @@ KillMode=mixed
 TimeoutStopSec=${stopSeconds}
 `
   }WatchdogSec=30
-LimitNOFILE=32768
+LimitNOFILE=${Math.max(32_768, ...jobs.map(({ values }) => values["rlimit-nofile"]))}
 Restart=on-failure
 RestartSec=1
 # A config that is wrong, or a wrong command line, is not mended by starting again.
@@ -86,7 +94,7 @@ ${forServer("NoNewPrivileges=yes")}
 ${forServer(`CapabilityBoundingSet=${capability}`)}
 AmbientCapabilities=${capability}
 ${forServer("ProtectSystem=strict")}
-${folders.map((folder) => `ReadWritePaths=${quote(folder)}\n`).join("")}${
+${runtimeLines(folders)}${folders.map((folder) => `ReadWritePaths=${quote(`-${folder}`)}\n`).join("")}${
     forServer(`ProtectHome=${seen.some((path) => isBelow(path, HOMES)) ? "read-only" : "yes"}`)
   }
 ${forServer(`PrivateTmp=${seen.some((path) => isBelow(path, TEMPORARY)) ? "no" : "yes"}`)}
@@ -132,6 +140,12 @@ function writtenFolders(config: ServerConfig): string[] {
   for (const { values: { logfile }, pidfile } of jobsOf(config)) files.push(pidfile, logfile);
   if (socket.transport === "ipc") files.push(resolve(socket.path));
   return [...new Set(files.filter((file) => file !== null).map((file) => dirname(file)))].sort();
+}
+
+/** What is below /run is gone when the machine starts anew: systemd makes it then, and leaves it at a restart. */
+function runtimeLines(folders: readonly string[]): string {
+  const names = folders.flatMap((folder) => /^\/run\/([^/\s%"'\\]+)$/.exec(folder)?.[1] ?? []);
+  return names.map((name) => `RuntimeDirectory=${name}\nRuntimeDirectoryPreserve=yes\n`).join("");
 }
 
 /** Who writes no file may be anyone; else it is who owns the folder. */

@@ -15,6 +15,8 @@ import {
 
 /** What a config is loaded with. */
 export interface LoadOptions extends Omit<ReadOptions, "host" | "modules"> {
+  /** Handlers that are files are not loaded: nobody is to run them. Their options are taken as they stand. */
+  readonly withoutHandlers?: boolean;
   readonly environment: Environment;
   readonly modules: Modules;
 }
@@ -25,11 +27,13 @@ export interface LoadOptions extends Omit<ReadOptions, "host" | "modules"> {
  * @throws {ConfigError} With everything that is wrong, each with file and line.
  */
 export async function loadConfig(file: string, options: LoadOptions): Promise<ServerConfig> {
-  const { environment, modules: loader, ...reads } = options;
+  const { environment, modules: loader, withoutHandlers = false, ...reads } = options;
   const { host } = environment;
   const parsed = new ParsedConfig(await readText(file, environment), file);
   const modules = new Map<string, LoadedModule>();
-  for (const path of parsed.modules(host)) modules.set(path, await loader.load(path));
+  const { handlers, others } = parsed.modules(host);
+  for (const path of others) modules.set(path, await loader.load(path));
+  for (const path of handlers) modules.set(path, withoutHandlers ? UNLOADED : await loader.load(path));
   return readParsed(parsed, { ...reads, host, modules });
 }
 
@@ -44,6 +48,19 @@ export async function loadServerSection(
 ): Promise<ReturnType<typeof readServerSection>> {
   return readServerSection(new ParsedConfig(await readText(file, environment), file), environment.host);
 }
+
+/** Stands for a handler that nobody runs. */
+const UNLOADED: LoadedModule = {
+  value: undefined,
+  handler: {
+    name: "unloaded",
+    summary: "",
+    roles: ["insecure", "local", "remote"],
+    create() {
+      throw new Error("this config was read without the code of its handlers");
+    },
+  },
+};
 
 async function readText(file: string, { files }: Environment): Promise<string> {
   try {

@@ -143,19 +143,24 @@ export class ParsedConfig {
     this.ini = parse(text, file, this.diagnostics);
   }
 
-  /** Absolute paths of the files that handlers and daemons are to be loaded from. */
-  modules(host: ReadOptions["host"]): string[] {
+  /** Absolute paths of the files that handlers are to be loaded from, and of those that are for other sections. */
+  modules(host: ReadOptions["host"]): { handlers: string[]; others: string[] } {
     // What cannot be expanded is told when the section is read.
     const silent = new Diagnostics(this.file);
     const builtins = this.builtins(host);
-    const paths = [...this.ini.sections.values()].flatMap((section) => {
-      const entry = handlerEntry(section) ??
-        (OTHER_SECTION.test(section.name) ? section.entries.get("module") : undefined);
-      const value = entry && expand(this.ini, section, entry, builtins, silent);
-      const path = value === undefined ? null : modulePath(value, this.file, host);
-      return path === null ? [] : [path];
-    });
-    return [...new Set(paths)];
+    const pathsOf = (entryOf: (section: Section) => Entry | undefined) => {
+      const paths = [...this.ini.sections.values()].flatMap((section) => {
+        const entry = entryOf(section);
+        const value = entry && expand(this.ini, section, entry, builtins, silent);
+        const path = value === undefined ? null : modulePath(value, this.file, host);
+        return path === null ? [] : [path];
+      });
+      return [...new Set(paths)];
+    };
+    return {
+      handlers: pathsOf(handlerEntry),
+      others: pathsOf(({ name, entries }) => OTHER_SECTION.test(name) ? entries.get("module") : undefined),
+    };
   }
 
   /** Values for `%(name)s` where the file has none. */

@@ -248,6 +248,8 @@ export interface Child {
   readonly exited: Promise<Exit>;
   /** All of its output has been taken, and nobody can write more; settled where no function takes it. Never rejected. */
   readonly outputEnded: Promise<void>;
+  /** Takes no more of its output, whoever holds that open; `outputEnded` settles. */
+  closeOutput(): void;
 }
 
 /** A process of the machine, as the system tells of it. */

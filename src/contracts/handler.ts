@@ -12,7 +12,7 @@
  * ```
  */
 import type { Logger } from "../log.ts";
-import type { Environment, Host } from "./environment.ts";
+import type { Environment } from "./environment.ts";
 import type { Draft, Message, Outcome, ReturnPath } from "./message.ts";
 import type { Options, Schema, Values } from "./schema.ts";
 
@@ -201,7 +201,7 @@ export interface ServerFacts {
   readonly pidfile: string | null;
   /** Its `cms-` options that are set, as text. */
   readonly cms: Readonly<Record<string, string>>;
-  /** See {@link Host.receivesDatagrams}. */
+  /** Can programs write to NOTIFY_SOCKET here? Not every runtime receives datagrams. */
   readonly receivesDatagrams: boolean;
 }
 

@@ -1,31 +1,59 @@
 /** Runs a command every so often, and sends what it writes as the file of a `pub.infofile`. */
 import { Buffer } from "node:buffer";
 import { promisify } from "node:util";
+import * as v from "valibot";
 import { boolean, choice, integer, number, option, optional, required, text } from "../config/options.ts";
 import type { DaemonContext } from "../contracts/daemon.ts";
 import type { Environment } from "../contracts/environment.ts";
-import type { Values } from "../contracts/schema.ts";
-import { INFOSCRIPT_OUTPUT_MAX_BYTES } from "../limits.ts";
+import type { Schema, Values } from "../contracts/schema.ts";
+import { errorText } from "../errors.ts";
+import { BODY_MAX_BYTES, INFOSCRIPT_OUTPUT_MAX_BYTES } from "../limits.ts";
+import { isType } from "../message/type.ts";
 import { defineDaemon } from "./define.ts";
+
+const TYPE = "pub.infofile";
+/** The longest that a timer goes. */
+const PERIOD_MAX_SECONDS = 2_000_000;
+
+/** What may stand behind the type, and a dot. */
+const typeSuffix: Schema<string> = v.pipe(
+  v.string(),
+  v.check(
+    (suffix) => isType(`${TYPE}.${suffix}`),
+    "expected names as a message type has them, such as df or disks.df",
+  ),
+);
 
 const OPTIONS = {
   "info-script": required(text, "a line for /bin/sh; what it writes is sent", "df -k"),
   "info-name": required(text, "the name of the file", "df.txt"),
-  "info-period": option(number(0.1, 31_536_000), "300", "from one start of it to the next", "60", "s"),
+  "info-period": option(
+    number(0.1, PERIOD_MAX_SECONDS),
+    "300",
+    "from one start of it to the next",
+    "60",
+    "s",
+  ),
   "script-timeout": optional(
-    number(0.1, 31_536_000),
+    number(0.1, PERIOD_MAX_SECONDS),
     "it is ended when it takes longer; without this: info-period",
     "30",
     "s",
   ),
   compression: option(choice("none", "gzip"), "none", "how the file is compressed", "gzip"),
   "compression-level": option(integer(0, 9), "0", "of gzip; 0: as gzip does", "9"),
-  "msg-suffix": optional(text, "behind the type: pub.infofile.SUFFIX", "df"),
+  "msg-suffix": optional(typeSuffix, "behind the type: pub.infofile.SUFFIX", "df"),
   "use-blob": option(boolean, "yes", "the file is a frame of its own; no: base64 in the body", "no"),
 };
 
 /** A script that is ended has so long after SIGTERM. */
 const END_MS = 2000;
+/** What still holds its output open when all of it has been ended has so long to write. */
+const OUTPUT_MS = 1000;
+/** In the environment of all that a run starts. */
+const MARK = "CC_INFOSCRIPT_RUN";
+/** Beside what is in the body anyway. */
+const BODY_ROOM_BYTES = 64 * 1024;
 
 /** Loaded where it is wanted: it costs every start of the program 17 ms. */
 async function compress(bytes: Uint8Array, level: number): Promise<Uint8Array> {
@@ -59,7 +87,7 @@ async function once(
 ): Promise<void> {
   const { environment, log, signal } = context;
   const timeoutMs = (options["script-timeout"] ?? options["info-period"]) * 1000;
-  const { output, why } = await runScript(environment, options["info-script"], timeoutMs, signal);
+  const { output, why } = await runScript(context, options["info-script"], timeoutMs);
   if (signal.aborted) return;
   context.count("infoscript.count");
   context.count("infoscript.bytes.read", output.length);
@@ -72,17 +100,33 @@ async function once(
     ? output
     : await compress(output, options["compression-level"]);
   const blob = options["use-blob"];
-  await context.publish({
-    type: options["msg-suffix"] === null ? "pub.infofile" : `pub.infofile.${options["msg-suffix"]}`,
-    fields: {
-      filename: options["info-name"].replaceAll("\\", "/"),
-      mtime: environment.clock.time() / 1000,
-      comp: options.compression,
-      mode: "b",
-      data: blob ? "" : base64(bytes),
-    },
-    ...(blob ? { blob: bytes } : {}),
-  });
+  const data = blob ? "" : base64(bytes);
+  if (data.length > BODY_MAX_BYTES - BODY_ROOM_BYTES) {
+    context.count("infoscript.fails");
+    log.error(
+      "run",
+      `its output is too long for a body, ${data.length} bytes in base64: use-blob = yes has room for it`,
+    );
+    return;
+  }
+  try {
+    await context.publish({
+      type: options["msg-suffix"] === null ? TYPE : `${TYPE}.${options["msg-suffix"]}`,
+      fields: {
+        filename: options["info-name"].replaceAll("\\", "/"),
+        mtime: environment.clock.time() / 1000,
+        comp: options.compression,
+        mode: "b",
+        data,
+      },
+      ...(blob ? { blob: bytes } : {}),
+    });
+  } catch (error) {
+    if (signal.aborted) return;
+    context.count("infoscript.fails");
+    log.error("run", `its output was not sent: ${errorText(error)}`);
+    return;
+  }
   context.count("infoscript.bytes.sent", bytes.length);
 }
 
@@ -93,10 +137,9 @@ function base64(bytes: Uint8Array): string {
 
 /** Runs it in a group of its own; nothing of it is left when this returns. */
 async function runScript(
-  { processes, clock }: Environment,
+  { log, environment: { processes, clock, host, random }, signal }: DaemonContext<unknown>,
   script: string,
   timeoutMs: number,
-  signal: AbortSignal,
 ): Promise<{ output: Uint8Array; why: string | null }> {
   const parts: Uint8Array[] = [];
   let bytes = 0;
@@ -109,8 +152,9 @@ async function runScript(
     processes.signal(group, "SIGTERM");
     cancelKill = clock.after(END_MS, () => void processes.signal(group, "SIGKILL"));
   };
+  const mark = `${host.pid}.${random()}`;
   const child = processes.spawn(["/bin/sh", "-c", `exec 2>&1\n${script}`], {
-    env: processes.env,
+    env: { ...processes.env, [MARK]: mark },
     output(chunk) {
       bytes += chunk.length;
       if (bytes <= INFOSCRIPT_OUTPUT_MAX_BYTES) parts.push(new Uint8Array(chunk));
@@ -130,7 +174,17 @@ async function runScript(
   signal.removeEventListener("abort", aborted);
   // What it started and left would hold its output open.
   if (child.pid !== null) processes.signal(-child.pid, "SIGKILL");
+  for (const pid of leftBy(processes, mark)) {
+    log.warnRarely(
+      "run",
+      "left",
+      `process ${pid} was left by the script, in a session of its own: it was ended`,
+    );
+    processes.signal(pid, "SIGKILL");
+  }
+  const cancelOutput = clock.after(OUTPUT_MS, () => child.closeOutput());
   await child.outputEnded;
+  cancelOutput();
   const why = ended ??
     (exit.error !== null
       ? `it cannot be started: ${exit.error}`
@@ -146,6 +200,13 @@ async function runScript(
     at += part.length;
   }
   return { output, why };
+}
+
+/** Processes that carry the mark of a run in their environment. */
+function leftBy(processes: Environment["processes"], mark: string): number[] {
+  return [...processes.list()].filter(({ pid, state }) =>
+    state !== "Z" && processes.environmentOf(pid, MARK) === mark
+  ).map(({ pid }) => pid);
 }
 
 async function pause(

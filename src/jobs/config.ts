@@ -5,7 +5,7 @@ import type { SignalName } from "../contracts/environment.ts";
 import type { DaemonDefinition } from "../contracts/daemon.ts";
 import type { Finding, SectionRead, SectionsRead, ServerFacts } from "../contracts/handler.ts";
 import { reachable } from "../endpoint.ts";
-import { JOBS_MAX, UNIX_PATH_MAX_BYTES } from "../limits.ts";
+import { IDENTITY_MAX_BYTES, JOBS_MAX, UNIX_PATH_MAX_BYTES } from "../limits.ts";
 import { didYouMean, utf8 } from "../text.ts";
 import type { Digest } from "./digest.ts";
 import { JOB_OPTIONS, type JobValues, SUPERVISION_OPTIONS } from "./options.ts";
@@ -76,6 +76,14 @@ export function ownSection(
   const beside = pidfile === null ? null : `${dirname(pidfile)}/${jobName}.${name}.pid`;
   const values = { ...options, module: null, script: null, after: [], pidfile: options.pidfile ?? beside };
   return { name, values, set: new Set(["pidfile"]), text: {}, modulePath: null, module: undefined };
+}
+
+/** Where the server is reached, from whatever folder. */
+function endpointFrom(socket: string, folder: string): string {
+  const endpoint = reachable(socket);
+  return endpoint.startsWith("ipc://")
+    ? `ipc://${resolve(folder, endpoint.slice("ipc://".length))}`
+    : endpoint;
 }
 
 /** Where a job listens that a handler `process` gives messages to, if it is not told another place; null: nowhere. */
@@ -160,7 +168,7 @@ export function jobConfigOf(
       CC_JOB_CHAIN: chain === "" ? pidfile : `${chain}\n${pidfile}`,
       CC_SECTION: name,
       CC_CONFIG: configFile,
-      CC_ENDPOINT: reachable(server.socket),
+      CC_ENDPOINT: endpointFrom(server.socket, folder),
       ...(socketOf(name, server) === null ? {} : { CC_SOCKET: socketOf(name, server)! }),
     },
     values,
@@ -231,6 +239,9 @@ export function checkJobs(
             `${file} is ${other}, and would be ${what} of [${name}]: write it with %(job_name)s`,
           );}
       }
+    }
+    if (utf8(`${server.jobName}.${name}`).length > IDENTITY_MAX_BYTES) {
+      find(name, null, `[${name}]: its name behind the server's has more than ${IDENTITY_MAX_BYTES} bytes`);
     }
     const { notify, "watchdog-ping": ping } = section.values as JobValues;
     if (pidfile !== null && (notify || ping)) {

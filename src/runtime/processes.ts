@@ -30,6 +30,7 @@ export const OTHERS: Pick<
         pid: child.pid ?? null,
         exited: exitOf(child),
         outputEnded: taken ? takeOutput(child, output) : Promise.resolve(),
+        closeOutput: () => void child.stdout?.destroy(),
       };
     } catch (error) {
       // Some errors are thrown, which ones depends on the runtime: E2BIG, say.
@@ -140,7 +141,8 @@ function give({ stdio: { 3: pipe } }: ChildProcess, secret: Uint8Array): void {
 }
 
 function unstarted(error: unknown): Child {
-  return { pid: null, exited: Promise.resolve(errorExit(error)), outputEnded: Promise.resolve() };
+  const ended = Promise.resolve();
+  return { pid: null, exited: Promise.resolve(errorExit(error)), outputEnded: ended, closeOutput() {} };
 }
 
 function errorExit(error: unknown): Exit {

@@ -104,6 +104,11 @@ export class Dealer implements DealerSocket {
     return this.#up;
   }
 
+  /** Is what waits as much as may be sent before there is room again, by its count or by its bytes? */
+  get full(): boolean {
+    return this.#egress.full;
+  }
+
   get unconfirmed(): number {
     return this.#unconfirmed;
   }

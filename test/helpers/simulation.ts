@@ -577,6 +577,7 @@ export class World {
           pid: null,
           exited: Promise.resolve({ code: null, signal: null, error: "ENOSYS" }),
           outputEnded: Promise.resolve(),
+          closeOutput() {},
         }),
         signal: () => false,
         look: () => null,
