@@ -9,6 +9,7 @@ import { monitoredServer } from "../observe/monitor.ts";
 import { startTeller } from "../process/detach.ts";
 import { LineWriter, LogFile, type SetNonBlocking } from "../process/log_file.ts";
 import { Notifier } from "../process/notify.ts";
+import { collectOrphans } from "../process/orphans.ts";
 import { claimPidfile, type Pidfile } from "../process/pidfile.ts";
 import { EarlySignals } from "../process/signals.ts";
 import { makeFolders } from "../process/writable.ts";
@@ -141,6 +142,7 @@ async function runServer(
       server.stop().catch((error) => log.error("shutdown", errorStack(error))).finally(resolve);
     });
   });
+  const cancelOrphans = collectOrphans(environment);
   try {
     const endpoint = await server.start();
     notifier.ready(`listening on ${endpoint}`);
@@ -158,6 +160,7 @@ async function runServer(
     if (error.code === "stopped") return EXIT.ok;
     throw new Exit(EXIT.unavailable, `ccserver: ${config.file}: ${error.message}`);
   } finally {
+    cancelOrphans();
     await notifier.end();
     log.tellHeld();
     await writer.drained();

@@ -209,6 +209,10 @@ export interface Processes {
   userOf(pid: number): number | null;
   /** All processes of the machine, read one at each step. */
   list(): Iterable<ProcessInfo>;
+  /** Can {@link collect} do anything? */
+  readonly collectsOrphans: boolean;
+  /** Collects a zombie that was not started here. */
+  collect(pid: number): void;
   /** What this process was given as {@link SpawnOptions.secret}, once; null: nothing. */
   takeSecret(): Uint8Array | null;
   /** What its environment has under this name as it was started; null: nothing, or it is not ours to read. */

@@ -79,10 +79,11 @@ export class Supervisor {
   /** Takes over what an earlier server left, ends what that may not be, and starts the others. */
   start(configs: readonly JobConfig[]): void {
     const jobs = configs.map((config) => this.#add(config));
-    if (this.#environment.host.pid === 1) {
+    const { host, processes } = this.#environment;
+    if (host.pid === 1 && !processes.collectsOrphans) {
       this.#parts.log.warn(
         "start",
-        "as process 1 nobody collects what daemons leave: start the container with --init",
+        "as process 1 this runtime does not collect what daemons leave: start the container with --init",
       );
     }
     const begin = this.#begin(jobs).catch((error) => {

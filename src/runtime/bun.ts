@@ -24,6 +24,7 @@ import {
   SOCK_STREAM,
   timespecMicros,
   unixAddress,
+  WNOHANG,
 } from "./common.ts";
 import { askBy, listenOnFile, prepareSocketFile, removeSocketFile } from "./ipc.ts";
 import { applyOptions, type SetOption, setReceiveBuffer } from "./sockopt.ts";
@@ -38,6 +39,10 @@ const runtime: Runtime = {
   notify,
   get openDatagrams() {
     return process.platform === "linux" && loadLibc() !== null ? openDatagramsHere : null;
+  },
+  get collect() {
+    const libc = process.platform === "linux" ? loadLibc() : null;
+    return libc === null ? null : (pid: number) => void libc.waitpid(pid, null, WNOHANG);
   },
   setNonBlocking,
   nextTurn: (f) => void setImmediate(f),

@@ -41,6 +41,8 @@ export const SOCK_CLOEXEC = 0x80000;
 export const ENOENT = 2;
 export const ECONNREFUSED = 111;
 export const CLOCK_MONOTONIC = 1;
+/** `waitpid` on Linux. */
+export const WNOHANG = 1;
 /** `fcntl` on Linux. */
 export const F_GETFL = 3;
 export const F_SETFL = 4;

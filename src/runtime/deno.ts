@@ -26,6 +26,7 @@ import {
   timespecMicros,
   TRIM_MIN_BYTES,
   unixAddress,
+  WNOHANG,
 } from "./common.ts";
 import { askBy, listenBy, prepareSocketFile, removeSocketFile } from "./ipc.ts";
 import { applyOptions } from "./sockopt.ts";
@@ -64,6 +65,10 @@ const runtime: Runtime = {
   notify,
   get openDatagrams() {
     return loadLibc() === null ? null : openDatagramsHere;
+  },
+  get collect() {
+    const libc = loadLibc();
+    return libc === null ? null : (pid: number) => void libc.waitpid(pid, null, WNOHANG);
   },
   setNonBlocking,
   nextTurn,
@@ -444,6 +449,7 @@ const SIGNATURES = {
   recv: { parameters: ["i32", "buffer", "usize", "i32"], result: "isize" },
   setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
   close: { parameters: ["i32"], result: "i32" },
+  waitpid: { parameters: ["i32", "pointer", "i32"], result: "i32" },
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
   madvise: { parameters: ["pointer", "usize", "i32"], result: "i32" },
   ioctl: { parameters: ["i32", "u64", "buffer"], result: "i32" },

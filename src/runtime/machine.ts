@@ -124,6 +124,10 @@ const PROCESSES: Processes = {
     return readBootId();
   },
   self: runtime.self,
+  get collectsOrphans() {
+    return runtime.collect !== null;
+  },
+  collect: (pid) => runtime.collect?.(pid),
   async load(path) {
     if (!runtime.loadsTypeScript && /\.[mc]?ts$/.test(path)) {
       throw new CCError(

@@ -36,6 +36,7 @@ const runtime: Runtime = {
   notifiesItself: false,
   notify,
   openDatagrams: null,
+  collect: null,
   setNonBlocking,
   nextTurn: (f) => void setImmediate(f),
   monotonicMicros: () => process.hrtime.bigint() / 1000n,

@@ -30,6 +30,8 @@ export interface Runtime extends Transport {
    * @throws {CCError} With the system's code.
    */
   readonly openDatagrams: ((path: string) => Mailbox) | null;
+  /** Collects a child that has ended, by waitpid(2); null: this runtime cannot. */
+  readonly collect: ((pid: number) => void) | null;
   /** Makes writes to a descriptor return at once; false where that cannot be done. */
   setNonBlocking(fd: number): boolean;
   /** Calls `f` in a later turn of the event loop, once the sockets that are ready have been read. */

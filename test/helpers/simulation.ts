@@ -585,6 +585,8 @@ export class World {
         list: () => [],
         environmentOf: () => null,
         takeSecret: () => null,
+        collectsOrphans: false,
+        collect() {},
       },
     };
   }
