@@ -40,6 +40,8 @@ const AT_ONCE_MS = 100;
 const LOOK_MS = 1000;
 const SCRIPT_LOOK_MS = 20;
 const GONE_LOOK_MS = 20;
+/** A daemon of this program asks for its options once it is connected, within so long. */
+const ASK_WITHIN_MS = 10_000;
 /** One that starts is looked at so often for whether it is ready. */
 const READY_LOOK_MS = 50;
 /** A timer that is so late was not late alone: nothing of this program ran. */
@@ -122,6 +124,8 @@ export class Job {
   #tokenDigest: string | null = null;
   /** Where its process is reached, once it has asked for its options. */
   #reachedBy: ReturnPath | null = null;
+  /** When this server began to watch its process. */
+  #beganAt = 0;
   #wakeUp: () => void = () => {};
   #figures: Figures | null = null;
 
@@ -133,7 +137,7 @@ export class Job {
     this.#since = this.#environment.clock.time();
     this.#files = new JobFiles(config, parts.environment, this.log);
     this.#output = new JobOutput(config, parts, this.#files, this.log);
-    this.#notices = new Notices(config, parts);
+    this.#notices = new Notices(config, parts, () => this.#wakeUp());
   }
 
   get config(): JobConfig {
@@ -303,7 +307,7 @@ export class Job {
     if (config.fingerprint !== fingerprint) {
       const to = this.#reachedBy;
       if (config.base !== base || config.kind !== kind || this.#current === null) return false;
-      if (to === null || !tell(to)) return false;
+      if (to === null ? !this.#mayAsk() : !tell(to)) return false;
     }
     this.#config = this.#files.config = config;
     if (this.#current !== null && config.fingerprint !== fingerprint) void this.#writeState(this.#current);
@@ -325,6 +329,7 @@ export class Job {
     this.#starts = record.starts;
     this.#restarts = record.restarts;
     this.#launched = true;
+    this.#beganAt = this.#environment.clock.now();
     this.#current = {
       pid,
       started,
@@ -336,6 +341,20 @@ export class Job {
     // That server may have been killed before it wrote it.
     await this.#files.writePidfile(pid);
     this.log.info("start", `process ${pid} of an earlier server goes on`);
+    return true;
+  }
+
+  /** Will it ask for its options soon, and get the new ones? If it does not, it is started anew. */
+  #mayAsk(): boolean {
+    const { clock } = this.#environment;
+    const current = this.#current;
+    const waitMs = this.#beganAt + ASK_WITHIN_MS - clock.now();
+    if (this.config.kind !== "module" || waitMs <= 0) return false;
+    clock.after(waitMs, () => {
+      if (this.#current !== current || this.#reachedBy !== null) return;
+      this.#again = true;
+      this.#wakeUp();
+    });
     return true;
   }
 
@@ -440,6 +459,7 @@ export class Job {
       this.#wakeUp();
     });
     this.#current = running;
+    this.#beganAt = clock.now();
     this.log.info("start", `process ${pid}: ${this.config.argv.join(" ")}`);
     await this.#writeState(running);
     await this.#files.writePidfile(pid);

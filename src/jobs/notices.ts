@@ -20,6 +20,7 @@ export class Notices implements LineTaker {
   readonly #config: JobConfig;
   readonly #environment: Environment;
   readonly #output: OutputReader;
+  readonly #told: () => void;
   #mailbox: Mailbox | null = null;
   #reading: { drain(): void; end(): void } | null = null;
   #heardAt = 0;
@@ -29,13 +30,16 @@ export class Notices implements LineTaker {
   #partial = "";
   #skipping = false;
 
+  /** @param told Called when it has said something that is to be acted on. */
   constructor(
     config: JobConfig,
     { environment, output }: { readonly environment: Environment; readonly output: OutputReader },
+    told: () => void,
   ) {
     this.#config = config;
     this.#environment = environment;
     this.#output = output;
+    this.#told = told;
   }
 
   /** The mailbox's file; null: it has none. */
@@ -124,10 +128,14 @@ export class Notices implements LineTaker {
   }
 
   #line(line: string): void {
-    if (line === "READY=1") this.ready = true;
-    else if (line === "WATCHDOG=1") this.excuse();
-    else if (line === "WATCHDOG=trigger") this.#hangs = true;
-    else if (line.startsWith("STATUS=")) {
+    if (line === "WATCHDOG=1") this.excuse();
+    else if (line === "READY=1" && !this.ready) {
+      this.ready = true;
+      this.#told();
+    } else if (line === "WATCHDOG=trigger" && !this.#hangs) {
+      this.#hangs = true;
+      this.#told();
+    } else if (line.startsWith("STATUS=")) {
       this.status = printable(line.slice("STATUS=".length), STATUS_MAX_CHARS) || null;
     }
   }
