@@ -123,6 +123,64 @@ for (const target of SLOW_TARGETS) {
   );
 
   test(
+    on("a script that leaves a process in a session of its own holds nothing up, and leaves nothing"),
+    async () => {
+      using folder = tempFolder();
+      const { path } = folder;
+      const section = "info-script = setsid sleep 1003 & setsid sleep 1003 >/dev/null 2>&1 & echo hi\n" +
+        "info-name = x\ninfo-period = 0.2";
+      await using server = await JobServer.start(path, target, configWith(path, section));
+      await until("more than one file", () => taken(path).length > 1, 20_000);
+      assert.equal(Buffer.from(taken(path)[0].blob!, "base64").toString(), "hi\n");
+      await server.process.until(
+        /WARNING process \d+ was left by the script, in a session of its own: it was ended/,
+      );
+      await server.stop();
+      assert.deepEqual(carriers(path), []);
+    },
+  );
+
+  test(
+    on("a daemon whose server takes nothing ends soon all the same, with all it has started"),
+    async () => {
+      using folder = tempFolder();
+      const { path } = folder;
+      const file = join(path, "test.ini");
+      const config = (script: string) => {
+        const section = `info-script = ${script}\ninfo-name = x\ninfo-period = 0.1\nscript-timeout = 1000`;
+        return configWith(path, section).replace("daemons = d:df", "daemons =");
+      };
+      writeFileSync(file, config("head -c 4000000 /dev/zero"));
+      // It would be ended as the identity of another one's.
+      await using server = await JobServer.start(path, target, config("head -c 4000000 /dev/zero"));
+      await using daemon = new ServerProcess(target, ["daemon", "cc.daemon.infoscript", file, "d:df"]);
+      await until("a file", () => textOf(join(path, "taken")) !== "", 20_000);
+      process.kill(server.process.pid, "SIGSTOP");
+      const sent = () => [...daemon.output.matchAll(/d:df\.stats: /g)].length;
+      // Until it sends no more.
+      for (let before = -1; before !== sent();) {
+        before = sent();
+        await new Promise((resolve) => setTimeout(resolve, 400));
+      }
+      const stopping = performance.now();
+      const { code } = await daemon.stop("SIGINT");
+      process.kill(server.process.pid, "SIGCONT");
+      assert.equal(code, 0, daemon.output);
+      assert.ok(performance.now() - stopping < 5000);
+      // The second signal ends the script too.
+      writeFileSync(file, config(`trap "" TERM; echo $$ > ${path}/pid; sleep 1004; true`));
+      await using stubborn = new ServerProcess(target, ["daemon", "cc.daemon.infoscript", file, "d:df"]);
+      const pid = Number(await until("the script's pid", () => textOf(join(path, "pid"))));
+      process.kill(stubborn.pid, "SIGINT");
+      await stubborn.until(/SIGINT: ending/);
+      process.kill(stubborn.pid, "SIGINT");
+      assert.notEqual((await stubborn.exited).code, 0);
+      await untilGone(pid);
+      await server.stop();
+    },
+  );
+
+  test(
     on("a daemon runs alone too, for whoever looks, without a server, and reloads by itself"),
     async () => {
       using folder = tempFolder();
@@ -150,6 +208,10 @@ for (const target of SLOW_TARGETS) {
         assert.equal(code, 64);
         assert.match(output, told);
       }
+      writeFileSync(file, configWith(path, `${section("one")}\nmsg-suffix = a b`));
+      const suffix = await run(["--check", file], target);
+      assert.equal(suffix.code, 78);
+      assert.match(suffix.output, /msg-suffix = a b: expected names as a message type has them/);
       writeFileSync(file, configWith(path, section("one")));
       const missing = await run(["daemon", "cc.daemon.infoscript", file, "d:nothing"], target);
       assert.equal(missing.code, 78);

@@ -2,11 +2,13 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ConfigError } from "../mod.ts";
-import { restartDelayMs } from "../src/jobs/config.ts";
+import { type JobConfig, restartDelayMs } from "../src/jobs/config.ts";
 import type { JobValues } from "../src/jobs/options.ts";
-import { LineReader } from "../src/jobs/output.ts";
+import { Notices } from "../src/jobs/notices.ts";
+import { LineReader, OutputReader } from "../src/jobs/output.ts";
 import { splitWords } from "../src/jobs/words.ts";
 import { JOB_LINE_MAX_BYTES, JOB_LINES_BURST, JOB_LINES_PER_SECOND } from "../src/limits.ts";
+import { MACHINE } from "../src/runtime/machine.ts";
 import { utf8 } from "../src/text.ts";
 import { TestClock } from "./helpers/clock.ts";
 import { configOf } from "./helpers/server.ts";
@@ -170,4 +172,34 @@ test("jobs: a line that was cut is told once, whatever is held back", () => {
   assert.equal(lines.length, JOB_LINES_BURST);
   read.tell();
   assert.match(lines.at(-1)!, /^\(1 line held back/);
+});
+
+test("jobs: what a daemon says of itself is read in pieces, bounded, and the rest passed over", () => {
+  let told = 0;
+  const config = { watchdogMs: 1000, noticesFile: "x" } as JobConfig;
+  const notices = new Notices(
+    config,
+    { environment: MACHINE, output: new OutputReader(MACHINE.clock) },
+    () => told++,
+  );
+  const say = (text: string) => notices.take(utf8(text));
+  say("READ");
+  assert.equal(notices.ready, false);
+  say("Y=1\nSTATUS=fine");
+  assert.deepEqual([notices.ready, told, notices.status], [true, 1, null]);
+  say("\nREADY=1\nREADY=0\nMAINPID=1\n\n=\nSTATUS\n");
+  assert.deepEqual([notices.ready, told, notices.status], [true, 1, "fine"]);
+  for (let i = 0; i < 100; i++) say("STATUS=".padEnd(1000, "x"));
+  say("\nSTATUS=\u001b[31mred\n");
+  assert.deepEqual(notices.status, "\\x1b[31mred");
+  say(`STATUS=${"y".repeat(4000)}\n`);
+  assert.ok(notices.status!.length <= 240);
+  say("STATUS=\n");
+  assert.equal(notices.status, null);
+  // Nobody listens: it may be silent.
+  assert.equal(notices.patienceMs, Infinity);
+  say("WATCHDOG=trigger\nWATCHDOG=trigger\n");
+  assert.equal(told, 2);
+  notices.begin();
+  assert.equal(notices.ready, false);
 });

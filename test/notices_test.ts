@@ -1,7 +1,7 @@
 /** What jobs say of themselves and ask for, daemons of one's own, and messages for a process. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { copyFileSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, copyFileSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
@@ -81,6 +81,39 @@ for (const target of SLOW_TARGETS) {
       await server.stop();
       assert.deepEqual(carriers(path), []);
       assert.equal(MACHINE.processes.look(pid!)?.state ?? "Z", "Z");
+    },
+  );
+
+  test(
+    on("notify: a daemon of another user is heard too"),
+    { skip: skipFor(MACHINE.processes.user !== 0 && "only root runs daemons as others") },
+    async () => {
+      using folder = tempFolder();
+      const { path } = folder;
+      chmodSync(path, 0o755);
+      const file = join(path, "test.sh");
+      writeFileSync(
+        file,
+        datagrams
+          ? `exec python3 -c 'import os, socket, time
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+time.sleep(1000)'`
+          : `echo READY=1 >"$CC_NOTIFY"; exec sleep 1000`,
+      );
+      const text = jobsConfig(
+        path,
+        ["d:one"],
+        `[d:one]\ncommand = sh ${file}\nuser = nobody\nwatchdog-ping = 600\nstart-seconds = 600\n`,
+      );
+      for (const kill of [true, false]) {
+        await using server = await JobServer.start(path, target, text);
+        const pid = await server.running("d:one");
+        assert.equal(MACHINE.processes.userOf(pid), 65534);
+        // The mailbox that the next server opens takes the place of this one.
+        await (kill ? server.kill() : server.stop());
+      }
+      assert.deepEqual(carriers(path), []);
     },
   );
 
@@ -398,7 +431,7 @@ for (const target of SLOW_TARGETS) {
       await server.until(/listening on/);
       const zombies = () =>
         [...textOf(join(path, "stats")).matchAll(/^(\d+) \(true\) Z 1 /gm)].map(([, pid]) => pid);
-      const [first] = await until("one to be left", () => zombies().length > 0 && zombies());
+      const [first] = await until("one to be left", () => zombies()[0] && zombies());
       await until(
         "it to be collected",
         () => textOf(join(path, "stats")) !== "" && !zombies().includes(first),

@@ -19,7 +19,7 @@ import net from "node:net";
 import process from "node:process";
 import runtime from "#runtime";
 import { READ_BLOCK_BYTES } from "../src/memory/arena.ts";
-import type { Child, Exit, Pipe, SignalName, SpawnOptions } from "../src/contracts/environment.ts";
+import type { Child, Exit, Mailbox, Pipe, SignalName, SpawnOptions } from "../src/contracts/environment.ts";
 import { CCError } from "../src/errors.ts";
 import { MACHINE } from "../src/runtime/machine.ts";
 import type { Address, Link, LinkEvents, Listener } from "../mod.ts";
@@ -889,3 +889,80 @@ test(`${RUNTIME}: the machine's start has a name`, () => {
   assert.match(processes.bootId, /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/);
   assert.equal(processes.bootId, processes.bootId);
 });
+
+test(`${RUNTIME}: a mailbox takes lines of other processes, for its owner alone`, async () => {
+  using folder = tempFolder();
+  const path = join(folder.path, "job.notify");
+  const room = new Uint8Array(64 * 1024);
+  const come = (box: Mailbox) => text(room.subarray(0, box.read(room)));
+  const first = await files.openMailbox(path);
+  const stats = statSync(path);
+  assert.equal(stats.isSocket(), MACHINE.host.receivesDatagrams);
+  assert.equal(stats.mode & 0o777, 0o600);
+  assert.equal(come(first), "");
+  assert.equal(await files.postTo(path, "READY=1\nSTATUS=all is w\u00e4ll\n"), true);
+  assert.equal(await files.postTo(path, "WATCHDOG=1\n"), true);
+  assert.equal(come(first), "READY=1\nSTATUS=all is w\u00e4ll\nWATCHDOG=1\n");
+  if (MACHINE.host.receivesDatagrams) {
+    // A datagram is lines, also without a newline behind the last; what is too long is cut, and nothing behind it.
+    await files.postTo(path, "A=1");
+    await files.postTo(path, `B=${"x".repeat(10_000)}`);
+    await files.postTo(path, "C=1");
+    const lines = come(first).split("\n");
+    assert.deepEqual(lines.map((line) => line.length > 100 ? "long" : line), ["A=1", "long", "C=1", ""]);
+  }
+  // Another one takes its place; what is written to neither is told.
+  const second = await files.openMailbox(path);
+  assert.equal(await files.postTo(path, "D=1\n"), true);
+  assert.deepEqual([come(first), come(second)], ["", "D=1\n"]);
+  first.close();
+  second.close();
+  second.close();
+  assert.equal(second.read(room), 0);
+  assert.equal(await files.postTo(path, "E=1\n"), false);
+  assert.equal(await files.postTo(join(folder.path, "nothing"), "E=1\n"), false);
+  writeFileSync(join(folder.path, "file"), "");
+  assert.equal(await files.postTo(join(folder.path, "file"), "E=1\n"), false);
+  assert.equal(readFileSync(join(folder.path, "file"), "utf8"), "");
+  await assert.rejects(files.openMailbox(join(folder.path, "file")), /cannot open the mailbox .*no mailbox/);
+  await assert.rejects(files.openMailbox(join(folder.path, "no", "folder")), CCError);
+  if (MACHINE.host.receivesDatagrams) {
+    await assert.rejects(files.openMailbox(join(folder.path, "x".repeat(120))), /no path of a socket|cannot/);
+  }
+});
+
+test(`${RUNTIME}: a secret is read from descriptor 3, and whoever does not read it holds nothing open`, async () => {
+  using folder = tempFolder();
+  using opened = await openPipes(folder.path, "out");
+  await using started = new Started();
+  const output = opened.pipes[0].fd;
+  const before = readdirSync("/proc/self/fd").length;
+  const secret = utf8("0123456789".repeat(7));
+  await started.sh("cat <&3", { output, secret }).exited;
+  assert.equal(readAll(opened.pipes[0]), text(secret));
+  const others = Array.from({ length: 5 }, () => started.sh("exec sleep 600", { secret }));
+  // A descriptor for each process is the runtime's own, by which it hears of its end.
+  await until("nothing but processes", () => readdirSync("/proc/self/fd").length <= before + others.length);
+  for (const { pid } of others) processes.signal(-pid!, "SIGKILL");
+  assert.equal(await said("{ cat <&3; } 2>/dev/null; true"), "");
+});
+
+test(`${RUNTIME}: output that others hold open can be closed`, async () => {
+  await using started = new Started();
+  let came = "";
+  const child = started.sh("echo one; setsid sleep 601 & exit 3", { output: (chunk) => came += text(chunk) });
+  assert.equal((await child.exited).code, 3);
+  await until("its output", () => came === "one\n");
+  child.closeOutput();
+  await child.outputEnded;
+  const left = [...processes.list()].find(({ pid }) => readCommand(pid) === "sleep\x00601\x00")!;
+  processes.signal(left.pid, "SIGKILL");
+});
+
+function readCommand(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "latin1");
+  } catch {
+    return ""; // it has gone
+  }
+}

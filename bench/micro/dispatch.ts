@@ -54,6 +54,7 @@ async function dispatching(handler: string): Promise<(chunk: Uint8Array) => void
     },
     upstreams: null as never,
     publish: () => "ok",
+    routedTo: () => [],
     replan() {},
   });
   host.create();

@@ -235,6 +235,8 @@ export interface HandlerContext<O> {
   send(to: ReturnPath, what: Draft | Message): Outcome | Promise<Outcome>;
   /** Gives a message to another handler; settles when that is done, or, where it is forwarded, when there is room upstream. */
   pass(message: Message, handler: string): Outcome | Promise<Outcome>;
+  /** Does a route name this handler for messages of this type, as the routes are now? */
+  isRouted(type: string): boolean;
   /** Plans have changed (an upstream went down): they are asked for anew. */
   replan(): void;
 }

@@ -34,7 +34,7 @@ export const jobmgr = defineHandler({
     ...checkJobs(options, sections, server, name, whyNoDaemon),
     ...checkOpen(options["job-config"], server, name),
   ],
-  create({ options, sectionsRead, server, environment, log, meter, publish, send }) {
+  create({ options, sectionsRead, server, environment, log, meter, publish, send, isRouted }) {
     let digest: Digest;
     const supervisor = new Supervisor({
       environment,
@@ -43,6 +43,7 @@ export const jobmgr = defineHandler({
       publish,
       send,
       digest: (text) => digest(text),
+      isRouted,
       isOurs: (section) => section.startsWith("d:"),
     });
     const { host, processes } = environment;

@@ -113,6 +113,7 @@ export const processHandler = defineHandler({
       publish,
       send,
       digest: (text) => digest(text),
+      isRouted: () => false,
       isOurs: (section) => section === name,
     });
     const configOf = (values: ProcessValues): JobConfig => {

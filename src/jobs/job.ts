@@ -62,6 +62,8 @@ export interface JobParts extends JobOutputParts {
   readonly gate: Gate;
   readonly scanner: Scanner;
   readonly digest: Digest;
+  /** Can its process ask for its options by a message? */
+  isAsked(): boolean;
   /** What it waits for before it starts: in words; null: nothing. */
   waitsFor(job: JobConfig): string | null;
   /** Its state has changed. */
@@ -349,7 +351,7 @@ export class Job {
     const { clock } = this.#environment;
     const current = this.#current;
     const waitMs = this.#beganAt + ASK_WITHIN_MS - clock.now();
-    if (this.config.kind !== "module" || waitMs <= 0) return false;
+    if (this.config.kind !== "module" || waitMs <= 0 || !this.#parts.isAsked()) return false;
     clock.after(waitMs, () => {
       if (this.#current !== current || this.#reachedBy !== null) return;
       this.#again = true;
@@ -489,9 +491,10 @@ export class Job {
     const { processes, host } = this.#environment;
     const env: Record<string, string> = { ...processes.env };
     for (const name of NOT_INHERITED) delete env[name];
-    Object.assign(env, environmentOf(this.config), this.#notices.variables, { CC_TOKEN_FD: "3" });
-    const token = tokenOf(this.#environment.random);
-    this.#tokenDigest = this.#parts.digest(token);
+    Object.assign(env, environmentOf(this.config), this.#notices.variables);
+    const token = this.#parts.isAsked() ? tokenOf(this.#environment.random) : null;
+    if (token !== null) env.CC_TOKEN_FD = "3";
+    this.#tokenDigest = token === null ? null : this.#parts.digest(token);
     this.#reachedBy = null;
     return await this.#output.given(async (output) => {
       await this.#parts.gate.enter();
@@ -500,7 +503,7 @@ export class Job {
       return processes.spawn(wrapped(this.config, host.folder, this.#notices.file), {
         env,
         output,
-        secret: utf8(token),
+        ...(token === null ? {} : { secret: utf8(token) }),
       });
     });
   }

@@ -14,7 +14,7 @@ import { Gate } from "./gate.ts";
 import { Job, type JobParts } from "./job.ts";
 import { OutputReader } from "./output.ts";
 import { isLeader, isMember, Scanner } from "./processes.ts";
-import { provided } from "./provide.ts";
+import { JOB_CONFIG, provided } from "./provide.ts";
 import { type JobRecord, leaderOf, readRecord } from "./state_file.ts";
 
 /** How often memory and processor time of all jobs are looked at: where they are bounded, and where they are only told. */
@@ -34,6 +34,8 @@ export interface SupervisorParts {
   readonly log: Logger;
   readonly meter: Meter;
   readonly digest: Digest;
+  /** Do messages of this type reach jobs' handler? */
+  isRouted(type: string): boolean;
   /** Which sections' jobs it ends where an earlier server has left them and the config has them no more. */
   isOurs(section: string): boolean;
   publish(draft: Draft): Outcome | Promise<Outcome>;
@@ -255,6 +257,7 @@ export class Supervisor {
       gate: this.#gate,
       scanner: this.#scanner,
       digest: this.#parts.digest,
+      isAsked: () => this.#parts.isRouted(JOB_CONFIG),
       output: this.#output,
       openPipe: (path) => this.#openPipe(path),
       route: (job, line) => this.#route(job, line),

@@ -59,6 +59,8 @@ export interface HostServices {
   readonly upstreams: Pick<UpstreamParts, "engine" | "socketOptions" | "lingerMs" | "seal" | "router">;
   /** Gives a draft to the server's routes. */
   publish(draft: Draft): Outcome | Promise<Outcome>;
+  /** Handlers that routes name for a type. */
+  routedTo(type: string): readonly string[];
   /** Plans are asked for anew. */
   replan(): void;
 }
@@ -410,7 +412,7 @@ export class Host {
 
   /** All that the handler can reach. */
   #context(): HandlerContext<Readonly<Record<string, unknown>>> {
-    const { facts, post, publish, replan } = this.#services;
+    const { facts, post, publish, routedTo, replan } = this.#services;
     return {
       name: this.name,
       options: this.#config.options,
@@ -424,6 +426,7 @@ export class Host {
       publish: (draft) => publish(draft),
       send: (to: ReturnPath, what: Draft | Message) => post.toClient(to, what),
       pass: (message, handler) => this.#pass(message, handler),
+      isRouted: (type) => routedTo(type).includes(this.name),
       replan: () => replan(),
     };
   }

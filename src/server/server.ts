@@ -456,6 +456,7 @@ export class Server {
         router: this.#router!,
       },
       publish: (draft) => this.#publish(draft),
+      routedTo: (type) => this.#generation.routes.match(type).map(({ handler }) => handler),
       replan: () => this.#replan(),
     };
   }
