@@ -329,6 +329,8 @@ time.sleep(1000)'`
       using folder = tempFolder();
       const { path } = folder;
       const example = join(ROOT, "examples", "process");
+      const [, code] = readFileSync(join(example, "greeter.py"), "utf8").split('"""\n\n');
+      assert.ok(readFileSync(join(ROOT, "docs", "jobs.md"), "utf8").includes(code), "the docs show it");
       copyFileSync(join(example, "greeter.py"), join(path, "greeter.py"));
       const text = readFileSync(join(example, "greeter.ini"), "utf8")
         .replace("127.0.0.1:10000", "127.0.0.1:*")
