@@ -10,7 +10,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { CCClient } from "../mod.ts";
-import { type Target, TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { SLOW_TARGETS, type Target, tempFolder, until } from "./helpers/env.ts";
 import { Answering, Collector, Flood, numbers } from "./helpers/collector.ts";
 import { run, ServerProcess } from "./helpers/process.ts";
 import { GREETING, message, RawPeer, ready } from "./helpers/raw.ts";
@@ -95,7 +95,7 @@ async function chain(target: Target, far: string, near: (endpoint: string) => st
 
 const inOrder = (found: number[]) => found.every((n, i) => n === i);
 
-for (const target of TARGETS) {
+for (const target of SLOW_TARGETS) {
   const on = target.name;
 
   test(`${on}: a message that the upstream closes on is dropped after three tries, named, and the others pass`, async () => {
@@ -226,7 +226,7 @@ function unreadBytes(localPort: number, remotePort: number): number {
   return parseInt(line.exec(readFileSync("/proc/net/tcp", "utf8"))![1], 16);
 }
 
-for (const target of TARGETS) {
+for (const target of SLOW_TARGETS) {
   const on = target.name;
 
   test(`${on}: messages whose arrival a broken link leaves unknown are counted as unconfirmed; order is kept, nothing comes twice`, async () => {

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import net from "node:net";
 import { test } from "node:test";
-import { TARGETS, until } from "./helpers/env.ts";
+import { SLOW_TARGETS, until } from "./helpers/env.ts";
 import { ServerProcess } from "./helpers/process.ts";
 import { GREETING, message, RawPeer, ready } from "./helpers/raw.ts";
 
@@ -59,7 +59,7 @@ async function echoes(peer: RawPeer, count: number): Promise<void> {
   }
 }
 
-for (const target of TARGETS) {
+for (const target of SLOW_TARGETS) {
   test(`${target.name}: a frozen upstream holds only the clients that send to it, then counts as down`, async () => {
     using far = await upstream((socket) => socket.once("data", () => socket.pause()));
     await using server = await ServerProcess.start(config(far.endpoint), target);

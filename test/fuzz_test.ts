@@ -27,7 +27,7 @@ import { globs } from "../src/toolkit/globs.ts";
 import { Decoder } from "../src/zmtp/decoder.ts";
 import { decodeFrames, ProtocolError as WireError } from "../src/zmtp/frame.ts";
 import { commandName, encodePong, errorReason, Handshake } from "../src/zmtp/handshake.ts";
-import { freshSeed, ROOT, secondsFor, seeded, TARGETS } from "./helpers/env.ts";
+import { freshSeed, ROOT, secondsFor, seeded, SLOW_TARGETS } from "./helpers/env.ts";
 import { ServerProcess } from "./helpers/process.ts";
 import { GREETING, message, RawPeer, ready } from "./helpers/raw.ts";
 
@@ -400,7 +400,7 @@ const WINDOWS = 5;
 const REST_MS = 400;
 const NOISE_MS = 5;
 
-for (const target of TARGETS) {
+for (const target of SLOW_TARGETS) {
   test(`${target.name}: ${CONNECTIONS} random and mutated connections (seed ${SEED}) leave no trace, and others are answered`, async () => {
     await using server = await ServerProcess.start(CONFIG, target);
     using witness = new Witness(server.port);

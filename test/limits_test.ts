@@ -14,7 +14,7 @@ import { Statistics } from "../src/server/counts.ts";
 import { Pinger } from "../src/server/pinger.ts";
 import { printable } from "../src/text.ts";
 import { TestClock } from "./helpers/clock.ts";
-import { ROOT, type Target, TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { ROOT, SLOW_TARGETS, type Target, tempFolder, until } from "./helpers/env.ts";
 import { Answering } from "./helpers/collector.ts";
 import { ServerProcess } from "./helpers/process.ts";
 import { GREETING, message, RawPeer, ready } from "./helpers/raw.ts";
@@ -187,7 +187,7 @@ function cpuMs(pid: number): number {
   return (Number(fields[11]) + Number(fields[12])) * 10;
 }
 
-for (const target of TARGETS) {
+for (const target of SLOW_TARGETS) {
   const on = target.name;
 
   test(`${on}: past max-clients a client is closed at once, counted, and let in when there is room`, async () => {

@@ -8,7 +8,7 @@ import { test } from "node:test";
 import { ConfigError, readConfig } from "../mod.ts";
 import { HTTP_CONNECTIONS_MAX } from "../src/limits.ts";
 import { formatFor } from "../src/observe/metrics.ts";
-import { skipFor, TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { skipFor, SLOW_TARGETS, tempFolder, until } from "./helpers/env.ts";
 import { run, type ServerProcess } from "./helpers/process.ts";
 import { message, RawPeer } from "./helpers/raw.ts";
 import { httpUrl, SINK, untilMetrics, watched } from "./helpers/watched.ts";
@@ -73,7 +73,7 @@ function readOpenMetrics(text: string): Map<string, string> {
   return types;
 }
 
-for (const target of TARGETS) {
+for (const target of SLOW_TARGETS) {
   const on = target.name;
 
   test(`${on}: /metrics tells messages, drops, peers, upstreams and the process, in both formats`, async () => {

@@ -4,6 +4,7 @@ import { Buffer } from "node:buffer";
 import { CCError, option, type SectionReader, type SectionsRead, StartError, text } from "../mod.ts";
 import { finish } from "../src/observe/slices.ts";
 import { statisticsLine } from "../src/observe/stats.ts";
+import { MACHINE } from "../src/runtime/machine.ts";
 import { StretchedClock } from "./helpers/clock.ts";
 import { until } from "./helpers/env.ts";
 import { GREETING, message, RawPeer, ready } from "./helpers/raw.ts";
@@ -513,6 +514,8 @@ test("a handler that runs alone runs without a route, and knows its server and t
       configFile: "test.ini",
       socket: "tcp://127.0.0.1:*",
       pidfile: "/tmp/never-written.pid",
+      cms: {},
+      receivesDatagrams: MACHINE.host.receivesDatagrams,
     },
     0,
     [["d:one", { say: "a" }], ["d:two", { say: "nothing" }]],
