@@ -169,6 +169,9 @@ export const CONTROL_ANSWER_MAX_BYTES: number = 4 * 1024 * 1024;
 /** A connection of the control channel that asks nothing, or takes no byte of its answer, is closed after so long. */
 export const CONTROL_IDLE_MS = 60_000;
 
+/** A connection that sends more than one request may have while one is answered is ended when that takes so long. */
+export const CONTROL_CROWDED_MS = 5000;
+
 /** From a request to its answer: jobs that are to stop have three signals, one after the other. */
 export const CONTROL_ANSWER_MAX_MS: number = 10 * 60_000;
 

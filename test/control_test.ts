@@ -196,29 +196,135 @@ test("control: answers come in the order of the requests, one at a time, also to
   s.waiting[0]();
   await until("the second", () => s.waiting.length === 2);
   s.waiting[1]();
-  assert.deepEqual((await operator.until(4)).map(({ id }) => id), [1, 2, 3, 4]);
+  assert.deepEqual((await operator.until(5)).map(({ id }) => id), [1, 2, 3, 4, null]);
   await operator.untilEnd();
-  assert.equal(operator.answers.length, 4, "half a request is none");
+  assert.equal(operator.answers[4].error.code, "bad-request", "half a request is none");
 });
 
-test("control: while one request is answered, no more is read than what came with it", async () => {
+test("control: the last request needs no newline, and one who waits for its answer gets nothing but JSON", async () => {
+  using folder = tempFolder();
+  const path = join(folder.path, "x.ctl");
+  await using channel = await channelAt(path, 100);
+  using operator = await Operator.open(path);
+  operator.socket.end('{"id": 1, "verb": "wait"}');
+  await until("blanks", () => operator.text.length > 2);
+  assert.match(operator.text, /^ +$/);
+  channel.waiting[0]();
+  assert.deepEqual(await operator.until(1), [{ id: 1, result: { waited: true } }]);
+  await operator.untilEnd();
+});
+
+/** Requests of 60 KB each. */
+function large(count: number) {
+  const text = "x".repeat(60_000);
+  return Array.from({ length: count }, (_, i) => ({ id: i + 1, verb: "say", text }));
+}
+
+test("control: more requests than are read at once wait at the sender, and are answered in order", async () => {
   await using s = await site();
   using operator = await Operator.open(s.path);
   operator.send({ id: 0, verb: "wait" });
   await until("it waits", () => s.waiting.length === 1);
-  const text = "x".repeat(60_000);
-  const requests = Array.from({ length: 200 }, (_, i) => ({ id: i + 1, verb: "say", text }));
+  const requests = large(200);
   let taken = false;
   operator.socket.write(
     requests.map((request) => `${JSON.stringify(request)}\n`).join(""),
     () => taken = true,
   );
   using other = await Operator.open(s.path);
-  for (let id = 0; id < 100; id++) await other.ask({ id, verb: "version" });
+  for (let id = 0; id < 50; id++) await other.ask({ id, verb: "version" });
   assert.equal(taken, false, "12 MB wait at the sender");
   s.waiting[0]();
   const answers = await operator.until(201);
   assert.deepEqual(answers.map(({ id }) => id), [0, ...requests.map(({ id }) => id)]);
+});
+
+/** A channel in this process, on a clock that goes so many times as fast, with a verb that waits. */
+async function channelAt(path: string, times = 20) {
+  const waiting: (() => void)[] = [];
+  const channel = await ControlChannel.open(path, {
+    environment: new StretchedClock(times).environment,
+    verbs: { version: () => VERSION },
+    async answer(verb) {
+      if (verb !== "wait") return {};
+      await new Promise<void>((resolve) => waiting.push(resolve));
+      return { waited: true };
+    },
+    rests: () => {},
+  });
+  return {
+    waiting,
+    /** Waits until as many as there are places for have one, all at one time. */
+    async untilAllFree() {
+      for (;;) {
+        const all = await Promise.all(
+          Array.from({ length: CONTROL_CONNECTIONS_MAX }, () => Operator.open(path)),
+        );
+        const answers = await Promise.all(all.map((operator) => operator.ask({ id: 1, verb: "version" })));
+        for (const { socket } of all) socket.destroy();
+        if (answers.every(({ result }) => result === VERSION)) return;
+      }
+    },
+    async [Symbol.asyncDispose]() {
+      for (const go of waiting) go();
+      await channel.close();
+    },
+  };
+}
+
+test("control: who leaves while its request is answered leaves its place, however long the answer takes", async () => {
+  using folder = tempFolder();
+  const path = join(folder.path, "x.ctl");
+  const ways: [string, (operator: Operator) => void][] = [
+    ["closed", ({ socket }) => socket.destroy()],
+    ["ended, then closed", ({ socket }) => socket.end(() => socket.destroy())],
+    ["sent more, then closed", (operator) => {
+      operator.send({ id: 2, verb: "version" });
+      operator.socket.end(() => operator.socket.destroy());
+    }],
+  ];
+  for (const [way, leave] of ways) {
+    await using channel = await channelAt(path);
+    for (let i = 0; i < CONTROL_CONNECTIONS_MAX; i++) {
+      const operator = await Operator.open(path);
+      operator.send({ id: 1, verb: "wait" });
+      await until("it waits", () => channel.waiting.length === i + 1);
+      leave(operator);
+    }
+    const begin = performance.now();
+    await channel.untilAllFree();
+    // The answer would be late after 30 s of this clock, and nobody had to wait for that.
+    assert.ok(performance.now() - begin < CONTROL_IDLE_MS / 20 / 2, way);
+  }
+});
+
+test("control: who sends a request and leaves before it is answered leaves its place at once", async () => {
+  await using s = await site();
+  for (let i = 0; i < 2 * CONTROL_CONNECTIONS_MAX; i++) {
+    const operator = await Operator.open(s.path);
+    operator.send({ id: 1, verb: "say", text: "x".repeat(60_000) }, { id: 2, verb: "version" });
+    operator.socket.destroy();
+  }
+  const begin = performance.now();
+  for (;;) {
+    using operator = await Operator.open(s.path);
+    if ((await operator.ask({ id: 1, verb: "version" })).error === undefined) break;
+    assert.ok(performance.now() - begin < 5000);
+  }
+});
+
+test("control: who sends on and on while it is answered is not read without end, and is ended", async () => {
+  using folder = tempFolder();
+  const path = join(folder.path, "x.ctl");
+  await using channel = await channelAt(path);
+  using operator = await Operator.open(path);
+  operator.send({ id: 0, verb: "wait" }, ...large(20));
+  const [{ id, error }] = await operator.until(1);
+  assert.equal(id, null);
+  assert.equal(error.code, "too-large");
+  await operator.untilEnd();
+  assert.equal(operator.answers.length, 1);
+  await channel.untilAllFree();
 });
 
 test("control: a request in pieces is one, and one that is too long ends its connection with an error", async () => {

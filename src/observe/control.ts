@@ -16,6 +16,7 @@ import {
   CONTROL_ANSWER_MAX_BYTES,
   CONTROL_ANSWER_MAX_MS,
   CONTROL_CONNECTIONS_MAX,
+  CONTROL_CROWDED_MS,
   CONTROL_IDLE_MS,
   CONTROL_LINE_MAX_BYTES,
   CONTROL_LINGER_MS,
@@ -143,18 +144,34 @@ interface ConnectionParts {
   gone(): void;
 }
 
-/** One who asks. */
+/** How often one who sends no more is looked for while its answer is not there yet. */
+const LOOK_MS = 1000;
+/** What it is looked for with: JSON may begin with blanks. */
+const BLANK = utf8(" ");
+
+/**
+ * One who asks. It is read while it is answered, or its end would not be seen: so far that what waits has some bound, and
+ * one who goes beyond that is ended when its turn does not come.
+ */
 class ControlConnection implements LinkEvents {
   readonly #link: Link;
   readonly #parts: ConnectionParts;
   readonly #lines = new Lines();
-  /** A request is being answered: nothing is read. */
+  /** A request is being answered, until that is written. */
   #answering = false;
+  /** An answer is in flight. */
+  #writing = false;
+  /** A blank is in flight, and the answer that waits for it. */
+  #looking = false;
+  #due: Uint8Array | null = null;
+  /** More waits than is read. */
+  #crowded = false;
   /** What is being written is the last. */
   #last = false;
   #ended = false;
   #gone = false;
   #cancel: Cancel = () => {};
+  #cancelCrowded: Cancel = () => {};
 
   constructor(link: Link, parts: ConnectionParts) {
     this.#link = link;
@@ -170,6 +187,7 @@ class ControlConnection implements LinkEvents {
   refuse(error: CCError): void {
     this.#last = this.#answering = true;
     this.#lines.clear();
+    this.#uncrowd();
     this.#parts.clock.soon(() => {
       if (!this.#gone) {
         this.#write(encoded({ id: null, error: { code: error.code, message: error.message } }));
@@ -192,6 +210,7 @@ class ControlConnection implements LinkEvents {
     if (this.#last || this.#gone) return;
     this.#lines.add(chunk, start, end);
     this.#next();
+    if (this.#answering && !this.#last && this.#lines.size > CONTROL_LINE_MAX_BYTES) this.#crowd();
   }
 
   readTarget(): null {
@@ -202,8 +221,8 @@ class ControlConnection implements LinkEvents {
 
   ended(): void {
     this.#ended = true;
-    if (this.#last && !this.#answering) this.abandon();
-    else this.#next();
+    if (!this.#answering) this.#last ? this.abandon() : this.#next();
+    else if (!this.#writing && !this.#last) this.#lookLater();
   }
 
   closed(): void {
@@ -212,6 +231,15 @@ class ControlConnection implements LinkEvents {
 
   written(): void {
     if (this.#gone) return;
+    if (this.#looking) {
+      this.#looking = false;
+      const due = this.#due;
+      this.#due = null;
+      if (due === null) this.#lookLater();
+      else this.#write(due);
+      return;
+    }
+    this.#writing = false;
     if (this.#last) {
       this.#answering = false;
       if (this.#ended) return this.abandon();
@@ -222,7 +250,7 @@ class ControlConnection implements LinkEvents {
     this.#within(CONTROL_IDLE_MS);
     // One request a turn: those of others, and messages, come in between.
     this.#parts.clock.nextTurn(() => {
-      if (this.#gone) return;
+      if (this.#gone || this.#last) return;
       this.#answering = false;
       this.#next();
     });
@@ -231,28 +259,67 @@ class ControlConnection implements LinkEvents {
   /** Takes the next request, where one has come whole. */
   #next(): void {
     if (this.#answering || this.#last || this.#gone) return;
-    const line = this.#lines.next();
+    const line = this.#lines.next(this.#ended);
     if (line === "too-long") {
-      this.#link.resume();
       this.refuse(new CCError("too-large", `a request has at most ${CONTROL_LINE_MAX_BYTES} bytes`));
-    } else if (line !== null) {
-      this.#answering = true;
-      this.#link.pause();
-      this.#cancel();
-      void this.#parts.answer(line).then((answer) => {
-        if (!this.#gone) this.#write(answer);
-      });
-    } else if (this.#ended) {
-      this.abandon();
-    } else {
-      this.#link.resume();
+      return;
     }
+    if (line === null) {
+      if (this.#ended) this.abandon();
+      else this.#uncrowd();
+      return;
+    }
+    this.#answering = true;
+    this.#cancel();
+    if (this.#ended) this.#lookLater();
+    void this.#parts.answer(line).then((answer) => {
+      if (!this.#gone && !this.#last) this.#write(answer);
+    });
+    if (this.#lines.size > CONTROL_LINE_MAX_BYTES) this.#crowd();
+    else this.#uncrowd();
   }
 
   #write(bytes: Uint8Array): void {
     this.#answering = true;
     this.#within(CONTROL_IDLE_MS);
+    if (this.#looking) {
+      this.#due = bytes;
+      return;
+    }
+    this.#writing = true;
     if (this.#link.write(bytes, 0, bytes.length)) this.written();
+  }
+
+  /** Who has sent its last may have gone: only writing tells. */
+  #lookLater(): void {
+    this.#cancel();
+    this.#cancel = this.#parts.clock.after(LOOK_MS, () => {
+      this.#looking = true;
+      if (this.#link.write(BLANK, 0, BLANK.length)) this.written();
+    });
+  }
+
+  /** Enough waits. On a link that is not read the end is not seen: that is for a moment only. */
+  #crowd(): void {
+    if (!this.#crowded) this.#link.pause();
+    this.#crowded = true;
+    this.#cancelCrowded();
+    this.#cancelCrowded = this.#parts.clock.after(CONTROL_CROWDED_MS, () => {
+      if (this.#writing) return this.abandon();
+      this.refuse(
+        new CCError(
+          "too-large",
+          `more than ${CONTROL_LINE_MAX_BYTES} bytes wait for the answer to a request`,
+        ),
+      );
+    });
+  }
+
+  #uncrowd(): void {
+    if (!this.#crowded) return;
+    this.#crowded = false;
+    this.#cancelCrowded();
+    this.#link.resume();
   }
 
   /** It ends when nothing has happened by then. */
@@ -263,7 +330,9 @@ class ControlConnection implements LinkEvents {
 
   #forget(): void {
     this.#gone = true;
+    this.#due = null;
     this.#cancel();
+    this.#cancelCrowded();
     this.#lines.clear();
     this.#parts.gone();
   }
@@ -292,11 +361,25 @@ class Lines {
     this.#end = needed;
   }
 
-  /** The next line, borrowed until {@link add}; null where none is whole. */
-  next(): Uint8Array | "too-long" | null {
+  /** Bytes that wait. */
+  get size(): number {
+    return this.#end - this.#start;
+  }
+
+  /**
+   * The next line, borrowed until {@link add}; null where none is whole.
+   *
+   * @param ended No more comes: what is left is a line too.
+   */
+  next(ended: boolean): Uint8Array | "too-long" | null {
     const found = this.#bytes.subarray(0, this.#end).indexOf(NEWLINE, this.#seen);
     const end = found < 0 ? this.#end : found;
     if (end - this.#start > CONTROL_LINE_MAX_BYTES) return "too-long";
+    if (found < 0 && ended && this.size > 0) {
+      const line = this.#bytes.subarray(this.#start, end);
+      this.clear();
+      return line;
+    }
     if (found < 0) {
       this.#seen = this.#end;
       // One who has asked much, and waits, holds nothing.
