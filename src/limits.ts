@@ -160,6 +160,11 @@ export const HTTP_HEAD_MAX_BYTES = 8 * 1024;
 /** Connections of the control channel at one time: a few people and their scripts. */
 export const CONTROL_CONNECTIONS_MAX = 8;
 
+/** When so many connect there within so long, nobody else does for a moment. */
+export const CONTROL_ACCEPTS_MAX = 64;
+/** See {@link CONTROL_ACCEPTS_MAX}. */
+export const CONTROL_ACCEPTS_MS = 100;
+
 /** Bytes of a request on the control channel, which is one line: a verb and names of jobs. */
 export const CONTROL_LINE_MAX_BYTES: number = 64 * 1024;
 

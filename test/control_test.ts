@@ -420,6 +420,42 @@ test("control: one past the most is told so, and those who do not read or ask ma
   assert.equal(existsSync(path), false);
 });
 
+test("control: of those who connect again and again only so many are let in at a time", async () => {
+  using folder = tempFolder();
+  const path = join(folder.path, "x.ctl");
+  const rests: unknown[] = [];
+  const channel = await ControlChannel.open(path, {
+    // All of this is within a moment.
+    environment: { ...MACHINE, clock: { ...MACHINE.clock, now: () => 0 } },
+    verbs: { version: () => VERSION },
+    answer: () => Promise.resolve({}),
+    rests: (why) => rests.push(why),
+  });
+  try {
+    let connected = 0;
+    while (rests.length === 0 && connected < 1000) {
+      const operator = await Operator.open(path).catch(() => null);
+      operator?.socket.destroy();
+      connected++;
+    }
+    assert.match(String(rests[0]), /64 have connected within a moment/);
+    for (let answered = false; !answered;) {
+      await until("the socket", () => existsSync(path));
+      using operator = await Operator.open(path).catch(() => null);
+      operator?.send({ id: 1, verb: "version" });
+      // What waited to be let in when the door was shut is closed.
+      answered = operator !== null && await until("an answer", () => {
+            if (operator.answers.length > 0) return "yes";
+            return operator.closed || operator.ended ? "no" : null;
+          }) === "yes";
+    }
+    assert.equal(statSync(path).mode & 0o777, 0o600);
+  } finally {
+    await channel.close();
+  }
+  assert.equal(existsSync(path), false);
+});
+
 test("control: a socket that is left of a server is taken over, one that lives never", async () => {
   await using s = await site();
   await s.started;

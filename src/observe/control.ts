@@ -13,6 +13,8 @@ import type { Cancel, Clock, Environment } from "../contracts/environment.ts";
 import type { Link, LinkEvents, LinkOptions, Listener } from "../contracts/links.ts";
 import { CCError, codeOf, errorText } from "../errors.ts";
 import {
+  CONTROL_ACCEPTS_MAX,
+  CONTROL_ACCEPTS_MS,
   CONTROL_ANSWER_MAX_BYTES,
   CONTROL_ANSWER_MAX_MS,
   CONTROL_CONNECTIONS_MAX,
@@ -35,7 +37,7 @@ export interface ControlParts {
   readonly verbs: Readonly<Record<string, () => unknown>>;
   /** All others: what handlers answer, by their names; none when no handler knows the verb. */
   answer(verb: string, request: ControlRequest): Promise<Readonly<Record<string, unknown>>>;
-  /** Nobody is let in for a while; null: no file descriptor is free. */
+  /** Nobody is let in for a while, and why; null: no file descriptor is free. */
   rests(error: unknown): void;
 }
 
@@ -54,6 +56,9 @@ export class ControlChannel {
   readonly #refused = new Set<ControlConnection>();
   #listener: Listener | null = null;
   #closed = false;
+  /** Those who came since then. */
+  #came = 0;
+  #cameSince = -Infinity;
 
   private constructor(path: string, parts: ControlParts) {
     const { clock, host } = parts.environment;
@@ -118,6 +123,7 @@ export class ControlChannel {
       answer: (line) => answerTo(line, this.#parts),
       gone: () => among.delete(connection),
     });
+    this.#count();
     if (this.#closed || among.size >= CONTROL_CONNECTIONS_MAX || !this.#door.look()) connection.abandon();
     else {
       among.add(connection);
@@ -125,6 +131,21 @@ export class ControlChannel {
       else connection.start();
     }
     return connection;
+  }
+
+  /**
+   * A loop that connects and closes is a thousand times as quick as people are. Bun accepts as long as there is one, and does
+   * nothing else.
+   */
+  #count(): void {
+    const now = this.#parts.environment.clock.now();
+    if (now - this.#cameSince >= CONTROL_ACCEPTS_MS) {
+      this.#cameSince = now;
+      this.#came = 0;
+    }
+    if (++this.#came < CONTROL_ACCEPTS_MAX) return;
+    this.#cameSince = -Infinity;
+    this.#door.rest(new CCError("busy", `${CONTROL_ACCEPTS_MAX} have connected within a moment`));
   }
 
   /** Listens no more, ends all connections, and removes the socket's file. */

@@ -1,6 +1,7 @@
 /**
  * A door that is shut while the process has no descriptor left: `accept` would fail at once, again and again, and take a
- * whole core. No runtime can pause a listener, so it is closed, and opened anew once there is a descriptor.
+ * whole core. No runtime can pause a listener, so it is closed, and opened anew once there is a descriptor. Whoever is behind
+ * it may shut it for a moment too.
  */
 import type { Cancel, Clock, Host } from "../contracts/environment.ts";
 
@@ -18,7 +19,7 @@ export interface DoorParts {
   shut(): Promise<number>;
   /** Listens again where it did. */
   open(): Promise<void>;
-  /** Nobody is let in for a while: there is no descriptor, or what listened there cannot do so again. */
+  /** Nobody is let in for a while: there is no descriptor (null), or what was said or failed. */
   rests(error: unknown): void;
 }
 
@@ -41,18 +42,24 @@ export class Door {
 
   /** Is there a descriptor left? If not, nobody is let in for a while. */
   look(): boolean {
-    const { clock, host, rests } = this.#parts;
+    const { clock, host } = this.#parts;
     const now = clock.now();
     if (now - this.#lookedAt < KNOWN_MS) return true;
     this.#lookedAt = now;
     if (this.#over || host.descriptorsFree(1)) return true;
-    this.#resting ??= this.#rest().catch(rests).finally(() => this.#resting = null);
+    this.rest(null);
     return false;
   }
 
-  async #rest(): Promise<void> {
+  /** Nobody is let in for a moment; `why` is told. */
+  rest(why: unknown): void {
+    if (this.#over) return;
+    this.#resting ??= this.#rest(why).catch(this.#parts.rests).finally(() => this.#resting = null);
+  }
+
+  async #rest(why: unknown): Promise<void> {
     const { clock, host, shut, open, rests } = this.#parts;
-    rests(null);
+    rests(why);
     const taken = await shut();
     while (!this.#over) {
       await new Promise<void>((resolve) => void clock.after(REST_MS, resolve));
