@@ -428,7 +428,7 @@ for (const target of SLOW_TARGETS) {
         /test\.ini is wrong by now \("--check" tells how\): only its \[ccserver\] is used/,
       );
       assert.match(restarted.output, /^d:two +running /m);
-      assert.match(server.output, /INFO d:two\.control: an operator asks: restart/);
+      assert.match(server.output, /INFO \S*h:job\.control: an operator asks: restart d:two$/m);
       const stopped = await run(["-s", join(path, "test.ini")], target);
       assert.equal(stopped.code, 0, stopped.output);
       assert.deepEqual(carriers(path), []);
@@ -510,6 +510,64 @@ for (const target of SLOW_TARGETS) {
       assert.deepEqual(carriers(path), [], `${delayMs} ms: ${next.output}`);
     }
   });
+
+  test(
+    on(
+      "an operator is told of jobs as a reload leaves them, of one that waits in vain, and of the server's end",
+    ),
+    async () => {
+      using folder = tempFolder();
+      const { path } = folder;
+      const slow = `command = trap "" INT TERM; while :; do sleep 0.05; done\nshell = yes\nstop-wait = 0.3\n`;
+      const config = (names: string[], more = "") =>
+        jobsConfig(
+          path,
+          names,
+          names.map((name) =>
+            `[${name}]\nstart-seconds = 0.1\n${
+              name === "d:app" ? "command = sleep 1000\nafter = d:db\n" : `${slow}${more}`
+            }`
+          ).join(""),
+        );
+      await using server = await JobServer.start(path, target, config(["d:db", "d:app", "d:gone"]));
+      const reload = async (text: string, told: RegExp) => {
+        writeFileSync(join(path, "test.ini"), text);
+        process.kill(server.process.pid, "SIGHUP");
+        await server.process.until(told);
+      };
+      for (const name of ["d:db", "d:app", "d:gone"]) await server.running(name);
+      const many = Array.from({ length: 3000 }, () => "d:db");
+      await assert.rejects(server.act("dance", ...many), { code: "unknown-action" });
+      assert.doesNotMatch(server.output, /an operator asks/);
+
+      assert.equal((await server.act("stop", "app", "db", ...many)).length, 2);
+      assert.deepEqual(server.output.match(/an operator asks.*$/gm), ["an operator asks: stop d:app, d:db"]);
+      const begin = performance.now();
+      const [app] = await server.act("start", "app");
+      assert.deepEqual([app.state, app.detail], ["starting", "waits for d:db, which is stopped"]);
+      assert.ok(performance.now() - begin < 3000, "start-seconds and what comes on top need not pass");
+      const both = await server.act("start", "app", "db");
+      assert.deepEqual(both.map(({ state }) => state), ["running", "running"], "they wait for each other");
+
+      const restarted = server.act("restart", "db", "gone");
+      await server.process.until(/an operator asks: restart d:db, d:gone/);
+      await reload(config(["d:db", "d:app"], "nice = 1\n"), /daemons removed: d:gone/);
+      const [db, gone] = await restarted;
+      assert.deepEqual([db.state, gone.name, gone.detail], [
+        "running",
+        "d:gone",
+        "a reload has removed it from the config",
+      ]);
+      assert.notEqual(gone.state, "running");
+
+      const last = server.act("restart", "db");
+      await server.process.until(/an operator asks: restart d:db$/m);
+      process.kill(server.process.pid, "SIGTERM");
+      await assert.rejects(last, { code: "stopped" });
+      assert.equal((await server.process.exited).code, 0);
+      assert.deepEqual(carriers(path), []);
+    },
+  );
 
   test(
     on("operators who race each other, and one who is too late: nobody hangs, nothing runs twice"),

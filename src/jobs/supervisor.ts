@@ -1,7 +1,7 @@
 /** All jobs of a server: which there are, in what order they start and stop, and what is told of them. */
 import type { Cancel, Environment, Pipe } from "../contracts/environment.ts";
 import type { Counter, Meter } from "../contracts/handler.ts";
-import type { JobView } from "../contracts/jobs.ts";
+import type { JobAction, JobView } from "../contracts/jobs.ts";
 import type { Draft, Outcome, ReturnPath } from "../contracts/message.ts";
 import { CCError, errorText } from "../errors.ts";
 import { JOBS_MAX } from "../limits.ts";
@@ -25,6 +25,9 @@ const FIGURES_FRESH_MS = 500;
 /** An operator who starts jobs waits for what becomes of that, looking so often. */
 const START_LOOK_MS = 20;
 const START_EXTRA_MS = 5000;
+/** So many jobs are named in a line, and so much is shown of a name that an operator has sent. */
+const NAMES_TOLD_MAX = 20;
+const NAME_MAX_CHARS = 64;
 /** Strangers that carry the name of a job that is not there any more have so long. */
 const STRAY_WAIT_MS = 5000;
 
@@ -358,56 +361,80 @@ export class Supervisor {
   }
 
   /** What an operator sees. */
-  async view(names?: readonly string[]): Promise<JobView[]> {
-    if (this.#environment.clock.now() - this.#figuresAt > FIGURES_FRESH_MS) await this.#lookAtFigures();
-    return (names === undefined ? [...this.#jobs.values()] : names.map((name) => this.#named(name))).map((
-      job,
-    ) => job.view);
+  async view(): Promise<JobView[]> {
+    await this.#freshFigures();
+    return [...this.#jobs.values()].map((job) => job.view);
   }
 
   /**
    * Starts, stops or restarts jobs by their names.
    *
-   * @throws {CCError} `unknown-job`, `unknown-action`.
+   * @returns What became of them: of one that a reload has changed meanwhile, the job in its place.
+   * @throws {CCError} `unknown-job`, `unknown-action`; `stopped`: the server stops, and the jobs with it.
    */
   async act(action: string, names: readonly string[]): Promise<JobView[]> {
-    if (this.#stopping) throw new CCError("stopped", "the server is stopping, and its jobs with it");
-    const jobs = names.map((name) => this.#named(name));
-    for (const { log } of jobs) log.info("control", `an operator asks: ${action}`);
-    switch (action) {
-      case "start":
-        for (const job of jobs) job.start();
-        await Promise.all(jobs.map((job) => this.#started(job)));
-        break;
-      case "restart":
-        for (const job of jobs) job.restart();
-        await Promise.all(jobs.map((job) => this.#started(job)));
-        break;
-      case "stop":
-        await Promise.all(jobs.map((job) => job.stop()));
-        break;
-      default:
-        throw new CCError("unknown-action", `expected start, stop or restart, not "${action}"`);
+    if (!isAction(action)) {
+      throw new CCError(
+        "unknown-action",
+        `expected start, stop or restart, not "${printable(action, NAME_MAX_CHARS)}"`,
+      );
     }
-    return await this.view(jobs.map(({ config }) => config.name));
+    if (this.#stopping) throw stopped();
+    const jobs = [...new Set(names.map((name) => this.#named(name)))];
+    this.#parts.log.info("control", `an operator asks: ${action} ${namesText(jobs)}`);
+    if (action === "stop") await Promise.all(jobs.map((job) => job.stop()));
+    else {
+      for (const job of jobs) job[action]();
+      await Promise.all(jobs.map((job) => this.#started(job)));
+    }
+    await this.#freshFigures();
+    return jobs.map((job) => this.#whatBecameOf(job));
   }
 
-  /** Waits until it runs, or has ended, so long as it needs for that. */
+  /** Waits until it runs, or has ended, so long as it needs for that. @throws {CCError} `stopped` */
   async #started(job: Job): Promise<void> {
     const { clock } = this.#environment;
-    const until = clock.now() + job.stopMs + job.config.values["start-seconds"] * 1000 + START_EXTRA_MS;
-    do await new Promise<void>((resolve) => void clock.after(START_LOOK_MS, resolve)); while (
-      !job.settled && clock.now() < until
-    );
+    const { config: { name } } = job;
+    for (let current: Job | undefined = job, until = 0, looked: Job | null = null; current !== undefined;) {
+      if (current !== looked) {
+        looked = current;
+        until = clock.now() + current.stopMs + current.config.values["start-seconds"] * 1000 + START_EXTRA_MS;
+      }
+      await new Promise<void>((resolve) => void clock.after(START_LOOK_MS, resolve));
+      if (this.#stopping) throw stopped();
+      if (current.settled || this.#waitsInVain(current) || clock.now() >= until) {
+        if (this.#jobs.get(name) === current) return;
+      }
+      // A reload may have put another in its place, or none.
+      current = this.#jobs.get(name);
+    }
+  }
+
+  /** Does it wait for one that is not to run? */
+  #waitsInVain({ state, pid, config: { values } }: Job): boolean {
+    return state === "starting" && pid === null && values.after.some((name) => {
+      const other = this.#jobs.get(name);
+      return other !== undefined && other.state !== "running" && (!other.wanted || this.#waitsInVain(other));
+    });
+  }
+
+  #whatBecameOf(job: Job): JobView {
+    const current = this.#jobs.get(job.config.name);
+    return current?.view ?? { ...job.view, detail: "a reload has removed it from the config" };
   }
 
   #named(name: string): Job {
     const job = this.#jobs.get(name) ?? this.#jobs.get(`d:${name}`);
     if (job !== undefined) return job;
+    const known = namesText([...this.#jobs.values()]);
     throw new CCError(
       "unknown-job",
-      `there is no job "${name}": there are ${[...this.#jobs.keys()].join(", ")}`,
+      `there is no job "${printable(name, NAME_MAX_CHARS)}": there are ${known}`,
     );
+  }
+
+  async #freshFigures(): Promise<void> {
+    if (this.#environment.clock.now() - this.#figuresAt > FIGURES_FRESH_MS) await this.#lookAtFigures();
   }
 
   /** One look at all processes of the machine, for all jobs. */
@@ -472,6 +499,20 @@ export class Supervisor {
       if (outcome !== "ok") this.#lost.add();
     }, () => this.#lost.add());
   }
+}
+
+function isAction(action: string): action is JobAction {
+  return (["start", "stop", "restart"] satisfies JobAction[] as string[]).includes(action);
+}
+
+function stopped(): CCError {
+  return new CCError("stopped", "the server is stopping, and its jobs with it");
+}
+
+/** The first of them, and how many more there are. */
+function namesText(jobs: readonly Job[]): string {
+  const names = jobs.slice(0, NAMES_TOLD_MAX).map(({ config }) => config.name).join(", ");
+  return jobs.length > NAMES_TOLD_MAX ? `${names} and ${jobs.length - NAMES_TOLD_MAX} more` : names;
 }
 
 /** A job that the config does not have any more: what it was, and its files. */
