@@ -165,6 +165,52 @@ test("control: a socket for its owner alone answers its own verbs and those of h
   assert.deepEqual(s.files(), []);
 });
 
+test("control: a server that stops says so, and gives the answers that are due", async () => {
+  using folder = tempFolder();
+  const path = join(folder.path, "x.ctl");
+  let answer = () => {};
+  let release = () => {};
+  const plan = () => ({ raw: true } as const);
+  const first = own("first", () => ({
+    plan,
+    stopMs: () => 1,
+    async control(verb) {
+      if (verb === "wait") await new Promise<void>((resolve) => answer = resolve);
+      return verb;
+    },
+  }));
+  const last = own("last", () => ({
+    plan,
+    stop: () => new Promise<void>((resolve) => release = resolve),
+  }));
+  const server = serverOn(
+    configOf(
+      `control-socket = ${path}\nzmq_linger = 5000\n[routes]\n* = h:a, h:b\n[h:a]\nhandler = first\n[h:b]\nhandler = last\n`,
+      [first, last],
+    ),
+  );
+  await server.start();
+  using waits = await Operator.open(path);
+  using idle = await Operator.open(path);
+  using asks = await Operator.open(path);
+  const nothing = answer;
+  waits.send({ id: 1, verb: "wait" });
+  await until("it waits", () => answer !== nothing);
+  const idler = release;
+  const stopped = server.stop();
+  await until("one of them to stop", () => release !== idler);
+  assert.deepEqual(await asks.ask({ id: 2, verb: "say" }), {
+    id: 2,
+    error: { code: "stopped", message: "the server is stopping" },
+  });
+  release();
+  await until("the channel to close", () => !existsSync(path));
+  answer();
+  await stopped;
+  assert.deepEqual(await waits.until(1), [{ id: 1, result: { "h:a": "wait" } }]);
+  await idle.untilEnd();
+});
+
 test("control: a line that is no request is told so, and the next one is answered", async () => {
   await using s = await site();
   using operator = await Operator.open(s.path);

@@ -148,11 +148,13 @@ export class ControlChannel {
     this.#door.rest(new CCError("busy", `${CONTROL_ACCEPTS_MAX} have connected within a moment`));
   }
 
-  /** Listens no more, ends all connections, and removes the socket's file. */
+  /** Listens no more, removes the socket's file, and ends all connections; answers that are due have a moment. */
   async close(): Promise<void> {
     this.#closed = true;
-    for (const connection of [...this.#connections, ...this.#refused]) connection.abandon();
+    for (const connection of this.#refused) connection.abandon();
+    const over = Promise.all([...this.#connections].map((connection) => connection.finish()));
     await this.#unlisten();
+    await over;
     await this.#door.close();
   }
 }
@@ -187,6 +189,9 @@ class ControlConnection implements LinkEvents {
   #due: Uint8Array | null = null;
   /** More waits than is read. */
   #crowded = false;
+  /** What is being answered is the last: the channel closes. */
+  #finishing = false;
+  #over: () => void = () => {};
   /** What is being written is the last. */
   #last = false;
   #ended = false;
@@ -214,6 +219,15 @@ class ControlConnection implements LinkEvents {
         this.#write(encoded({ id: null, error: { code: error.code, message: error.message } }));
       }
     });
+  }
+
+  /** Ends it when the request that is being answered has its answer, or a moment has passed. */
+  finish(): Promise<void> {
+    if (!this.#answering) this.abandon();
+    if (this.#gone) return Promise.resolve();
+    this.#finishing = true;
+    const cancel = this.#parts.clock.after(CONTROL_LINGER_MS, () => this.abandon());
+    return new Promise<void>((resolve) => this.#over = resolve).then(cancel);
   }
 
   /** Ends it without a word. */
@@ -261,6 +275,7 @@ class ControlConnection implements LinkEvents {
       return;
     }
     this.#writing = false;
+    if (this.#finishing) return this.abandon();
     if (this.#last) {
       this.#answering = false;
       if (this.#ended) return this.abandon();
@@ -356,6 +371,7 @@ class ControlConnection implements LinkEvents {
     this.#cancelCrowded();
     this.#lines.clear();
     this.#parts.gone();
+    this.#over();
   }
 }
 

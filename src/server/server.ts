@@ -15,7 +15,7 @@ import type { Environment } from "../contracts/environment.ts";
 import type { Draft, Outcome } from "../contracts/message.ts";
 import type { Seal } from "../contracts/seal.ts";
 import { isLoopback, parseEndpoint } from "../endpoint.ts";
-import { codeOf, errorText } from "../errors.ts";
+import { CCError, codeOf, errorText } from "../errors.ts";
 import {
   DESCRIPTORS_KEPT,
   DESCRIPTORS_PER_HANDLER,
@@ -306,13 +306,19 @@ export class Server {
    * Asks the handlers that run, or are stopping, for what an operator wants.
    *
    * @returns What they answer, by their names: those that know the verb.
-   * @throws What one of them throws: a {@link CCError}, where it cannot do what was asked for.
+   * @throws What one of them throws: a {@link CCError}, where it cannot do what was asked for. `stopped`: the server is
+   * stopping, and not all are there any more.
    */
   async control(
     verb: string,
     request: Readonly<Record<string, unknown>>,
   ): Promise<Record<string, unknown>> {
-    const hosts = [...this.#generation.hosts.values()].filter((host) => host.answers);
+    const all = [...this.#generation.hosts.values()];
+    const hosts = all.filter((host) => host.answers);
+    // Those that have ended would be missing, as if there had never been any.
+    if (this.#stop.signal.aborted && hosts.length < all.length) {
+      throw new CCError("stopped", "the server is stopping");
+    }
     const answers = await Promise.all(
       hosts.map(async (host) => [host.name, await host.control(verb, request)] as const),
     );
