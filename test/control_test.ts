@@ -1,11 +1,12 @@
 /** The control channel, as an operator, a clumsy program and a hostile one meet it; and `ccserver jobs`, which asks there. */
 import assert from "node:assert/strict";
-import { chmodSync, existsSync, linkSync, readdirSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, existsSync, linkSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import net from "node:net";
 import { basename, dirname, join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { CCError, VERSION } from "../mod.ts";
+import { screenOf } from "../src/commands/jobs.ts";
 import { controlSocketOf } from "../src/config/server_options.ts";
 import { CONTROL_CONNECTIONS_MAX, CONTROL_IDLE_MS, CONTROL_LINE_MAX_BYTES } from "../src/limits.ts";
 import { ControlChannel } from "../src/observe/control.ts";
@@ -220,7 +221,7 @@ test("control: a line that is no request is told so, and the next one is answere
     const { length } = operator.answers;
     operator.socket.write(`${line}\n`);
     const answer = (await operator.until(length + 1))[length];
-    assert.equal(answer.id, null, line.slice(0, 80));
+    assert.equal(answer.id, line.startsWith('{"id":1') ? 1 : null, line.slice(0, 80));
     assert.equal(answer.error.code, "bad-request");
   }
   operator.socket.write(new Uint8Array([0x22, 0xff, 0x22, 0x0a]));
@@ -563,6 +564,23 @@ test("control: while the socket has not its mode yet, it lies in a folder for it
   assert.deepEqual(readdirSync(folder.path), []);
 });
 
+test("jobs --watch: a screen is as large as the terminal, and of one that knows no size as most are", () => {
+  const lines = Array.from({ length: 30 }, (_, i) => `${i} `.padEnd(100, "x"));
+  const shown = (columns?: number, rows?: number, of = lines) =>
+    // deno-lint-ignore no-control-regex -- what moves the cursor
+    screenOf(of, { columns, rows }).replace(/\x1b\[[HKJ]/g, "").split("\n");
+  for (const [columns, rows] of [[0, 0], [undefined, undefined], [80, 24]]) {
+    const screen = shown(columns, rows);
+    assert.equal(screen.length, 24);
+    assert.ok(screen.every(({ length }) => length <= 80));
+    assert.equal(screen[22], lines[22].slice(0, 80));
+    assert.equal(screen[23], "… 7 more");
+  }
+  assert.deepEqual(shown(100, 1), ["… 30 more"]);
+  assert.deepEqual(shown(100, 2), [lines[0], "… 29 more"]);
+  assert.deepEqual(shown(10, 2, ["1", "2"]), ["1", "2"]);
+});
+
 test("control: without an option it lies beside the pidfile; none is none", async () => {
   const of = (socket: string | null, pidfile: string | null) =>
     controlSocketOf({ "control-socket": socket, pidfile });
@@ -692,7 +710,7 @@ for (const target of TARGETS) {
     ]);
     for (const action of ["start", "stop", "restart"]) {
       const acted = await here.jobs("--json", here.main, action, "two", "d:one");
-      assert.equal(acted.code, action === "stop" ? 0 : 1, `they do not run: ${acted.output}`);
+      assert.equal(acted.code, 1, `they neither run nor are stopped: ${acted.output}`);
       assert.deepEqual(
         JSON.parse(acted.output).map(({ name, state, detail }: Answer) => [name, state, detail]),
         [["d:one", "starting", action], ["d:two", "starting", action]],
@@ -710,19 +728,21 @@ for (const target of TARGETS) {
     assert.equal(existsSync(here.at("main.ctl")), false);
   });
 
-  test(`${on}: ccserver jobs --watch goes on until Ctrl-C, or until the server has gone`, async () => {
+  test(`${on}: ccserver jobs --watch goes on until Ctrl-C, also while there is no server`, async () => {
     using here = jobSite(target);
     await using server = new ServerProcess(target, [here.main]);
     await server.until(/listening on/);
     await using table = new ServerProcess(target, ["jobs", "--watch", here.main]);
-    await table.until(/(NAME[^]*){2}/);
+    await using json = new ServerProcess(target, ["jobs", "--watch", "--json", here.main]);
+    await Promise.all([table.until(/(NAME[^]*){2}/), json.until(/(^\[.*\]\n){2}/m)]);
     assert.deepEqual(await table.stop("SIGINT"), { code: 0, signal: null });
     assert.equal(table.output.includes("\x1b"), false, "it is no terminal");
-    await using json = new ServerProcess(target, ["jobs", "--watch", "--json", here.main]);
-    await json.until(/(^\[.*\]\n){2}/m);
     await server.stop();
-    assert.equal((await json.exited).code, 69);
-    assert.match(json.output, /\nccserver: .*(closed the connection|no server runs).*\n$/);
+    await json.until(/^ccserver: .*(closed the connection|no server runs|stopping).*\n/m);
+    await using next = new ServerProcess(target, [here.main]);
+    await next.until(/listening on/);
+    await json.until(/^ccserver: .*\n(^\[.*\]\n){2}/m);
+    assert.deepEqual(await json.stop("SIGINT"), { code: 0, signal: null });
   });
 
   test(`${on}: ccserver jobs says where there is no server, no job, or nobody who can be asked`, async () => {
@@ -736,6 +756,12 @@ for (const target of TARGETS) {
     assert.ok(existsSync(here.at("main.ctl")), "its socket is left");
     assert.deepEqual(await here.jobs(here.main), { code: 69, output: none });
     assert.deepEqual(await here.jobs(here.at("main.ctl"), "stop", "one"), { code: 69, output: none });
+    const missing = here.at("gone.ctl");
+    assert.deepEqual(await here.jobs(missing), {
+      code: 69,
+      output:
+        `ccserver: ${missing}: no such file: neither a config nor the control socket of a server that runs\n`,
+    });
 
     const bare = here.ini("bare", "disposer");
     await using server = new ServerProcess(target, [bare]);
@@ -761,6 +787,50 @@ for (const target of TARGETS) {
       const { code, output } = await here.jobs(...args);
       assert.equal(code, 64, args.join(" "));
       assert.match(output, /usage: ccserver jobs /);
+    }
+    const escape = await here.jobs(bare, "\x1b[2J");
+    assert.equal(escape.code, 64);
+    assert.match(escape.output, /not "\\x1b\[2J"/);
+
+    // Who runs is known by its pidfile.
+    rmSync(here.at("bare.ctl"));
+    assert.deepEqual(await here.jobs(bare), {
+      code: 69,
+      output: `ccserver: process ${server.pid} runs, but nothing listens on ${here.at("bare.ctl")}: ` +
+        "was control-socket changed, or its file removed?\n",
+    });
+    const broken = await here.jobs(here.ini("broken", "disposer", "pidfile = %(nothing)s/x.pid"));
+    assert.equal(broken.code, 78);
+    assert.match(broken.output, /^\S+broken\.ini:4: .*nothing/);
+  });
+
+  test(`${on}: ccserver jobs believes nothing that is no answer`, async () => {
+    using folder = tempFolder();
+    const path = join(folder.path, "x.ctl");
+    let answer = "";
+    const server = net.createServer((socket) => {
+      socket.on("error", () => {});
+      socket.on("data", () => socket.end(`${answer}\n`));
+    });
+    await new Promise<void>((resolve) => server.listen({ path }, resolve));
+    try {
+      for (
+        const said of [
+          "SSH-2.0",
+          '{"id":1,"error":{}}',
+          '{"id":1,"error":7}',
+          '{"id":1,"result":7}',
+          '{"id":1,"result":{"h:j":{"jobs":[{"name":"d:one"}]}}}',
+          '{"id":1,"result":{"h:j":{"jobs":[null]}}}',
+        ]
+      ) {
+        answer = said;
+        const { code, output } = await run(["jobs", path], target);
+        assert.equal(code, 1, output);
+        assert.match(output, /^ccserver: the answer cannot be read.* \(bad-reply\)\n$/, said);
+      }
+    } finally {
+      await new Promise((resolve) => server.close(resolve));
     }
   });
 }

@@ -8,7 +8,7 @@ import { codeOf, errorText } from "../errors.ts";
 import { Logger } from "../log.ts";
 import { LineWriter } from "../process/log_file.ts";
 import { standStill } from "../process/sleep.ts";
-import { utf8 } from "../text.ts";
+import { printable, utf8 } from "../text.ts";
 import { VERSION } from "../version.ts";
 import { findCommand, type Named, readArguments } from "./arguments.ts";
 import { commandHelp, programHelp, usageOf } from "./help.ts";
@@ -41,8 +41,9 @@ export async function main(args: readonly string[], environment: Environment): P
   }
 }
 
+/** What was typed may hold anything, and this goes to a terminal. */
 function usageText({ message }: UsageError, { command }: Named, standard: Named["command"]): string {
-  return `ccserver: ${message}\nusage: ${usageOf(command, standard)}\nccserver --help tells more`;
+  return `ccserver: ${printable(message)}\nusage: ${usageOf(command, standard)}\nccserver --help tells more`;
 }
 
 function programOf(environment: Environment): Program {

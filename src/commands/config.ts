@@ -3,6 +3,7 @@ import { ConfigError, formatDiagnostic } from "../config/diagnostics.ts";
 import { loadConfig, loadServerSection } from "../config/load.ts";
 import { Modules } from "../config/modules.ts";
 import { readConfig, type ReadOptions, type ServerConfig } from "../config/reader.ts";
+import type { ServerOptions } from "../config/server_options.ts";
 import type { Program } from "../contracts/command.ts";
 import { unwritableFiles } from "../process/writable.ts";
 import { EXAMPLE_CONFIG } from "./example_config.ts";
@@ -65,9 +66,10 @@ export class Configs {
   /**
    * What finds a server that runs: of a config that is wrong by now, `[ccserver]` has to do.
    *
-   * @throws {Exit} With every finding, where not even that can be read.
+   * @param by Options that it is found by.
+   * @throws {Exit} With every finding, where not even that can be read, or one of these options is wrong.
    */
-  async readToFind(file: string): Promise<RunningConfig> {
+  async readToFind(file: string, by: readonly (keyof ServerOptions)[]): Promise<RunningConfig> {
     try {
       return await this.read(file);
     } catch (error) {
@@ -75,7 +77,8 @@ export class Configs {
       const found = error instanceof ConfigError
         ? await loadServerSection(file, environment).catch(() => null)
         : null;
-      if (found === null) throw exitOf(error);
+      const places = by.map((option) => found?.lines.get(option));
+      if (found === null || found.wrong.some((line) => places.includes(line))) throw exitOf(error);
       tell(`ccserver: ${file} is wrong by now ("--check" tells how): only its [ccserver] is used`);
       return { ...found, handlers: new Map() };
     }

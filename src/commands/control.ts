@@ -38,7 +38,12 @@ export const stop = (configs: () => Configs) =>
     examples: ["-s local.ini"],
     flags: {},
     async run(_flags, operands, program) {
-      return await end("SIGINT", await configs().readToFind(configOperand(operands)), "-s", program);
+      return await end(
+        "SIGINT",
+        await configs().readToFind(configOperand(operands), ["pidfile"]),
+        "-s",
+        program,
+      );
     },
   });
 
@@ -50,7 +55,12 @@ export const kill = (configs: () => Configs) =>
     examples: ["-k local.ini"],
     flags: {},
     async run(_flags, operands, program) {
-      return await end("SIGTERM", await configs().readToFind(configOperand(operands)), "-k", program);
+      return await end(
+        "SIGTERM",
+        await configs().readToFind(configOperand(operands), ["pidfile"]),
+        "-k",
+        program,
+      );
     },
   });
 

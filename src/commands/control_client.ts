@@ -134,11 +134,11 @@ function readAnswer(
 ): { id: unknown; error: ControlError | null; result: Answers } | ControlError {
   try {
     const { id, error = null, result = {} } = JSON.parse(line);
-    return {
-      id,
-      error: error === null ? null : new ControlError(String(error.code), String(error.message)),
-      result: typeof result === "object" && result !== null ? result : {},
-    };
+    if (error !== null && (typeof error.code !== "string" || typeof error.message !== "string")) {
+      return UNREADABLE;
+    }
+    if (typeof result !== "object" || result === null) return UNREADABLE;
+    return { id, error: error === null ? null : new ControlError(error.code, error.message), result };
   } catch {
     return UNREADABLE;
   }

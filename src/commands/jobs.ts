@@ -3,10 +3,12 @@ import { statSync } from "node:fs";
 import process from "node:process";
 import { controlSocketOf } from "../config/server_options.ts";
 import { placeOf } from "../config/reader.ts";
-import type { Clock } from "../contracts/environment.ts";
 import type { Program } from "../contracts/command.ts";
-import type { JobAction, JobView } from "../contracts/jobs.ts";
+import type { Clock } from "../contracts/environment.ts";
+import type { JobAction, JobState, JobView } from "../contracts/jobs.ts";
+import { codeOf, errnoText, errorText } from "../errors.ts";
 import { CONTROL_ANSWER_MAX_MS } from "../limits.ts";
+import { holderOf } from "../process/pidfile.ts";
 import { printable } from "../text.ts";
 import type { Configs } from "./config.ts";
 import { type Answers, ControlClient, ControlError } from "./control_client.ts";
@@ -19,6 +21,9 @@ const LIST_MAX_MS = 10_000;
 /** What an action may take longer than the server gives it. */
 const ANSWER_EXTRA_MS = 5000;
 const WATCH_MS = 1000;
+/** A server that lives, and at which many ask at once, may let nobody in for a moment. */
+const CONNECT_AGAIN_MS = 50;
+const CONNECT_TRIES = 20;
 
 export const jobs = (configs: () => Configs) =>
   defineCommand({
@@ -33,19 +38,15 @@ export const jobs = (configs: () => Configs) =>
     async run(flags, [where, action, ...names], program) {
       if (where === undefined) throw new UsageError("a config file or a control socket is needed");
       checkAction(action, names, flags.watch);
-      const path = isSocket(where) ? where : await controlSocketOrExit(configs(), where);
-      const asking = new Asking(path, program);
-      try {
-        if (flags.watch) return await watch(asking, flags.json, program);
-        const found = action === undefined
-          ? await asking.list()
-          : await asking.act(action, names.map((name) => /^[dh]:/.test(name) ? name : `d:${name}`));
-        show(found, flags.json, program);
-        const wanted = action === "start" || action === "restart";
-        return wanted && found.some(({ state }) => state !== "running") ? EXIT.failed : EXIT.ok;
-      } finally {
-        asking.close();
-      }
+      const asking = new Asking(await placeOfServer(where, configs()), program);
+      if (flags.watch) return await watch(asking, flags.json, program);
+      const found = action === undefined
+        ? await asking.list()
+        : await asking.act(action, names.map((name) => /^[dh]:/.test(name) ? name : `d:${name}`));
+      show(found, flags.json, program);
+      if (action === undefined) return EXIT.ok;
+      const wanted: JobState = action === "stop" ? "stopped" : "running";
+      return found.every(({ state }) => state === wanted) ? EXIT.ok : EXIT.failed;
     },
   });
 
@@ -57,33 +58,44 @@ function checkAction(action: string | undefined, names: readonly string[], watch
   if (watching) throw new UsageError(`--watch and ${action} exclude each other`);
 }
 
-function isSocket(path: string): boolean {
-  try {
-    return statSync(path).isSocket();
-  } catch {
-    return false; // then it is read as a config, and what is wrong with it is told
-  }
+/** Where a server is asked, and the file by which it is known whether one runs. */
+interface Place {
+  readonly path: string;
+  readonly pidfile: string | null;
 }
 
-/** @throws {Exit} It has none. */
-async function controlSocketOrExit(configs: Configs, file: string): Promise<string> {
-  const config = await configs.readToFind(file);
-  const path = controlSocketOf(config.options);
-  if (path !== null) return path;
-  const why = config.options["control-socket"] === null
+/** @throws {Exit} There is none. */
+async function placeOfServer(where: string, configs: Configs): Promise<Place> {
+  try {
+    if (statSync(where).isSocket()) return { path: where, pidfile: null };
+  } catch (error) {
+    if (!where.endsWith(".ini")) {
+      const why = codeOf(error) === "ENOENT" ? "no such file" : errnoText(codeOf(error)) ?? errorText(error);
+      throw new Exit(
+        EXIT.unavailable,
+        printable(
+          `ccserver: ${where}: ${why}: neither a config nor the control socket of a server that runs`,
+        ),
+      );
+    }
+  }
+  const config = await configs.readToFind(where, ["control-socket", "pidfile"]);
+  const { options } = config;
+  const path = controlSocketOf(options);
+  if (path !== null) return { path, pidfile: options.pidfile };
+  const why = options["control-socket"] === null
     ? '[ccserver] needs the option "control-socket", or "pidfile": jobs asks the server there'
     : "control-socket is none: the server cannot be asked";
   throw new Exit(EXIT.config, `${placeOf(config, "control-socket")}: ${why}`);
 }
 
-/** Asks one server, over one connection. */
+/** Asks one server, each time over a connection of its own: who watches takes no place from others. */
 class Asking {
-  readonly #path: string;
+  readonly #place: Place;
   readonly #clock: Clock;
-  #client: ControlClient | null = null;
 
-  constructor(path: string, { environment }: Program) {
-    this.#path = path;
+  constructor(place: Place, { environment }: Program) {
+    this.#place = place;
     this.#clock = environment.clock;
   }
 
@@ -96,32 +108,58 @@ class Asking {
   async act(action: string, names: readonly string[]): Promise<JobView[]> {
     const found = await this.#ask("job", { action, names }, CONTROL_ANSWER_MAX_MS + ANSWER_EXTRA_MS);
     if (found !== null) return found;
-    throw new Exit(EXIT.usage, `ccserver: ${names.join(", ")}: this server has no jobs`);
-  }
-
-  close(): void {
-    this.#client?.close();
+    throw new Exit(EXIT.usage, printable(`ccserver: ${names.join(", ")}: this server has no jobs`));
   }
 
   /** Null: no handler keeps jobs. */
   async #ask(verb: string, fields: Answers, timeoutMs: number): Promise<JobView[] | null> {
+    let client: ControlClient | null = null;
     try {
-      this.#client ??= await ControlClient.connect(this.#path, this.#clock);
-      return jobsOf(await this.#client.ask(verb, fields, timeoutMs));
+      client = await this.#connect();
+      return jobsOf(await client.ask(verb, fields, timeoutMs));
     } catch (error) {
       if (!(error instanceof ControlError)) throw error;
       if (error.code === "unknown-verb") return null;
       throw this.#exitOf(error);
+    } finally {
+      client?.close();
     }
+  }
+
+  /** @throws {ControlError} */
+  async #connect(): Promise<ControlClient> {
+    for (let tries = 1;; tries++) {
+      try {
+        return await ControlClient.connect(this.#place.path, this.#clock);
+      } catch (error) {
+        const again = codeOf(error) === "unreachable" && tries < CONNECT_TRIES && this.#holder() !== null;
+        if (!again) throw error;
+        await new Promise<void>((resolve) => void this.#clock.after(CONNECT_AGAIN_MS, resolve));
+      }
+    }
+  }
+
+  /** The process that runs on this config; null: none does, or nobody knows. */
+  #holder(): number | null {
+    const { pidfile } = this.#place;
+    return pidfile === null ? null : holderOf(pidfile).pid;
   }
 
   #exitOf({ code, message }: ControlError): Exit {
     const text = printable(message);
     switch (code) {
-      case "unreachable":
-        return new Exit(EXIT.unavailable, `ccserver: no server runs: ${text}`);
+      case "unreachable": {
+        const pid = this.#holder();
+        return new Exit(
+          EXIT.unavailable,
+          pid === null
+            ? `ccserver: no server runs: ${text}`
+            : `ccserver: process ${pid} runs, but ${text}: was control-socket changed, or its file removed?`,
+        );
+      }
       case "closed":
       case "busy":
+      case "stopped":
       case "EACCES":
         return new Exit(EXIT.unavailable, `ccserver: ${text}`);
       case "unknown-job":
@@ -135,8 +173,19 @@ class Asking {
 /** All jobs of all handlers that have answered. @throws {ControlError} */
 function jobsOf(answers: Answers): JobView[] {
   const found = Object.values(answers).flatMap((answer) => (answer as { jobs?: unknown } | null)?.jobs ?? []);
-  if (found.every((job) => typeof (job as JobView | null)?.name === "string")) return found as JobView[];
+  if (found.every(isJob)) return found;
   throw new ControlError("bad-reply", "the answer cannot be read");
+}
+
+/** Whoever listens there may say anything. */
+function isJob(value: unknown): value is JobView {
+  if (typeof value !== "object" || value === null) return false;
+  const job = value as Record<keyof JobView, unknown>;
+  const isText = (text: unknown) => text === null || typeof text === "string";
+  const isNumber = (number: unknown) => number === null || Number.isFinite(number);
+  return typeof job.name === "string" && typeof job.state === "string" && isNumber(job.pid) &&
+    Number.isFinite(job.since) && Number.isFinite(job.restarts) && isNumber(job.cpuSeconds) &&
+    isNumber(job.memoryBytes) && isText(job.lastExit) && isText(job.detail);
 }
 
 function show(
@@ -149,9 +198,12 @@ function show(
   else print(`${tableOf(found, clock.time()).join("\n")}\n`);
 }
 
-/** A terminal shows the state of now in its place; elsewhere one follows the other. */
+/**
+ * A terminal shows the state of now in its place; elsewhere one follows the other. A server that is away, once it has been
+ * asked, may come again: why it is not asked is shown meanwhile.
+ */
 async function watch(asking: Asking, json: boolean, program: Program): Promise<number> {
-  const { environment: { clock, processes }, print } = program;
+  const { environment: { clock, processes }, print, tell } = program;
   let running = true;
   let stop = () => {};
   const interrupted = new Promise<null>((resolve) => stop = () => resolve(null));
@@ -162,24 +214,52 @@ async function watch(asking: Asking, json: boolean, program: Program): Promise<n
   // Loaded where it is wanted: it costs every start of the program 19 ms.
   const { isatty } = await import("node:tty");
   const redraws = !json && isatty(1);
+  let asked = false;
+  let told = "";
   while (running) {
-    const found = await Promise.race([asking.list(), interrupted]);
-    if (found === null) break;
-    if (redraws) print(screenOf(found, clock.time()));
-    else show(found, json, program);
+    let found: JobView[] | null;
+    let away = "";
+    try {
+      found = await Promise.race([asking.list(), interrupted]);
+      if (found === null) break;
+      asked = true;
+    } catch (error) {
+      if (!asked || !(error instanceof Exit)) throw error;
+      away = error.message;
+      found = [];
+    }
+    if (redraws) {
+      const lines = away !== ""
+        ? [away]
+        : found.length === 0
+        ? ["this server has no jobs"]
+        : tableOf(found, clock.time());
+      print(screenOf(lines, process.stdout));
+    } else if (away === "") show(found, json, program);
+    else if (away !== told) tell(away);
+    told = away;
     await Promise.race([interrupted, new Promise<void>((resolve) => void clock.after(WATCH_MS, resolve))]);
   }
+  if (redraws) print("\n");
   return EXIT.ok;
 }
 
-/** What makes a terminal show this and nothing else: written over what was there, so that nothing flickers. */
-function screenOf(found: readonly JobView[], now: number): string {
-  const { columns = 80, rows = 24 } = process.stdout;
-  const lines = found.length === 0 ? ["this server has no jobs"] : tableOf(found, now);
-  const shown = lines.length < rows
+/**
+ * What makes a terminal show these lines and nothing else: written over what was there, so that nothing flickers.
+ *
+ * @param size Of the terminal; 0 where it does not know.
+ */
+export function screenOf(
+  lines: readonly string[],
+  { columns, rows }: { readonly columns?: number; readonly rows?: number },
+): string {
+  const high = rows || 24;
+  const wide = columns || 80;
+  const shown = lines.length <= high
     ? lines
-    : [...lines.slice(0, rows - 2), `… ${lines.length - rows + 2} more`];
-  return `\x1b[H${shown.map((line) => `${line.slice(0, columns)}\x1b[K\n`).join("")}\x1b[J`;
+    : [...lines.slice(0, high - 1), `… ${lines.length - high + 1} more`];
+  // No newline at the end: it would move all lines up.
+  return `\x1b[H${shown.map((line) => `\x1b[K${line.slice(0, wide)}`).join("\n")}\x1b[J`;
 }
 
 /** A column: its head, what it says of a job, and whether it is a number. */

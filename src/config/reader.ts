@@ -213,21 +213,21 @@ export function readParsed(parsed: ParsedConfig, reads: ReadOptions): ServerConf
 
 /**
  * What `[ccserver]` alone says, whatever is wrong with the rest: enough to find a server that runs. Options that are wrong
- * have their defaults.
+ * have their defaults, and their lines are `wrong`.
  *
  * @returns Null where there is no such section.
  */
 export function readServerSection(
   parsed: ParsedConfig,
   host: ReadOptions["host"],
-): Pick<ServerConfig, "file" | "options" | "lines"> | null {
+): Pick<ServerConfig, "file" | "options" | "lines"> & { readonly wrong: readonly number[] } | null {
   const { ini, file } = parsed;
   const server = ini.sections.get("ccserver");
   if (server === undefined) return null;
-  const silent = new Diagnostics(file);
+  const diagnostics = new Diagnostics(file);
   const builtins = parsed.builtins(host);
-  const options = readSection({ ini, builtins, host, diagnostics: silent }, server, SERVER_OPTIONS);
-  return { file, options, lines: linesOf(ini, server) };
+  const options = readSection({ ini, builtins, host, diagnostics }, server, SERVER_OPTIONS);
+  return { file, options, lines: linesOf(ini, server), wrong: diagnostics.found.map(({ line }) => line) };
 }
 
 function linesOf({ defaults }: Ini, server: Section): Map<string, number> {

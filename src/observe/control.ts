@@ -450,27 +450,28 @@ async function answerTo(line: Uint8Array, parts: ControlParts): Promise<Uint8Arr
 }
 
 /** @throws {CCError} */
-function readRequest(line: Uint8Array): ControlRequest & { readonly verb: string } {
+function readRequest(line: Uint8Array): ControlRequest {
   let request: unknown;
   try {
     request = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(line));
   } catch {
     throw new CCError("bad-request", "a request is one line of JSON");
   }
-  if (
-    typeof request !== "object" || request === null || typeof (request as ControlRequest).verb !== "string"
-  ) {
-    throw new CCError("bad-request", 'a request is an object such as {"id": 1, "verb": "version"}');
-  }
-  return request as ControlRequest & { readonly verb: string };
+  if (typeof request === "object" && request !== null) return request as ControlRequest;
+  throw noRequest();
+}
+
+function noRequest(): CCError {
+  return new CCError("bad-request", 'a request is an object such as {"id": 1, "verb": "version"}');
 }
 
 /** @throws {CCError} */
 async function resultOf(
-  request: ControlRequest & { readonly verb: string },
+  request: ControlRequest,
   { environment: { clock }, verbs, answer }: ControlParts,
 ): Promise<unknown> {
   const { verb } = request;
+  if (typeof verb !== "string") throw noRequest();
   if (Object.hasOwn(verbs, verb)) return verbs[verb]();
   let cancel: Cancel = () => {};
   const late = new Promise<never>((_, reject) => {
