@@ -13,7 +13,7 @@ import { ControlChannel } from "../src/observe/control.ts";
 import { listenOnFile } from "../src/runtime/ipc.ts";
 import { MACHINE } from "../src/runtime/machine.ts";
 import { StretchedClock } from "./helpers/clock.ts";
-import { type Target, TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { TARGET, type Target, TARGETS, tempFolder, until } from "./helpers/env.ts";
 import { run, ServerProcess } from "./helpers/process.ts";
 import { configOf, keptLog, own, serverOn } from "./helpers/server.ts";
 
@@ -594,7 +594,7 @@ test("control: without an option it lies beside the pidfile; none is none", asyn
   const read = (line: string) => controlSocketOf(configOf(line + ROUTES, [answering().definition]).options);
   assert.equal(read("pidfile = ~/a.pid\n"), join(MACHINE.host.home, "a.ctl"));
   assert.equal(read("pidfile = /a.pid\ncontrol-socket = ~/b.ctl\n"), join(MACHINE.host.home, "b.ctl"));
-  for (const none of ["none", "None", ""]) {
+  for (const none of ["none", "None"]) {
     assert.equal(read(`pidfile = /a.pid\ncontrol-socket = ${none}\n`), null);
   }
 
@@ -635,6 +635,37 @@ test("control: where it cannot be, a default is warned about, and what was asked
   });
   await assert.rejects(s.started, /control-socket: .*a file that is not a socket stands there/);
   assert.deepEqual(s.files(), ["x.ctl"]);
+});
+
+test(`control: ${TARGET.name}: --check and the start tell what cannot be a control socket; its folder is made`, async () => {
+  using folder = tempFolder();
+  const at = (name: string) => join(folder.path, name);
+  writeFileSync(at("file"), "mine");
+  const write = (socket: string) =>
+    writeFileSync(
+      at("x.ini"),
+      `[ccserver]\ncc-socket = tcp://127.0.0.1:*\npidfile = ${at("x.pid")}\ncontrol-socket = ${socket}\n` +
+        "[routes]\necho = h:echo\n[h:echo]\nhandler = echo\n",
+    );
+  for (
+    const [socket, told] of [
+      [at("file"), /:4: cannot listen on the control-socket \S+: what stands there is no socket/],
+      [at("x.pid"), /:4: cannot listen on the control-socket \S+: that is the pidfile/],
+      [at("x".repeat(110)), /:4: cannot listen on the control-socket \S+: it has more than 107 bytes/],
+      [at("no/folder/x"), /:4: cannot listen on the control-socket \S+: no such file or folder/],
+      ["", /:4: control-socket = : a path is expected, or none/],
+    ] as const
+  ) {
+    write(socket);
+    const { code, output } = await run(["--check", at("x.ini")], TARGET);
+    assert.notEqual(code, 0, socket);
+    assert.match(output, told);
+  }
+  write(at("made/x.ctl"));
+  await using server = new ServerProcess(TARGET, [at("x.ini")]);
+  await server.until(/listening on/);
+  assert.ok(statSync(at("made/x.ctl")).isSocket());
+  await server.stop();
 });
 
 /** A handler with two jobs that never change, and one that answers what it was asked to do. */

@@ -97,6 +97,7 @@ export const path: Schema<string> = v.pipe(v.string(), v.nonEmpty("a path is exp
 /** The same, or `none` for no path, which is the empty text then. */
 export const pathOrNone: Schema<string> = v.pipe(
   v.string(),
+  v.nonEmpty("a path is expected, or none"),
   v.transform((word) => word.toLowerCase() === "none" ? "" : word),
 );
 

@@ -1,13 +1,15 @@
 /** The files that a server writes: which of them it could not, as far as that can be told without writing. */
-import { accessSync, constants, mkdirSync, statSync } from "node:fs";
+import { accessSync, constants, lstatSync, mkdirSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { codeOf, errnoText, errorText } from "../errors.ts";
+import { UNIX_PATH_MAX_BYTES } from "../limits.ts";
+import { utf8 } from "../text.ts";
 import { wrongKind } from "./kinds.ts";
 import { STANDARD } from "./log_file.ts";
 
 /** Options that name a file to write. */
-export type FileOption = "logfile" | "pidfile" | "infofile";
-const FILE_OPTIONS: readonly FileOption[] = ["logfile", "pidfile", "infofile"];
+export type FileOption = "logfile" | "pidfile" | "infofile" | "control-socket";
+const FILE_OPTIONS: readonly FileOption[] = ["logfile", "pidfile", "infofile", "control-socket"];
 
 /** What is wrong with a file, in a sentence. */
 export interface Unwritable {
@@ -16,13 +18,36 @@ export interface Unwritable {
 }
 
 export function unwritableFiles(options: Readonly<Record<FileOption, string | null>>): Unwritable[] {
-  return FILE_OPTIONS.flatMap((option) => {
+  return FILE_OPTIONS.flatMap((option): Unwritable[] => {
     const path = options[option];
-    // One whose own text is wrong has no value.
-    if (typeof path !== "string") return [];
+    // One whose own text is wrong has no value; a control socket may be none.
+    if (typeof path !== "string" || path === "") return [];
+    if (option === "control-socket") {
+      const why = cannotListen(path, options);
+      return why === null ? [] : [{ option, message: `cannot listen on the control-socket ${path}: ${why}` }];
+    }
     const why = cannotWrite(path, option === "logfile");
     return why === null ? [] : [{ option, message: `cannot write the ${option} ${path}: ${why}` }];
   });
+}
+
+/** Why there can be no Unix socket. */
+function cannotListen(path: string, options: Readonly<Record<FileOption, string | null>>): string | null {
+  const same = FILE_OPTIONS.find((option) => option !== "control-socket" && options[option] === path);
+  if (same !== undefined) return `that is the ${same}`;
+  if (utf8(path).length > UNIX_PATH_MAX_BYTES) return `it has more than ${UNIX_PATH_MAX_BYTES} bytes`;
+  try {
+    const there = lstatSync(path, { throwIfNoEntry: false });
+    if (there !== undefined && !there.isSocket()) return "what stands there is no socket";
+    const folder = dirname(path);
+    accessSync(
+      statSync(folder, { throwIfNoEntry: false }) === undefined ? dirname(folder) : folder,
+      constants.W_OK,
+    );
+    return null;
+  } catch (error) {
+    return errnoText(codeOf(error)) ?? errorText(error);
+  }
 }
 
 /** Why a file cannot be written: itself, when lines are added to it, or another in its place. */
@@ -46,7 +71,7 @@ function cannotWrite(path: string, adds: boolean): string | null {
 export function makeFolders(options: Readonly<Record<FileOption, string | null>>): void {
   for (const option of FILE_OPTIONS) {
     const path = options[option];
-    if (path === null || option === "logfile" && STANDARD.has(path)) continue;
+    if (path === null || path === "" || option === "logfile" && STANDARD.has(path)) continue;
     try {
       mkdirSync(dirname(path));
     } catch {

@@ -103,6 +103,8 @@ function privateFolder(path: string): string {
   try {
     const folder = besideOf(path, 2);
     mkdirSync(folder, { mode: 0o700 });
+    // The umask may have taken away what its owner needs.
+    chmodSync(folder, 0o700);
     return folder;
   } catch (error) {
     if (error instanceof CCError) throw error;

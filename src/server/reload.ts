@@ -144,7 +144,9 @@ export class Reload {
     }
     for (const name of this.changes.restart) {
       const key = name as keyof ServerOptions;
-      const [next, stays] = [this.#next, this.#config].map(({ options }) => JSON.stringify(options[key]));
+      const [next, stays] = [this.#next, this.#config].map(({ options }) =>
+        options[key] === null ? "its default" : JSON.stringify(options[key])
+      );
       log.warn("reload", `${name}: ${next} needs a restart; it stays ${stays}`);
     }
     if (lines.length === 0 && this.changes.restart.length === 0) log.info("reload", "nothing has changed");
