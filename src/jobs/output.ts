@@ -15,8 +15,8 @@ const BUSY_MS = 100;
 /** A pipe of which so much came at once is looked at again after so long. */
 const FULL_BYTES = 32 * 1024;
 const FULL_MS = 4;
-/** A silent pipe is looked at each tenth time. */
-const SILENT_LOOKS = 10;
+/** A silent pipe is looked at so often. */
+const SILENT_MS = 1000;
 /** So often what was held back is told. */
 const TELL_MS = 10_000;
 const NEWLINE = 10;
@@ -32,7 +32,7 @@ export type LineSink = (line: string) => void;
 /** Takes what comes, as lines. */
 export interface LineTaker {
   take(bytes: Uint8Array): void;
-  /** Called ten times a second: tells what is due. */
+  /** Called at least once a second: tells what is due. */
   tell(): void;
   /** What has no newline yet is a line too. */
   flush(): void;
@@ -165,8 +165,8 @@ type Readable = Pick<Pipe, "read" | "close">;
 interface Source {
   readonly pipe: Readable;
   readonly lines: LineTaker;
-  /** Looks until it is looked at again. */
-  rest: number;
+  /** When it is looked at again. */
+  due: number;
   /** It is looked at again in a moment. */
   hot: boolean;
 }
@@ -187,9 +187,10 @@ export class OutputReader {
   /** Reads a pipe from now on; what is returned reads the last of it, and ends that. */
   add(pipe: Readable, lines: LineTaker): { drain(): void; end(): void } {
     // Not all silent ones are looked at in one turn.
-    const source: Source = { pipe, lines, rest: this.#sources.size % SILENT_LOOKS, hot: false };
+    const slot = this.#sources.size % (SILENT_MS / BUSY_MS);
+    const source: Source = { pipe, lines, due: this.#clock.now() + slot * BUSY_MS, hot: false };
     this.#sources.add(source);
-    this.#cancel ??= this.#clock.every(BUSY_MS, () => this.#look());
+    if (this.#cancel === null) this.#lookIn(BUSY_MS);
     return {
       drain: () => void this.#read(source),
       end: () => {
@@ -204,15 +205,22 @@ export class OutputReader {
     };
   }
 
+  #lookIn(ms: number): void {
+    this.#cancel = this.#clock.after(ms, () => this.#look());
+  }
+
   #look(): void {
+    const now = this.#clock.now();
+    let next = now + SILENT_MS;
     for (const source of this.#sources) {
-      source.lines.tell();
-      if (source.rest > 0) {
-        source.rest--;
-        continue;
+      if (source.due <= now) {
+        source.lines.tell();
+        source.due = now + (this.#read(source) ? BUSY_MS : SILENT_MS);
       }
-      if (!this.#read(source)) source.rest = SILENT_LOOKS - 1;
+      next = Math.min(next, source.due);
     }
+    // What is due soon is looked at together.
+    this.#lookIn(Math.max(BUSY_MS, next - now));
   }
 
   #lookAtHotSoon(): void {
