@@ -33,6 +33,12 @@ export interface ReloadParts {
   startHost(host: Host): Promise<void>;
 }
 
+/** Those that act by themselves, on processes say, come last: what fails before them has changed nothing there. */
+function actingLast(hosts: ReadonlyMap<string, Host>): (readonly [string, Host])[] {
+  const acts = ([, { config }]: readonly [string, Host]) => config.definition.runsAlone === true;
+  return [...[...hosts].filter((entry) => !acts(entry)), ...[...hosts].filter(acts)];
+}
+
 export class Reload {
   readonly changes: Changes;
   /** Handlers that the new config does not have, or has otherwise. */
@@ -102,7 +108,7 @@ export class Reload {
   async #reconfigure(hosts: Map<string, Host>, fresh: Host[]): Promise<void> {
     const reconfigured: (readonly [Host, HandlerConfig])[] = [];
     try {
-      for (const [name, host] of hosts) {
+      for (const [name, host] of actingLast(hosts)) {
         const [before, section] = [host.config, this.#config.handlers.get(name)!];
         if (fresh.includes(host) || sameHandler(before, section)) continue;
         if (await host.reconfigure(section, this.#parts.stopped)) reconfigured.push([host, before]);
