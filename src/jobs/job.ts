@@ -306,13 +306,15 @@ export class Job {
    */
   reconfigure(config: JobConfig, tell: (to: ReturnPath) => boolean): boolean {
     const { fingerprint, base, kind } = this.#config;
+    // Other options may be what lets it run.
+    if (this.#current === null) return false;
     if (config.fingerprint !== fingerprint) {
       const to = this.#reachedBy;
-      if (config.base !== base || config.kind !== kind || this.#current === null) return false;
+      if (config.base !== base || config.kind !== kind) return false;
       if (to === null ? !this.#mayAsk() : !tell(to)) return false;
     }
     this.#config = this.#files.config = config;
-    if (this.#current !== null && config.fingerprint !== fingerprint) void this.#writeState(this.#current);
+    if (config.fingerprint !== fingerprint) void this.#writeState(this.#current);
     this.#wakeUp();
     return true;
   }
