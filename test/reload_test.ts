@@ -177,10 +177,13 @@ for (const target of TARGETS) {
       file,
       good.replace("tcp://127.0.0.1:*", "tcp://127.0.0.1:1").replace(
         "cc-role",
-        "stats-period = 0.3\ncc-role",
+        "stats-period = 0.3\ncontrol-socket = /x.ctl\ncc-role",
       ),
     );
     process.kill(server.pid, "SIGHUP");
+    await server.until(
+      /WARNING CCServer\.reload: control-socket: "\/x\.ctl" needs a restart; it stays its default/,
+    );
     await server.until(
       /WARNING CCServer\.reload: cc-socket: "tcp:\/\/127\.0\.0\.1:1" needs a restart; it stays "tcp:\/\/127\.0\.0\.1:\*"/,
     );
@@ -188,7 +191,7 @@ for (const target of TARGETS) {
     await server.until(/INFO CCServer\.stats: \{count: /, 5000);
     await works();
     process.kill(server.pid, "SIGHUP");
-    await server.until(/needs a restart[^]*needs a restart/);
+    await server.until(/(cc-socket: \S+ needs a restart[^]*){2}/);
     assert.equal((await server.stop()).code, 0);
   });
 }
