@@ -535,10 +535,18 @@ test("control: a socket that is left of a server is taken over, one that lives n
   assert.equal(existsSync(left), false);
 });
 
+/** A umask until the end. */
+function umask(mask: number): Disposable {
+  const before = process.umask(mask);
+  return { [Symbol.dispose]: () => void process.umask(before) };
+}
+
 test("control: while the socket has not its mode yet, it lies in a folder for its owner alone", async () => {
   using folder = tempFolder();
   const path = join(folder.path, "x.ctl");
   let seen = "";
+  // Whoever starts it may have a umask that takes even its own rights away.
+  using _umask = umask(0o177);
   const listener = await listenOnFile(
     path,
     () => Promise.resolve(true),
@@ -641,10 +649,10 @@ test(`control: ${TARGET.name}: --check and the start tell what cannot be a contr
   using folder = tempFolder();
   const at = (name: string) => join(folder.path, name);
   writeFileSync(at("file"), "mine");
-  const write = (socket: string) =>
+  const write = (socket: string, main = "tcp://127.0.0.1:*") =>
     writeFileSync(
       at("x.ini"),
-      `[ccserver]\ncc-socket = tcp://127.0.0.1:*\npidfile = ${at("x.pid")}\ncontrol-socket = ${socket}\n` +
+      `[ccserver]\ncc-socket = ${main}\npidfile = ${at("x.pid")}\ncontrol-socket = ${socket}\n` +
         "[routes]\necho = h:echo\n[h:echo]\nhandler = echo\n",
     );
   for (
@@ -661,6 +669,8 @@ test(`control: ${TARGET.name}: --check and the start tell what cannot be a contr
     assert.notEqual(code, 0, socket);
     assert.match(output, told);
   }
+  write(at("main"), `ipc://${at("main")}`);
+  assert.match((await run(["--check", at("x.ini")], TARGET)).output, /that is the cc-socket$/m);
   write(at("made/x.ctl"));
   await using server = new ServerProcess(TARGET, [at("x.ini")]);
   await server.until(/listening on/);

@@ -1,6 +1,6 @@
 /** The files that a server writes: which of them it could not, as far as that can be told without writing. */
 import { accessSync, constants, lstatSync, mkdirSync, statSync } from "node:fs";
-import { dirname } from "node:path";
+import { dirname, resolve } from "node:path";
 import { codeOf, errnoText, errorText } from "../errors.ts";
 import { UNIX_PATH_MAX_BYTES } from "../limits.ts";
 import { utf8 } from "../text.ts";
@@ -17,7 +17,11 @@ export interface Unwritable {
   readonly message: string;
 }
 
-export function unwritableFiles(options: Readonly<Record<FileOption, string | null>>): Unwritable[] {
+/** Values of options that name files, and of the one that may name a socket beside them. */
+export type FileValues = Readonly<Record<FileOption, string | null>> & { readonly "cc-socket": string };
+
+/** What is wrong with the files of these options. */
+export function unwritableFiles(options: FileValues): Unwritable[] {
   return FILE_OPTIONS.flatMap((option): Unwritable[] => {
     const path = options[option];
     // One whose own text is wrong has no value; a control socket may be none.
@@ -32,9 +36,11 @@ export function unwritableFiles(options: Readonly<Record<FileOption, string | nu
 }
 
 /** Why there can be no Unix socket. */
-function cannotListen(path: string, options: Readonly<Record<FileOption, string | null>>): string | null {
+function cannotListen(path: string, options: FileValues): string | null {
   const same = FILE_OPTIONS.find((option) => option !== "control-socket" && options[option] === path);
   if (same !== undefined) return `that is the ${same}`;
+  const [, main] = /^ipc:\/\/(.*)$/s.exec(options["cc-socket"] ?? "") ?? [];
+  if (main !== undefined && resolve(main) === path) return "that is the cc-socket";
   if (utf8(path).length > UNIX_PATH_MAX_BYTES) return `it has more than ${UNIX_PATH_MAX_BYTES} bytes`;
   try {
     const there = lstatSync(path, { throwIfNoEntry: false });
