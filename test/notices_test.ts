@@ -1,7 +1,7 @@
 /** What jobs say of themselves and ask for, daemons of one's own, and messages for a process. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { chmodSync, copyFileSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, copyFileSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
@@ -98,21 +98,55 @@ for (const target of SLOW_TARGETS) {
           ? `exec python3 -c 'import os, socket, time
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 s.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
-time.sleep(1000)'`
-          : `echo READY=1 >"$CC_NOTIFY"; exec sleep 1000`,
+while True:
+    try:
+        s.sendto(b"WATCHDOG=1", os.environ["NOTIFY_SOCKET"])
+    except OSError:
+        pass
+    time.sleep(0.2)'`
+          : `echo READY=1 >"$CC_NOTIFY"; while :; do echo WATCHDOG=1 1<>"$CC_NOTIFY"; sleep 0.2; done`,
       );
       const text = jobsConfig(
         path,
         ["d:one"],
-        `[d:one]\ncommand = sh ${file}\nuser = nobody\nwatchdog-ping = 600\nstart-seconds = 600\n`,
+        `[d:one]\ncommand = sh ${file}\nuser = nobody\nwatchdog-ping = 2\nstart-seconds = 600\n`,
       );
-      for (const kill of [true, false]) {
-        await using server = await JobServer.start(path, target, text);
-        const pid = await server.running("d:one");
-        assert.equal(MACHINE.processes.userOf(pid), 65534);
-        // The mailbox that the next server opens takes the place of this one.
-        await (kill ? server.kill() : server.stop());
-      }
+      await using server = await JobServer.start(path, target, text);
+      const pid = await server.running("d:one");
+      assert.equal(MACHINE.processes.userOf(pid), 65534);
+      await server.kill();
+      await using next = await JobServer.start(path, target, null);
+      assert.equal(await next.running("d:one"), pid);
+      // It is heard by the server that has taken it over, for longer than it may be silent.
+      const began = performance.now();
+      await until("its patience to be over", () => performance.now() - began > 2500);
+      assert.equal(await next.running("d:one"), pid);
+      await next.stop();
+      assert.deepEqual(carriers(path), []);
+    },
+  );
+
+  test(
+    on("a mailbox that is removed is made anew with the next start; a daemon's run that returns ends it"),
+    async () => {
+      using folder = tempFolder();
+      const { path } = folder;
+      writeFileSync(join(path, "back.mjs"), "export default { async run() {} };\n");
+      const text = jobsConfig(
+        path,
+        ["d:one", "d:back"],
+        `[d:one]\ncommand = ${notify} --ready; exec sleep 1000\nshell = yes\nstart-seconds = 600\nwatchdog-ping = 600\n` +
+          "[d:back]\nmodule = ./back.mjs\nrestart = never\n",
+      ).replace("tcp://127.0.0.1:*", `ipc://${path}/cc.sock`);
+      await using server = await JobServer.start(path, target, text);
+      await server.running("d:one");
+      rmSync(join(path, "test.d:one.notify"));
+      await server.act("restart", "d:one");
+      await server.running("d:one");
+      const { lastExit } = await server.until("d:back", ({ state }) => state === "failed");
+      assert.equal(lastExit, "exit code 1");
+      assert.match(server.output, /run has returned, and nobody has told it to end/);
+      await server.stop();
       assert.deepEqual(carriers(path), []);
     },
   );

@@ -895,7 +895,7 @@ test(`${RUNTIME}: a mailbox takes lines of other processes, for its owner alone`
   const path = join(folder.path, "job.notify");
   const room = new Uint8Array(64 * 1024);
   const come = (box: Mailbox) => text(room.subarray(0, box.read(room)));
-  const first = await files.openMailbox(path);
+  const first = await files.openMailbox(path, null);
   const stats = statSync(path);
   assert.equal(stats.isSocket(), MACHINE.host.receivesDatagrams);
   assert.equal(stats.mode & 0o777, 0o600);
@@ -912,7 +912,7 @@ test(`${RUNTIME}: a mailbox takes lines of other processes, for its owner alone`
     assert.deepEqual(lines.map((line) => line.length > 100 ? "long" : line), ["A=1", "long", "C=1", ""]);
   }
   // Another one takes its place; what is written to neither is told.
-  const second = await files.openMailbox(path);
+  const second = await files.openMailbox(path, null);
   assert.equal(await files.postTo(path, "D=1\n"), true);
   assert.deepEqual([come(first), come(second)], ["", "D=1\n"]);
   first.close();
@@ -924,10 +924,16 @@ test(`${RUNTIME}: a mailbox takes lines of other processes, for its owner alone`
   writeFileSync(join(folder.path, "file"), "");
   assert.equal(await files.postTo(join(folder.path, "file"), "E=1\n"), false);
   assert.equal(readFileSync(join(folder.path, "file"), "utf8"), "");
-  await assert.rejects(files.openMailbox(join(folder.path, "file")), /cannot open the mailbox .*no mailbox/);
-  await assert.rejects(files.openMailbox(join(folder.path, "no", "folder")), CCError);
+  await assert.rejects(
+    files.openMailbox(join(folder.path, "file"), null),
+    /cannot open the mailbox .*no mailbox/,
+  );
+  await assert.rejects(files.openMailbox(join(folder.path, "no", "folder"), null), CCError);
   if (MACHINE.host.receivesDatagrams) {
-    await assert.rejects(files.openMailbox(join(folder.path, "x".repeat(120))), /no path of a socket|cannot/);
+    await assert.rejects(
+      files.openMailbox(join(folder.path, "x".repeat(120)), null),
+      /no path of a socket|cannot/,
+    );
   }
 });
 

@@ -178,7 +178,14 @@ class DaemonRun {
     log.logger.info("start", `${definition.name} runs, process ${host.pid}`);
     this.#say("READY=1");
     try {
-      while (!this.#end.signal.aborted) await this.#once(definition, name, client, log.logger);
+      while (!this.#end.signal.aborted) {
+        await this.#once(definition, name, client, log.logger);
+        // Called anew at once, it might do so without end.
+        if (!this.#end.signal.aborted && !this.#work.signal.aborted) {
+          log.logger.error("run", "run has returned, and nobody has told it to end: this process ends");
+          return EXIT.failed;
+        }
+      }
       return gone ? EXIT.unavailable : EXIT.ok;
     } catch (error) {
       log.logger.error("run", errorStack(error));

@@ -210,12 +210,20 @@ async function reloadConfig(configs: Configs, server: Server, file: string, log:
 /** A module stays as it was loaded: half of it new would be worse than old. */
 async function tellChangedModules(configs: Configs, { handlers }: ServerConfig, log: Logger): Promise<void> {
   const modules = new Map<string, string[]>();
-  for (const { name, module } of handlers.values()) {
+  const add = (module: string | null, name: string) => {
     if (module !== null) modules.set(module, [...modules.get(module) ?? [], name]);
+  };
+  for (const { name, module, sectionsRead } of handlers.values()) {
+    add(module, name);
+    for (const section of sectionsRead.values()) add(section.modulePath, section.name);
   }
   for (const { module, file } of await configs.modules.changed(modules.keys())) {
     const what = module === file ? file : `${file}, which ${module} imports,`;
-    log.warn("reload", `${modules.get(module)}: ${what} has changed: the old code runs on until a restart`);
+    const names = modules.get(module)!;
+    const then = names.every((name) => name.startsWith("d:"))
+      ? "it runs when the daemon is started anew, by the options that this server knows"
+      : "the old code runs on until a restart";
+    log.warn("reload", `${names}: ${what} has changed: ${then}`);
   }
 }
 

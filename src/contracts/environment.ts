@@ -122,11 +122,13 @@ export interface Files {
    */
   openPipes(paths: readonly string[]): Promise<(Pipe | CCError)[]>;
   /**
-   * Opens a mailbox, for its owner alone; what an earlier one has left there goes.
+   * Opens a mailbox, for its owner alone; what an earlier one has left there goes. It is made out of others' reach, and only
+   * then put in its place.
    *
+   * @param owner The user that it is given to; null: it stays ours.
    * @throws {CCError} With the system's code: something else stands there, say.
    */
-  openMailbox(path: string): Promise<Mailbox>;
+  openMailbox(path: string, owner: number | null): Promise<Mailbox>;
   /**
    * Puts lines into the mailbox of another process, or into a datagram socket whose name begins with `@`.
    *
@@ -207,6 +209,8 @@ export interface Processes {
   look(pid: number): ProcessInfo | null;
   /** The user that a process runs as; null: there is none. */
   userOf(pid: number): number | null;
+  /** The number of a user by its name; null: there is none. */
+  findUser(name: string): Promise<number | null>;
   /** All processes of the machine, read one at each step. */
   list(): Iterable<ProcessInfo>;
   /** Can {@link collect} do anything? */

@@ -327,7 +327,7 @@ export class Job {
     const { pid, started } = leader;
     if (!isSame(this.#environment, pid, started)) return false;
     await this.#output.open();
-    await this.#openNotices();
+    await this.#openNotices(processes.userOf(pid));
     this.#notices.begin();
     this.#tokenDigest = record.token;
     this.#starts = record.starts;
@@ -472,9 +472,12 @@ export class Job {
 
   /** What has to be there before the process is. */
   async #prepare(): Promise<void> {
+    const { processes } = this.#environment;
     await this.#environment.files.makeFolder(this.config.folder);
     await this.#output.open();
-    await this.#openNotices();
+    const { user } = this.config.values;
+    const owner = user === null || !this.config.notifies ? null : await processes.findUser(user);
+    await this.#openNotices(owner);
     this.#notices.begin();
     await this.#writeState(null);
     // A script's pidfile of before must not be taken for the new one.
@@ -482,10 +485,11 @@ export class Job {
   }
 
   /** @throws {CCError} It could not be opened, and it waits for what comes there. */
-  async #openNotices(): Promise<void> {
+  async #openNotices(owner: number | null): Promise<void> {
     if (!this.config.notifies) return;
-    if (this.config.values.notify) await this.#notices.open();
-    else await this.#files.attempt(() => this.#notices.open());
+    const given = owner === this.#environment.processes.user ? null : owner;
+    if (this.config.values.notify) await this.#notices.open(given);
+    else await this.#files.attempt(() => this.#notices.open(given));
   }
 
   /** Null: it was stopped meanwhile. */
@@ -502,7 +506,7 @@ export class Job {
       await this.#parts.gate.enter();
       if (!this.#wanted) return null;
       this.#again = false;
-      return processes.spawn(wrapped(this.config, host.folder, this.#notices.file), {
+      return processes.spawn(wrapped(this.config, host.folder), {
         env,
         output,
         ...(token === null ? {} : { secret: utf8(token) }),

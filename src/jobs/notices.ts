@@ -60,13 +60,15 @@ export class Notices implements LineTaker {
   }
 
   /**
-   * Reads the mailbox from now on.
+   * Makes the mailbox anew, whatever has become of it, and reads it from now on.
    *
+   * @param owner The user that the job runs as; null: ours.
    * @throws {CCError}
    */
-  async open(): Promise<void> {
-    if (this.#mailbox !== null) return;
-    this.#mailbox = await this.#environment.files.openMailbox(this.#config.noticesFile);
+  async open(owner: number | null): Promise<void> {
+    this.#reading?.end();
+    this.#reading = this.#mailbox = null;
+    this.#mailbox = await this.#environment.files.openMailbox(this.#config.noticesFile, owner);
     this.#reading = this.#output.add(this.#mailbox, this);
   }
 

@@ -12,14 +12,13 @@ export const NO_USER = 124;
 export const LATE_ENVIRONMENT = "CC_JOB_ENVIRONMENT";
 const LATE = `eval "$${LATE_ENVIRONMENT}"; unset ${LATE_ENVIRONMENT}; exec "$@"`;
 
-/** `$1` folder, `$2` umask, `$3` descriptors, `$4` user, `$5` group, `$6` mailbox, all three perhaps empty, `$7` which limit; then the program. */
+/** `$1` folder, `$2` umask, `$3` descriptors, `$4` user, `$5` group, both perhaps empty, `$6` which limit; then the program. */
 const SCRIPT = `cd -- "$1" || exit ${NO_FOLDER}
 umask "$2"
-ulimit $7 "$3"
-user=$4 group=$5 mailbox=$6
-shift 7
+user=$4 group=$5 limit=$6
+ulimit $limit "$3"
+shift 6
 if [ -n "$user" ]; then
-  [ -z "$mailbox" ] || chown -- "$user" "$mailbox" || exit ${NO_USER}
   [ -n "$group" ] || group=$(id -g -- "$user") || exit ${NO_USER}
   exec setpriv --reuid="$user" --regid="$group" --init-groups -- /bin/sh -c '${LATE}' ccserver "$@"
 elif [ -n "$group" ]; then
@@ -28,7 +27,7 @@ fi
 exec "$@"`;
 
 /** What is started for a job. */
-export function wrapped({ argv, kind, values }: JobConfig, folder: string, mailbox: string | null): string[] {
+export function wrapped({ argv, kind, values }: JobConfig, folder: string): string[] {
   const { cwd, umask, nice, user, group } = values;
   return [
     // Before the user is another: less than 0 is for root.
@@ -42,7 +41,6 @@ export function wrapped({ argv, kind, values }: JobConfig, folder: string, mailb
     String(values["rlimit-nofile"]),
     user ?? "",
     group ?? "",
-    mailbox ?? "",
     // The runtime of a daemon of this program raises its own limit as far as it may.
     kind === "module" ? "-n" : "-Sn",
     ...argv,

@@ -16,9 +16,12 @@ import {
 } from "node:fs";
 import {
   access,
+  chmod,
+  chown,
   type FileHandle,
   lstat,
   mkdir,
+  mkdtemp,
   open,
   readdir,
   rename,
@@ -27,12 +30,13 @@ import {
   unlink,
   writeFile,
 } from "node:fs/promises";
-import { dirname } from "node:path";
+import { dirname, join } from "node:path";
 import process from "node:process";
 import { promisify } from "node:util";
 import runtime from "#runtime";
-import type { Files, Pipe } from "../contracts/environment.ts";
+import type { Files, Mailbox, Pipe } from "../contracts/environment.ts";
 import { CCError, codeOf, systemError } from "../errors.ts";
+import { UNIX_PATH_MAX_BYTES } from "../limits.ts";
 
 const READ_BYTES = 64 * 1024;
 /** A pipe that has nothing yet is asked again after so long, at most so often. */
@@ -115,21 +119,33 @@ export const FILES: Files = {
     return await Promise.all(paths.map((path) => openPipe(path, told.get(path) ?? null)));
   },
 
-  async openMailbox(path) {
+  async openMailbox(path, owner) {
+    let folder: string | null = null;
+    let mailbox: Mailbox | null = null;
     try {
       const there = await lstat(path).catch(() => null);
       if (there !== null && !there.isSocket() && !there.isFIFO()) {
         throw new CCError("EINVAL", "what stands there is no mailbox");
       }
-      // It may be another user's by now, who has been given it.
-      await rm(path, { force: true });
+      if (Buffer.byteLength(path) > UNIX_PATH_MAX_BYTES) {
+        throw new CCError(
+          "ENAMETOOLONG",
+          `it is no path of a socket: it has more than ${UNIX_PATH_MAX_BYTES} bytes`,
+        );
+      }
+      folder = await mkdtemp(join(dirname(path), ".cc-"));
+      await chmod(folder, 0o700);
+      const inside = join(folder, "n");
+      mailbox = await mailboxAt(inside);
+      if (owner !== null) await chown(inside, owner, process.getegid?.() ?? 0);
+      await rename(inside, path);
+      return mailbox;
     } catch (error) {
+      mailbox?.close();
       throw systemError(error, `cannot open the mailbox ${path}`);
+    } finally {
+      if (folder !== null) await rm(folder, { recursive: true, force: true }).catch(() => {/* it stays */});
     }
-    if (runtime.openDatagrams !== null) return runtime.openDatagrams(path);
-    const [pipe] = await FILES.openPipes([path]);
-    if (pipe instanceof CCError) throw pipe;
-    return pipe;
   },
 
   async postTo(path, text) {
@@ -171,6 +187,13 @@ export const FILES: Files = {
     closeSync(fd);
   },
 };
+
+async function mailboxAt(path: string): Promise<Mailbox> {
+  if (runtime.openDatagrams !== null) return runtime.openDatagrams(path);
+  const [pipe] = await FILES.openPipes([path]);
+  if (pipe instanceof CCError) throw pipe;
+  return pipe;
+}
 
 // Raw descriptors, which a process can be given; a FileHandle's is closed with it.
 const openRaw: (path: string, flags: number, mode: number) => Promise<number> = promisify(openDescriptor);

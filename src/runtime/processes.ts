@@ -1,5 +1,5 @@
 /** Processes of the machine, by `node:child_process` and `/proc`: the same on all runtimes. */
-import { type ChildProcess, spawn as spawnProcess } from "node:child_process";
+import { type ChildProcess, execFile, spawn as spawnProcess } from "node:child_process";
 import { closeSync, fstatSync, readdirSync, readFileSync, readSync, statSync } from "node:fs";
 import process from "node:process";
 import { Writable } from "node:stream";
@@ -12,7 +12,7 @@ export const TICKS = 100;
 /** What {@link Processes} has about other processes. Where there is no `/proc`, it sees none. */
 export const OTHERS: Pick<
   Processes,
-  "spawn" | "takeSecret" | "signal" | "look" | "userOf" | "list" | "environmentOf"
+  "spawn" | "takeSecret" | "signal" | "look" | "userOf" | "findUser" | "list" | "environmentOf"
 > = {
   spawn(command, { cwd, env, output, secret }) {
     const taken = typeof output === "function";
@@ -75,6 +75,15 @@ export const OTHERS: Pick<
 
   userOf(pid) {
     return statSync(`/proc/${pid}`, { throwIfNoEntry: false })?.uid ?? null;
+  },
+
+  findUser(name) {
+    return new Promise((resolve) => {
+      execFile("id", ["-u", "--", name], (error, stdout) => {
+        const uid = Number(stdout);
+        resolve(error === null && Number.isInteger(uid) ? uid : null);
+      });
+    });
   },
 
   *list() {

@@ -582,6 +582,7 @@ export class World {
         signal: () => false,
         look: () => null,
         userOf: () => null,
+        findUser: async () => null,
         list: () => [],
         environmentOf: () => null,
         takeSecret: () => null,
