@@ -1,7 +1,7 @@
 /** What jobs say of themselves and ask for, daemons of one's own, and messages for a process. */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { chmodSync, copyFileSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, copyFileSync, existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
@@ -73,12 +73,21 @@ for (const target of SLOW_TARGETS) {
       await server.until("d:mute", ({ state }) => state === "failed");
       assert.match(server.output, /WARNING d:mute\.watch: not ready within 1 s: ending it/);
       assert.equal((await server.view("d:mute")).lastExit, "not ready within 1 s");
-      // Far longer than start-seconds.
+      assert.equal(MACHINE.processes.environmentOf(pid!, "NOTIFY_SOCKET"), join(path, "test.d:one.notify"));
+      // Far longer than start-seconds, and the next server waits for it too.
       assert.equal((await server.view("d:one")).state, "starting");
+      await server.kill();
+      await using next = await JobServer.start(path, target, null);
+      const taken = await next.until("d:one", (job) => job.pid === pid);
+      assert.equal(taken.state, "starting");
       writeFileSync(join(path, "say"), "X_ODD=1|STATUS=41 of\u001b 70|READY=1\n");
-      const view = await server.until("d:one", ({ state }) => state === "running");
+      const view = await next.until("d:one", ({ state }) => state === "running");
       assert.deepEqual([view.pid, view.detail], [pid, "41 of\\x1b 70"]);
-      await server.stop();
+      // One that had said it runs at once.
+      await next.kill();
+      await using last = await JobServer.start(path, target, null);
+      assert.equal(await last.running("d:one"), pid);
+      await last.stop();
       assert.deepEqual(carriers(path), []);
       assert.equal(MACHINE.processes.look(pid!)?.state ?? "Z", "Z");
     },
@@ -168,6 +177,7 @@ while True:
     );
     await using server = await JobServer.start(path, target, text);
     const speaks = await server.running("d:speaks");
+    assert.equal(MACHINE.processes.environmentOf(speaks, "WATCHDOG_USEC"), "2000000");
     const silent = await server.running("d:silent");
     await server.process.until(/WARNING d:silent\.watch: silent for 1 s: ending it/);
     const next = await server.until("d:silent", (job) => job.state === "running" && job.pid !== silent);
@@ -218,6 +228,7 @@ while True:
     await using server = await JobServer.start(path, target, routed(path, ["d:one"], section));
     const pid = await server.running("d:one");
     await until("its token", () => textOf(token).length === 64);
+    assert.equal(MACHINE.processes.environmentOf(pid, "CC_TOKEN_FD"), "3");
     const first = textOf(token);
     const client = connect(endpointOf(server));
     const ask = (fields: Record<string, unknown>) =>
@@ -400,6 +411,7 @@ while True:
       await next.stop();
       assert.deepEqual(carriers(path), []);
       assert.match(next.output, /replies: 1/);
+      assert.ok(!existsSync(join(path, "test.h:greet.sock")));
     },
   );
 

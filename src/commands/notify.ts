@@ -5,6 +5,10 @@ import { utf8 } from "../text.ts";
 import { defineCommand } from "./define.ts";
 import { EXIT, Exit, UsageError } from "./exit.ts";
 
+/** The server reads a mailbox once a second at least. */
+const FULL_MAX_MS = 1500;
+const FULL_LOOK_MS = 50;
+
 export const notify = defineCommand({
   names: ["notify"],
   summary: "in a job: tell jobmgr that it is ready, that it lives, how it is",
@@ -14,7 +18,7 @@ export const notify = defineCommand({
     ready: { kind: "flag", doc: "the same as READY=1" },
     status: { kind: "text", value: "TEXT", doc: "the same as STATUS=TEXT" },
   },
-  async run({ ready, status }, operands, { environment: { files } }) {
+  async run({ ready, status }, operands, { environment: { clock, files } }) {
     const lines = [
       ...(ready ? ["READY=1"] : []),
       ...(status === undefined ? [] : [`STATUS=${status}`]),
@@ -35,7 +39,12 @@ export const notify = defineCommand({
           "or watchdog-ping",
       );
     }
-    if (await files.postTo(to, text)) return EXIT.ok;
-    throw new Exit(EXIT.unavailable, `ccserver: nobody listens at ${to}`);
+    // It may be full for a moment.
+    for (const until = clock.now() + FULL_MAX_MS;;) {
+      if (await files.postTo(to, text)) return EXIT.ok;
+      if (clock.now() >= until) break;
+      await new Promise<void>((resolve) => void clock.after(FULL_LOOK_MS, resolve));
+    }
+    throw new Exit(EXIT.unavailable, `ccserver: nobody listens at ${to}, or it is full`);
   },
 });

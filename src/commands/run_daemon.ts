@@ -154,7 +154,7 @@ class DaemonRun {
     log.client = client;
     let gone = false;
     const cancelGone = clock.every(1000, () => {
-      const goneMs = Number(this.#options["server-gone-timeout"] ?? 300) * 1000;
+      const goneMs = Number(this.#options["server-gone-timeout"]) * 1000;
       if (this.#end.signal.aborted || client.up || clock.now() - this.#goneSince < goneMs) return;
       gone = true;
       log.logger.error("server", `the server has been away for ${goneMs / 1000} s: ending`);

@@ -2,7 +2,7 @@
 import * as v from "valibot";
 import type { Finding, Plan, SectionRead, SectionsRead, ServerFacts } from "../contracts/handler.ts";
 import { daemonOf, daemonOfSection } from "../daemons/index.ts";
-import { checkJobs, jobConfigOf, type JobmgrValues } from "../jobs/config.ts";
+import { checkJobs, jobConfigOf, type JobmgrValues, programFacts } from "../jobs/config.ts";
 import { type Digest, loadDigest } from "../jobs/digest.ts";
 import { JOBMGR_OPTIONS, jobOptionsFor } from "../jobs/options.ts";
 import { answerTo, JOB_CONFIG, type JobConfigRequest } from "../jobs/provide.ts";
@@ -46,16 +46,9 @@ export const jobmgr = defineHandler({
       isRouted,
       isOurs: (section) => section.startsWith("d:"),
     });
-    const { host, processes } = environment;
     let isOpen = options["job-config"] === "open";
     const configsOf = (values: JobmgrValues, sections: SectionsRead) => {
-      const program = {
-        folder: host.folder,
-        self: processes.self,
-        chain: processes.env.CC_JOB_CHAIN ?? "",
-        digest,
-        definitionOf: daemonOfSection,
-      };
+      const program = programFacts(environment, digest, daemonOfSection);
       return values.daemons.map((name) => jobConfigOf(sections.get(name)!, values, server, program));
     };
     return {

@@ -12,7 +12,14 @@ import { endpoint, integer, number, option, optional } from "../config/options.t
 import { linkValues, SOCKET_OPTIONS } from "../config/socket_options.ts";
 import type { Finding, Upstream, UpstreamOptions } from "../contracts/handler.ts";
 import type { Options, Values } from "../contracts/schema.ts";
-import { checkJobs, type JobConfig, jobConfigOf, ownSection, socketOf } from "../jobs/config.ts";
+import {
+  checkJobs,
+  type JobConfig,
+  jobConfigOf,
+  ownSection,
+  programFacts,
+  socketOf,
+} from "../jobs/config.ts";
 import { type Digest, loadDigest } from "../jobs/digest.ts";
 import { JOB_OPTIONS } from "../jobs/options.ts";
 import { steer } from "../jobs/steering.ts";
@@ -103,7 +110,8 @@ export const processHandler = defineHandler({
   create({ name, options, server, environment, log, meter, connect, publish, send }) {
     const endpointOf = (values: ProcessValues) => values.endpoint ?? socketOf(values.daemon ?? name, server)!;
     const own = options.daemon === null;
-    const { host, processes, clock } = environment;
+    const { clock } = environment;
+    let lingerMs = options.zmq_linger;
     let digest: Digest;
     let remote: Upstream | null = null;
     const supervisor = new Supervisor({
@@ -121,13 +129,7 @@ export const processHandler = defineHandler({
         ownSection(name, values, server),
         { daemons: [name], pidfiledir: null },
         server,
-        {
-          folder: host.folder,
-          self: processes.self,
-          chain: processes.env.CC_JOB_CHAIN ?? "",
-          digest,
-          definitionOf: () => undefined,
-        },
+        programFacts(environment, digest),
       );
       return { ...config, facts: { ...config.facts, CC_SOCKET: endpointOf(values) } };
     };
@@ -154,6 +156,7 @@ export const processHandler = defineHandler({
       reconfigure(next) {
         if (endpointOf(next) !== endpointOf(options) || next.daemon !== options.daemon) return false;
         remote!.reconfigure(upstreamOptions(next));
+        lingerMs = next.zmq_linger;
         if (own) supervisor.reconfigure([configOf(next)]);
         return true;
       },
@@ -163,15 +166,19 @@ export const processHandler = defineHandler({
         return why ?? (remote === null || remote.up ? null : `the process of ${name} is down`);
       },
       control: (verb, request) => own ? steer(supervisor, verb, request, (job) => job === name) : undefined,
-      stopMs: () => own ? supervisor.stopMs + options.zmq_linger : 0,
+      stopMs: () => own ? supervisor.stopMs + lingerMs : 0,
       async stop() {
         if (!own) return;
         // What waits for the process is still its.
-        const until = clock.now() + options.zmq_linger;
+        const until = clock.now() + lingerMs;
         while (remote?.up === true && remote.queued > 0 && clock.now() < until) {
           await new Promise<void>((resolve) => void clock.after(DRAIN_LOOK_MS, resolve));
         }
         await supervisor.stop();
+        // Not every program removes what it has made.
+        const socket = socketOf(name, server);
+        if (options.endpoint !== null || socket === null) return;
+        await environment.files.remove(socket.slice("ipc://".length)).catch(() => {/* it stays */});
       },
     };
   },

@@ -1,7 +1,7 @@
 /** What a `[d:…]` section asks for, worked out: what is started, how, and which files are the job's. */
 import { dirname, resolve } from "node:path";
 import { circlesOf } from "../config/circles.ts";
-import type { SignalName } from "../contracts/environment.ts";
+import type { Environment, SignalName } from "../contracts/environment.ts";
 import type { DaemonDefinition } from "../contracts/daemon.ts";
 import type { Finding, SectionRead, SectionsRead, ServerFacts } from "../contracts/handler.ts";
 import { reachable } from "../endpoint.ts";
@@ -105,6 +105,16 @@ export interface ProgramFacts {
   readonly digest: Digest;
   /** The definition that a section with a module has. */
   definitionOf(section: SectionRead): AnyDaemon | undefined;
+}
+
+/** The same of this program. */
+export function programFacts(
+  { host, processes }: Pick<Environment, "host" | "processes">,
+  digest: Digest,
+  definitionOf: ProgramFacts["definitionOf"] = () => undefined,
+): ProgramFacts {
+  const { self, env } = processes;
+  return { folder: host.folder, self, chain: env.CC_JOB_CHAIN ?? "", digest, definitionOf };
 }
 
 /** A daemon's definition, whatever the types of its options. */

@@ -329,6 +329,7 @@ export class Job {
     await this.#output.open();
     await this.#openNotices(processes.userOf(pid));
     this.#notices.begin();
+    this.#notices.ready = record.ready;
     this.#tokenDigest = record.token;
     this.#starts = record.starts;
     this.#restarts = record.restarts;
@@ -520,8 +521,10 @@ export class Job {
     const taken = this.#current!.child === null;
     const began = taken ? clock.now() - (clock.time() - this.#current!.sinceMs) : clock.now();
     const since = taken ? this.#current!.sinceMs : clock.time();
-    let runs = taken;
-    if (taken) this.#set("running", null, since);
+    // One that was to say when it is ready, and had not, still is.
+    let runs = taken && (this.#notices.ready || !this.config.values.notify);
+    if (runs) this.#set("running", null, since);
+    else if (taken) this.#set("starting", null, since);
     for (;;) {
       const running = this.#current!;
       const { values } = this.config;
@@ -561,6 +564,7 @@ export class Job {
         this.#endedEarly = false;
         this.#notices.excuse();
         this.#set("running");
+        if (values.notify) await this.#writeState(running);
       }
       if (!runs && aliveMs >= upMs) {
         return await this.#endFor(running, began, `not ready within ${upMs / 1000} s`);
@@ -775,6 +779,7 @@ export class Job {
       starts: this.#starts,
       restarts: this.#restarts,
       token: this.#tokenDigest,
+      ready: !this.config.values.notify || this.#notices.ready,
     });
   }
 

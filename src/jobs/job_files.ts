@@ -20,7 +20,7 @@ export class JobFiles {
   }
 
   async writeState(
-    record: Pick<JobRecord, "pid" | "started" | "since" | "starts" | "restarts" | "token">,
+    record: Pick<JobRecord, "pid" | "started" | "since" | "starts" | "restarts" | "token" | "ready">,
   ): Promise<void> {
     const { facts, name: section, pidfile, fingerprint, stateFile } = this.config;
     const { bootId } = this.#environment.processes;

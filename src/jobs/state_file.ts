@@ -31,6 +31,8 @@ export interface JobRecord {
   readonly restarts: number;
   /** A digest of the token that this process asks with; null: it has none. */
   readonly token: string | null;
+  /** It counted as running. */
+  readonly ready: boolean;
 }
 
 /** Reads a state file; null: there is none, or none that can be read. */
@@ -55,7 +57,14 @@ export async function readRecord(
   }
   try {
     const record: unknown = JSON.parse(text);
-    if (isRecord(record)) return { ...record, section: record.section ?? "d:", token: record.token ?? null };
+    if (isRecord(record)) {
+      return {
+        ...record,
+        section: record.section ?? "d:",
+        token: record.token ?? null,
+        ready: record.ready ?? true,
+      };
+    }
   } catch {
     // Told below.
   }
@@ -73,7 +82,7 @@ export function leaderOf({ pid, started, boot }: JobRecord, bootId: string): Tar
 }
 
 function isRecord(value: unknown): value is JobRecord {
-  const { pid, started, boot, config, pidfile, fingerprint, since, starts, restarts, section, token } =
+  const { pid, started, boot, config, pidfile, fingerprint, since, starts, restarts, section, token, ready } =
     (value ?? {}) as Record<
       string,
       unknown
@@ -82,6 +91,7 @@ function isRecord(value: unknown): value is JobRecord {
   return (pid === null || natural(pid) && pid as number > 1) && (started === null || natural(started)) &&
     typeof boot === "string" && typeof config === "string" && typeof pidfile === "string" &&
     typeof fingerprint === "string" && natural(since) && natural(starts) &&
-    natural(restarts) && (section === undefined || typeof section === "string") &&
+    natural(restarts) && (ready === undefined || typeof ready === "boolean") &&
+    (section === undefined || typeof section === "string") &&
     (token === undefined || token === null || typeof token === "string");
 }
