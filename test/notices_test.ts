@@ -225,7 +225,12 @@ while True:
     const section =
       `[DEFAULT]\nregion = north\n[d:one]\ncommand = cat <&3 > ${token}; exec sleep 1000\nshell = yes\n` +
       "start-seconds = 0.1\nenvironment = WHERE=%(region)s\n";
-    await using server = await JobServer.start(path, target, routed(path, ["d:one"], section));
+    const endpoint = `ipc://${path}/cc.sock`;
+    await using server = await JobServer.start(
+      path,
+      target,
+      routed(path, ["d:one"], section).replace("tcp://127.0.0.1:*", endpoint),
+    );
     const pid = await server.running("d:one");
     await until("its token", () => textOf(token).length === 64);
     assert.equal(MACHINE.processes.environmentOf(pid, "CC_TOKEN_FD"), "3");
@@ -271,13 +276,19 @@ while True:
     assert.match(String(await ask({ job_name: "d:one", token: first })), /Token is missing or wrong/);
     await client.close();
     const second = textOf(token);
-    // The next server knows it too.
+    // The next server knows it too, from its first moment on: clients of then are not refused.
     await server.kill();
+    const clients = Array.from({ length: 30 }, () => connect(endpoint));
+    const asked = clients.map(async (client, i) => {
+      await new Promise((resolve) => setTimeout(resolve, 10 * i));
+      return await client.query({ type: "job.config", fields: { job_name: "d:one", token: second } }, {
+        timeoutMs: 10_000,
+      });
+    });
     await using next = await JobServer.start(path, target, null);
+    for (const told of await Promise.all(asked)) assert.equal(told.type, "job.config");
+    for (const client of clients) await client.close();
     await next.running("d:one");
-    await using other = connect(endpointOf(next));
-    const told = await other.query({ type: "job.config", fields: { job_name: "d:one", token: second } });
-    assert.equal(told.type, "job.config");
     await next.stop();
   });
 

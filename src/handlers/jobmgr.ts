@@ -1,6 +1,7 @@
 /** Starts, watches and ends the daemons of a host, and gives them their options. */
 import * as v from "valibot";
 import type { Finding, Plan, SectionRead, SectionsRead, ServerFacts } from "../contracts/handler.ts";
+import type { Outcome } from "../contracts/message.ts";
 import { daemonOf, daemonOfSection } from "../daemons/index.ts";
 import { checkJobs, jobConfigOf, type JobmgrValues, programFacts } from "../jobs/config.ts";
 import { type Digest, loadDigest } from "../jobs/digest.ts";
@@ -61,8 +62,12 @@ export const jobmgr = defineHandler({
           ? { open: Request, maxBytes: JOB_REQUEST_MAX_BYTES }
           : { drop: `jobmgr answers ${JOB_CONFIG} only`, warn: true },
       handle(message, request) {
-        message.reply(answerTo(request, message.from, supervisor, isOpen));
-        return "ok";
+        const answer = (): Outcome => {
+          message.reply(answerTo(request, message.from, supervisor, isOpen));
+          return "ok";
+        };
+        // A daemon may be back before the server knows it again.
+        return supervisor.knowing === null ? answer() : supervisor.knowing.then(answer);
       },
       reconfigure(next, sections) {
         isOpen = next["job-config"] === "open";

@@ -60,6 +60,9 @@ export class Supervisor {
   readonly #metered = new Set<string>();
   /** Jobs of which what an earlier server left has not been ended yet, and when that is done. */
   readonly #clearing = new Map<Job, Promise<void>>();
+  /** Pending while it is not known which processes of an earlier server go on as jobs; null: it is known. */
+  #knowing: Promise<void> | null;
+  #known: () => void = () => {};
   /** Pidfiles of the jobs that it began with, while what is left of all others is being ended; null: that is done. */
   #begunWith: ReadonlySet<string> | null = null;
   /** The taking over and ending of what an earlier server left. */
@@ -74,6 +77,12 @@ export class Supervisor {
   constructor(parts: SupervisorParts) {
     this.#parts = parts;
     this.#environment = parts.environment;
+    this.#knowing = new Promise((resolve) => {
+      this.#known = () => {
+        this.#knowing = null;
+        resolve();
+      };
+    });
     this.#gate = new Gate(parts.environment.clock);
     this.#scanner = new Scanner(parts.environment);
     this.#output = new OutputReader(parts.environment.clock);
@@ -93,7 +102,7 @@ export class Supervisor {
     }
     const begin = this.#begin(jobs).catch((error) => {
       this.#parts.log.error("start", `what an earlier server left cannot be looked for: ${errorText(error)}`);
-    });
+    }).finally(() => this.#known());
     for (const job of jobs) {
       this.#clearing.set(job, begin);
       // It waits for that.
@@ -116,9 +125,13 @@ export class Supervisor {
       this.#begunWith = null;
       this.#lookAgain();
     });
-    await Promise.all(jobs.map(async (job, i) => {
+    const taken = jobs.map(async (job, i) => {
       const record = records[i];
-      if (record === null || !await job.takeOver(record)) await job.clear(record);
+      return record !== null && await job.takeOver(record);
+    });
+    void Promise.allSettled(taken).then(() => this.#known());
+    await Promise.all(jobs.map(async (job, i) => {
+      if (!await taken[i]) await job.clear(records[i]);
       this.#clearing.delete(job);
       // Somebody may have stopped it meanwhile.
       if (!job.wanted) await job.stop();
@@ -236,6 +249,11 @@ export class Supervisor {
   /** False: its process must be another for that. */
   #reconfigured(job: Job, config: JobConfig): boolean {
     return job.reconfigure(config, (to) => this.#parts.send(to, provided(config)) === "ok");
+  }
+
+  /** Pending until {@link find} knows the processes of an earlier server too; null: it does. */
+  get knowing(): Promise<void> | null {
+    return this.#knowing;
   }
 
   /** The job of this name. */
