@@ -582,7 +582,7 @@ export class World {
         signal: () => false,
         look: () => null,
         userOf: () => null,
-        findUser: async () => null,
+        findUser: () => Promise.resolve(null),
         list: () => [],
         environmentOf: () => null,
         takeSecret: () => null,
