@@ -1,0 +1,86 @@
+/** A certificate revocation list (RFC 5280): whole ones of one CA; neither deltas nor lists about other CAs. */
+import { hex } from "../../text.ts";
+import { type Certificate, isSigned, USAGE } from "./certificate.ts";
+import { context, DerError, DerReader, oidText, sameBytes, TAG } from "./der.ts";
+import { CERT } from "./oids.ts";
+import type { Policy } from "./signatures.ts";
+
+/** Extensions of the list that are understood, and may be critical. */
+const UNDERSTOOD: readonly string[] = [CERT.crlNumber, CERT.authorityKeyIdentifier];
+
+export class RevocationList {
+  readonly issuer: Uint8Array;
+  /** Milliseconds since 1970. */
+  readonly updated: number;
+  /** From then on there should be another; null: it does not say. */
+  readonly nextUpdate: number | null;
+  /** Serial numbers in hexadecimal, and since when. */
+  readonly revoked: ReadonlyMap<string, number>;
+  readonly #signed: Uint8Array;
+  readonly #algorithm: Uint8Array;
+  readonly #signature: Uint8Array;
+
+  /** @throws {DerError} It is none, or says what is not understood. */
+  constructor(bytes: Uint8Array) {
+    const outer = new DerReader(bytes);
+    const whole = outer.enter(TAG.sequence);
+    outer.finish();
+    const list = whole.enter(TAG.sequence);
+    this.#signed = whole.element;
+    this.#algorithm = whole.expect(TAG.sequence).element;
+    this.#signature = whole.bitString();
+    whole.finish();
+    if (list.nextTag === TAG.integer && list.smallInteger() !== 1) {
+      throw new DerError("a CRL of an unknown version");
+    }
+    if (!sameBytes(list.expect(TAG.sequence).element, this.#algorithm)) {
+      throw new DerError("a CRL names two signature algorithms");
+    }
+    this.issuer = list.expect(TAG.sequence).element;
+    this.updated = list.time();
+    this.nextUpdate = list.nextTag === TAG.utcTime || list.nextTag === TAG.generalizedTime
+      ? list.time()
+      : null;
+    const revoked = new Map<string, number>();
+    const entries = list.enterOptional(TAG.sequence);
+    while (entries?.more) {
+      const entry = entries.enter(TAG.sequence);
+      const serial = hex(entry.integer());
+      revoked.set(serial, entry.time());
+      const extensions = entry.enterOptional(TAG.sequence);
+      entry.finish();
+      if (extensions !== null) checkExtensions(extensions, [CERT.reasonCode]);
+    }
+    this.revoked = revoked;
+    const extensions = list.enterOptional(context(0));
+    list.finish();
+    if (extensions === null) return;
+    const all = extensions.enter(TAG.sequence);
+    extensions.finish();
+    checkExtensions(all, UNDERSTOOD);
+  }
+
+  /** Is it this CA's? @throws {DerError} @throws {SealError} `weak-algorithm` */
+  isOf(issuer: Certificate, policy: Policy): boolean {
+    return sameBytes(this.issuer, issuer.subject) && issuer.mayUse(USAGE.cRLSign) &&
+      isSigned(this.#signed, this.#algorithm, this.#signature, issuer.key, policy);
+  }
+
+  /** Since when a certificate of its issuer is revoked, milliseconds since 1970; null: it is not. */
+  since({ serial }: Certificate): number | null {
+    return this.revoked.get(hex(serial)) ?? null;
+  }
+}
+
+function checkExtensions(list: DerReader, understood: readonly string[]): void {
+  while (list.more) {
+    const extension = list.enter(TAG.sequence);
+    const name = extension.oid();
+    const critical = extension.nextTag === TAG.boolean && extension.boolean();
+    extension.expect(TAG.octetString);
+    extension.finish();
+    if (critical && !understood.includes(name)) {
+      throw new DerError(`a CRL has an extension that must be understood and is not: ${oidText(name)}`);
+    }
+  }
+}
