@@ -55,6 +55,7 @@ import { MonitoredServer } from "./src/observe/monitor.ts";
 import { finish } from "./src/observe/slices.ts";
 import { values } from "./src/observe/stats.ts";
 import { MACHINE } from "./src/runtime/machine.ts";
+import { openSeal } from "./src/commands/seal.ts";
 import { IDENTITY } from "./src/seal/identity.ts";
 import type { Changes } from "./src/server/changes.ts";
 import { SocketContext } from "./src/socket/context.ts";
@@ -258,8 +259,10 @@ export class CCServer implements AsyncDisposable {
 
   /** A server that runs on a config; it does nothing before {@link start}. */
   constructor(config: ServerConfig, options: ServeOptions = {}) {
-    const { environment = MACHINE, seal = IDENTITY } = options;
-    this.#server = new MonitoredServer(config, { environment, seal, log: loggerOf(options.log) });
+    const { environment = MACHINE } = options;
+    const log = loggerOf(options.log);
+    const { seal = (config: ServerConfig) => openSeal(config, environment, log) } = options;
+    this.#server = new MonitoredServer(config, { environment, seal, log });
   }
 
   /** What the server runs on; {@link reload} gives it another. */

@@ -224,3 +224,21 @@ export const INFOSCRIPT_OUTPUT_MAX_BYTES = 16 * 1024 * 1024;
 
 /** Log lines of a daemon that wait for its server; more go to stderr. */
 export const DAEMON_LOG_QUEUE = 200;
+
+/** Certificates that come with one signature: the signer's, and CAs above it. */
+export const CMS_CERTIFICATES_MAX = 10;
+
+/** Bytes of a signature beside its content: certificates, attributes and the signature itself. */
+export const SIGNATURE_MAX_BYTES = 64 * 1024;
+
+/** Signers whose certificates are remembered as trusted; each takes some 3 KB. */
+export const SIGNERS_KNOWN = 4096;
+
+/** Recipients of one encrypted message: looking for one's own among them is a walk. */
+export const CMS_RECIPIENTS_MAX = 100;
+
+/** Files of a key store, and their bytes: read whole, at start and at each reload. */
+export const KEY_STORE_MAX_FILES = 10_000;
+export const KEY_FILE_MAX_BYTES: number = 256 * 1024;
+/** A list of 100,000 revoked certificates has some 4 MB. */
+export const CRL_MAX_BYTES: number = 16 * 1024 * 1024;

@@ -306,14 +306,35 @@ test("config: the seed document's example is read as it is printed, and what thi
     "4: lines 4 to 5, 7 to 9, 11, 20, 23 to 25 and 1 place more: indented as the option before, and read as an option of " +
     "its own; the original would take it for a part of that option's value",
   ]);
-  assert.match(
-    wrong(SEED.replace("#cms-verify", "cms-verify")).join("\n"),
-    /^x\.ini:12: "cms-verify-ca": this version neither signs nor checks messages, and will not start as if it did$/m,
+  const sealed = SEED.replaceAll("#cms-", "cms-");
+  assert.deepEqual(wrong(sealed).filter((line) => !line.includes("warning")), [
+    'x.ini:14: "cms-encrypt" needs "cms-sign": what is encrypted is signed first',
+  ]);
+  const { options: read, warnings: told } = readConfig(
+    sealed.replace("cms-keystore", "cms-sign = me\n    cms-keystore"),
+    "x.ini",
   );
+  assert.deepEqual(
+    [read["cms-keystore"], read["cms-verify-ca"], read["cms-encrypt"], read["cms-decrypt"], read["cms-sign"]],
+    ["./keys", ["ca"], ["confdb"], "server", "me"],
+  );
+  assert.match(told.map(({ message }) => message).join("\n"), /^there is no cms-profile, so it is modern/m);
   assert.match(
     wrong(`${SEED}\n    [h:writer]\n    handler = cc.handler.infowriter\n`).join("\n"),
     /handler "cc\.handler\.infowriter" in \[h:writer\] needs cc-role = remote, it is local/,
   );
+});
+
+test("config: options about signatures that need others say so", () => {
+  const options = (lines: string) => wrong(MINIMAL.replace("[ccserver]\n", `[ccserver]\n${lines}`));
+  assert.match(options("cms-decrypt = me\n").join(), /"cms-decrypt" needs "cms-verify-ca"/);
+  assert.match(
+    options("cms-time-window = 300\n").join(),
+    /"cms-time-window" needs "cms-verify-ca": .* the time/,
+  );
+  assert.match(options("cms-hostname = cn\n").join(), /"cms-hostname" needs "cms-verify-ca": .* the host/);
+  assert.match(options("cms-profile = new\n").join(), /expected modern, legacy, accept-legacy/);
+  assert.deepEqual(options("cms-sign = me\ncms-encrypt = a, b\ncms-verify-ca = ca\ncms-decrypt = me\n"), []);
 });
 
 test("config: a section that nobody reads is told", () => {

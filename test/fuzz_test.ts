@@ -233,7 +233,7 @@ const PARTS: Record<string, { make(): Run; answers: readonly unknown[] }> = {
       const shared = random() < 0.5;
       const reader = pick(READERS);
       return () => {
-        const value = reader.read(new Body(type, json, shared));
+        const value = reader.read(new Body(type, { json, blob: null, signer: null }, shared));
         assert.equal((value as { req: string }).req, type);
         assert.ok(json.length <= BODY_DEFAULT_MAX_BYTES);
       };

@@ -100,11 +100,9 @@ const PURE_MODULES: Record<string, readonly string[]> = {
   "daemons/infoscript.ts": ["node:buffer", "node:util", "node:zlib"],
   // Arithmetic on what is given, and random bytes for keys and nonces, which no simulation has.
   ...Object.fromEntries(
-    ["certificate", "pem", "public_key", "signatures"].map((name) => [
-      `seal/cms/${name}.ts`,
-      ["node:buffer", "node:crypto"],
-    ]),
+    readdirSync(join(SRC, "seal", "cms")).map((name) => [`seal/cms/${name}`, ["node:buffer", "node:crypto"]]),
   ),
+  "seal/cms_seal.ts": ["node:crypto"],
   // HTTP is served by the runtime's own server; it is not part of any simulation.
   "observe/http.ts": ["node:http", "node:net"],
   // The compiler of the kernel, a program of its own.

@@ -1,8 +1,9 @@
 /** `ccserver --check`: what is wrong with a config, without running it. */
 import { formatDiagnostic } from "../config/diagnostics.ts";
-import type { Configs } from "./config.ts";
+import { type Configs, exitOf } from "./config.ts";
 import { configOperand, defineCommand } from "./define.ts";
 import { EXIT } from "./exit.ts";
+import { openSeal } from "./seal.ts";
 
 export const check = (configs: () => Configs) =>
   defineCommand({
@@ -11,9 +12,13 @@ export const check = (configs: () => Configs) =>
     operands: "CONFIG.ini",
     examples: ["--check local.ini"],
     flags: {},
-    async run(_flags, operands, { print }) {
+    async run(_flags, operands, { environment, print }) {
       const config = await configs().readOrExit(configOperand(operands), true);
       for (const warning of config.warnings) print(`${formatDiagnostic(warning)}\n`);
+      const warn = (_where: string, text: string) => print(`${config.file}: warning: ${text}\n`);
+      await openSeal(config, environment, { warn }).catch((error) => {
+        throw exitOf(error);
+      });
       print(`${config.file}: ok, ${config.routes.length} routes, ${config.handlers.size} handlers\n`);
       return EXIT.ok;
     },

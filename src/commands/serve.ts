@@ -13,14 +13,14 @@ import { collectOrphans } from "../process/orphans.ts";
 import { claimPidfile, type Pidfile } from "../process/pidfile.ts";
 import { EarlySignals } from "../process/signals.ts";
 import { makeFolders } from "../process/writable.ts";
-import { IDENTITY } from "../seal/identity.ts";
 import { StartError } from "../server/errors.ts";
 import type { Server } from "../server/server.ts";
 import { counted } from "../text.ts";
 import { VERSION } from "../version.ts";
-import type { Configs } from "./config.ts";
+import { type Configs, exitOf } from "./config.ts";
 import { configOperand, defineCommand, LOG_FLAGS } from "./define.ts";
 import { EXIT, Exit, UsageError } from "./exit.ts";
+import { openSeal } from "./seal.ts";
 
 export const serve = (configs: () => Configs) =>
   defineCommand({
@@ -134,7 +134,11 @@ async function runServer(
     );
   });
   const notifier = new Notifier(processes.serviceManager, clock, log);
-  const server = monitoredServer(config, { environment, log, seal: IDENTITY });
+  const server = monitoredServer(config, {
+    environment,
+    log,
+    seal: (config) => openSeal(config, environment, log),
+  });
   const stopped = new Promise<void>((resolve) => {
     signals.onStop((signal) => {
       log.info("shutdown", `${signal}: stopping`);
@@ -155,6 +159,7 @@ async function runServer(
     await stopped;
     return EXIT.ok;
   } catch (error) {
+    if (error instanceof ConfigError) throw exitOf(error);
     if (!(error instanceof StartError)) throw error;
     // Whoever stopped it in the middle of its start wanted just that.
     if (error.code === "stopped") return EXIT.ok;

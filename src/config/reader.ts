@@ -273,7 +273,7 @@ class Reader {
       throw new Error("unreachable: the check above throws");
     }
     const options = readSection(this.#reading, server, SERVER_OPTIONS);
-    this.#checkUnbuiltOptions(server, options);
+    this.#checkSeal(server, options);
     const handlers = new Map<string, HandlerConfig>();
     for (const section of ini.sections.values()) {
       if (!HANDLER_SECTION.test(section.name)) continue;
@@ -340,13 +340,33 @@ class Reader {
     }
   }
 
-  /** What the original knows and this version cannot do yet must not seem to work. */
-  #checkUnbuiltOptions(server: Section, options: ServerOptions): void {
-    for (const key of ["cms-sign", "cms-verify-ca", "cms-encrypt", "cms-decrypt"] as const) {
-      if (options[key] === null) continue;
-      this.#diagnostics.add(
-        server.entries.get(key)?.line ?? server.line,
-        `"${key}": this version neither signs nor checks messages, and will not start as if it did`,
+  /** Options about signatures that need others. */
+  #checkSeal(server: Section, options: ServerOptions): void {
+    const add = (key: keyof ServerOptions, message: string, severity?: "warning") =>
+      this.#diagnostics.add(server.entries.get(key)?.line ?? server.line, message, severity && { severity });
+    const { "cms-sign": sign, "cms-verify-ca": verify, "cms-profile": profile } = options;
+    if (options["cms-encrypt"] !== null && sign === null) {
+      add("cms-encrypt", '"cms-encrypt" needs "cms-sign": what is encrypted is signed first');
+    }
+    if (options["cms-decrypt"] !== null && verify === null) {
+      add("cms-decrypt", '"cms-decrypt" needs "cms-verify-ca": what is encrypted is signed too');
+    }
+    for (const key of ["cms-time-window", "cms-hostname"] as const) {
+      const value = options[key];
+      if (value === 0 || value === "off" || verify !== null) continue;
+      add(
+        key,
+        `"${key}" needs "cms-verify-ca": who says the ${
+          key === "cms-time-window" ? "time" : "host"
+        } must be known`,
+      );
+    }
+    if (profile === null && (sign ?? verify) !== null) {
+      add(
+        sign === null ? "cms-verify-ca" : "cms-sign",
+        "there is no cms-profile, so it is modern: an original (0.8) cannot read what this server signs, and is refused; " +
+          "cms-profile = legacy can do both",
+        "warning",
       );
     }
   }

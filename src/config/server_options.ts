@@ -70,18 +70,22 @@ export interface ServerOptions extends ZmqValues {
   readonly "log-linger": number;
   /** How log lines are written. */
   readonly "log-format": "text" | "json";
-  /** An absolute path. */
+  /** As it is written: the folder of the config file is looked in first. */
   readonly "cms-keystore": string | null;
   /** The name of a key. */
   readonly "cms-sign": string | null;
   /** Names of CAs. */
   readonly "cms-verify-ca": string[] | null;
-  /** The name of a certificate. */
-  readonly "cms-encrypt": string | null;
+  /** Names of certificates. */
+  readonly "cms-encrypt": string[] | null;
   /** The name of a key. */
   readonly "cms-decrypt": string | null;
   /** Seconds; 0: any time will do. */
   readonly "cms-time-window": number;
+  /** What is written and read; null: modern, with a warning. */
+  readonly "cms-profile": "modern" | "legacy" | "accept-legacy" | null;
+  /** What a certificate must say of the host in a body. */
+  readonly "cms-hostname": "off" | "cn" | "san";
 }
 
 /** The options of `[ccserver]`. */
@@ -211,10 +215,14 @@ export const SERVER_OPTIONS = {
     "log lines for people, or one JSON object a line: time (UTC), pid, level, logger, msg",
     "json",
   ),
-  "cms-keystore": optional(path, "folder of certificates NAME.crt and keys private/NAME.key", "/etc/cc/keys"),
+  "cms-keystore": optional(
+    text,
+    "folder of certificates NAME.crt, keys private/NAME.key and lists NAME.crl; from the folder of the config file",
+    "keys",
+  ),
   "cms-sign": optional(text, "key to sign with", "server"),
   "cms-verify-ca": optional(list(text), "CAs that may have issued a signer's certificate", "ca, old_ca"),
-  "cms-encrypt": optional(text, "certificate to encrypt for", "confdb"),
+  "cms-encrypt": optional(list(text), "certificates to encrypt for", "confdb"),
   "cms-decrypt": optional(text, "key to decrypt with", "server"),
   "cms-time-window": option(
     number(0),
@@ -222,6 +230,18 @@ export const SERVER_OPTIONS = {
     "largest difference between a message's time and now; 0 is off",
     "300",
     "s",
+  ),
+  "cms-profile": optional(
+    choice("modern", "legacy", "accept-legacy"),
+    "modern (when missing): SHA-256, AES-GCM; legacy: written as the original (0.8) reads it, and both are read; " +
+      "accept-legacy: written modern, and both are read",
+    "legacy",
+  ),
+  "cms-hostname": option(
+    choice("off", "cn", "san"),
+    "off",
+    "the host in a message's body must be its signer's: the common name of the certificate, or a DNS name of it",
+    "cn",
   ),
 } satisfies { [K in keyof ServerOptions]: Option<ServerOptions[K]> };
 

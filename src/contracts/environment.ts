@@ -109,6 +109,8 @@ export interface Files {
   list(folder: string): Promise<readonly string[]>;
   /** The user that a file belongs to; null: there is none, or it is no plain file. A link is none. */
   ownerOf(path: string): Promise<number | null>;
+  /** The permission bits of a file, of what a link leads to; null: there is none. */
+  modeOf(path: string): Promise<number | null>;
   /**
    * Makes a folder where there is none; its parent must be there.
    *

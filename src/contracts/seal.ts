@@ -21,6 +21,8 @@ export interface OpenedParts {
   readonly blob: Uint8Array | null;
   /** Whose signature was verified; null where none was asked for. */
   readonly signer: Signer | null;
+  /** The body parsed, where the seal had to look into it; for one reader. */
+  readonly value?: Record<string, unknown>;
 }
 
 /** What is sealed: a draft, when and where it was made. */

@@ -91,6 +91,10 @@ export const FILES: Files = {
     return await readdir(folder).catch(() => []);
   },
 
+  async modeOf(path) {
+    return await stat(path).then(({ mode }) => mode & 0o7777, () => null);
+  },
+
   async ownerOf(path) {
     const there = await lstat(path).catch(() => null);
     return there?.isFile() ? there.uid : null;

@@ -4,10 +4,11 @@ import type { OpenedParts, Seal, SealedParts } from "../contracts/seal.ts";
 import { bodyOf } from "../message/draft.ts";
 import { MessageError } from "../message/errors.ts";
 
-const ENC1 = [0x45, 0x4e, 0x43, 0x31];
+/** The body of a message that is encrypted: its signature frame has all of it. */
+export const ENC1: Uint8Array = Uint8Array.of(0x45, 0x4e, 0x43, 0x31);
 const NO_SIGNATURE = new Uint8Array(0);
 
-function isEncrypted(body: Uint8Array): boolean {
+export function isEncrypted(body: Uint8Array): boolean {
   return body.length === ENC1.length && ENC1.every((byte, i) => body[i] === byte);
 }
 

@@ -3,7 +3,20 @@ import type { HandlerConfig, ServerConfig } from "../config/reader.ts";
 import type { ServerOptions } from "../config/server_options.ts";
 
 /** Options of `[ccserver]` that a running server takes over; the others need a restart. */
-const RELOADABLE: ReadonlySet<string> = new Set(["cc-role", "heartbeat", "stats-period", "zmq_linger"]);
+const RELOADABLE: ReadonlySet<string> = new Set([
+  "cc-role",
+  "cms-decrypt",
+  "cms-encrypt",
+  "cms-hostname",
+  "cms-keystore",
+  "cms-profile",
+  "cms-sign",
+  "cms-time-window",
+  "cms-verify-ca",
+  "heartbeat",
+  "stats-period",
+  "zmq_linger",
+]);
 
 /** Names by what becomes of them. */
 export interface Difference {

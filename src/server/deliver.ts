@@ -1,5 +1,5 @@
 /** Gives messages to the handlers that handle them, one after the other, and says what became of each. */
-import type { Seal } from "../contracts/seal.ts";
+import type { OpenedParts, Seal } from "../contracts/seal.ts";
 import { errorStack } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import { MessageError } from "../message/errors.ts";
@@ -8,7 +8,7 @@ import type { Source } from "../socket/types.ts";
 import { hostOf } from "../text.ts";
 import type { Statistics } from "./counts.ts";
 import { isPromise } from "./guard.ts";
-import { type Body, openMessage } from "./opener.ts";
+import { type Body, openedBody, openMessage } from "./opener.ts";
 import type { Delivery, Step } from "./plans.ts";
 import { sendOn } from "./post.ts";
 import { type Verdict, worse } from "./verdict.ts";
@@ -29,8 +29,14 @@ export class Deliverer {
    * or there is room for another.
    *
    * @param from Who gives it, for people.
+   * @param plain Opens it, instead of the seal: it was made here.
    */
-  deliver(message: CCMessage, delivery: Delivery, from: string): Verdict | Promise<Verdict> {
+  deliver(
+    message: CCMessage,
+    delivery: Delivery,
+    from: string,
+    plain: (() => OpenedParts) | null = null,
+  ): Verdict | Promise<Verdict> {
     const { forwards, steps, counts, sizes, result } = delivery;
     const { size } = message;
     for (const counter of counts) counter.add();
@@ -43,7 +49,7 @@ export class Deliverer {
       if (isPromise(sent)) waits.push(sent);
       else verdict = worse(verdict, sent);
     }
-    const handled = steps.length === 0 ? "ok" : this.handle(message, steps, null, from);
+    const handled = steps.length === 0 ? "ok" : this.handle(message, steps, null, from, plain);
     if (isPromise(handled)) waits.push(handled);
     else verdict = worse(verdict, handled);
     return waits.length === 0 ? verdict : Promise.all(waits).then((all) => all.reduce(worse, verdict));
@@ -53,16 +59,18 @@ export class Deliverer {
    * Opens a message, as far as a step asks for it, and gives it to each.
    *
    * @param source Is paused while a handler has too many under way; null: who gives it waits.
+   * @param plain Opens it, instead of the seal.
    */
   handle(
     message: CCMessage,
     steps: readonly Step[],
     source: Source | null,
     from: string,
+    plain: (() => OpenedParts) | null = null,
   ): Verdict | Promise<Verdict> {
     inside.enter(message);
     if (steps.length > 1) inside.share(message);
-    const verdict = this.#open(message, steps, source, from);
+    const verdict = this.#open(message, steps, source, from, plain);
     if (!isPromise(verdict)) {
       inside.leave(message);
       return verdict;
@@ -78,11 +86,15 @@ export class Deliverer {
     steps: readonly Step[],
     source: Source | null,
     from: string,
+    plain: (() => OpenedParts) | null,
   ): Verdict | Promise<Verdict> {
     let body: Body | null = null;
     try {
       if (steps.some(({ reader }) => reader !== null)) {
-        const opened = openMessage(message, this.#seal, steps.length > 1);
+        const shared = steps.length > 1;
+        const opened = plain === null
+          ? openMessage(message, this.#seal, shared)
+          : openedBody(message, plain(), shared);
         if (isPromise(opened)) return this.#openLater(opened, message, steps, source, from);
         body = opened;
       }

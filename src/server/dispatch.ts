@@ -11,6 +11,7 @@
  */
 import type { Clock } from "../contracts/environment.ts";
 import { PUBLISH_MAX_DEPTH, TYPE_MAX_BYTES } from "../limits.ts";
+import type { OpenedParts } from "../contracts/seal.ts";
 import type { Logger } from "../log.ts";
 import type { Block } from "../memory/block.ts";
 import { CCMessage, inside } from "../message/message.ts";
@@ -153,8 +154,9 @@ export class Dispatcher implements MessageSink {
    * Gives a message of ours to the routes; settles when its handlers are done, or there is room for another.
    *
    * @param bytes Of its frames, without a route.
+   * @param plain The same, open.
    */
-  publish(type: string, bytes: Uint8Array): Verdict | Promise<Verdict> {
+  publish(type: string, bytes: Uint8Array, plain: () => OpenedParts): Verdict | Promise<Verdict> {
     const counters = this.#statistics.type(type);
     const count = (result: Result) => this.#statistics.add(result, 1, bytes.length, 0, counters);
     if (this.#publishing >= PUBLISH_MAX_DEPTH) {
@@ -175,7 +177,7 @@ export class Dispatcher implements MessageSink {
       this.#warn(entry, 1);
       // Its bytes are nobody else's.
       inside.keep(message);
-      verdict = this.#deliverer.deliver(message, entry.delivery, "this server");
+      verdict = this.#deliverer.deliver(message, entry.delivery, "this server", plain);
     } finally {
       this.#publishing--;
     }

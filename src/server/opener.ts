@@ -3,11 +3,9 @@ import type { Schema, SchemaIssue } from "../contracts/schema.ts";
 import type { OpenedParts, Seal } from "../contracts/seal.ts";
 import { BODY_DEFAULT_MAX_BYTES, BODY_MAX_BYTES } from "../limits.ts";
 import { MessageError } from "../message/errors.ts";
-import { checkJson } from "../message/json.ts";
+import { parseBody } from "../message/body.ts";
 import { type CCMessage, inside } from "../message/message.ts";
 import { isPromise } from "./guard.ts";
-
-const DECODER = new TextDecoder("utf-8", { fatal: true });
 
 /** A larger body that several handlers read is parsed for each of them. */
 const FROZEN_MAX_BYTES = 2048;
@@ -59,11 +57,14 @@ export class Body {
   #value: unknown;
   #parsed = false;
 
-  constructor(type: string, json: Uint8Array, shared: boolean) {
+  constructor(type: string, { json, value }: OpenedParts, shared: boolean) {
     this.#type = type;
     this.#json = json;
     this.#shared = shared;
     this.#parsedForEach = shared && json.length > FROZEN_MAX_BYTES;
+    if (value === undefined || this.#parsedForEach) return;
+    this.#value = shared ? deepFreeze(value) : value;
+    this.#parsed = true;
   }
 
   get bytes(): number {
@@ -80,21 +81,7 @@ export class Body {
   }
 
   #parse(): unknown {
-    checkJson(this.#json);
-    let value: unknown;
-    try {
-      value = JSON.parse(DECODER.decode(this.#json));
-    } catch {
-      throw new MessageError("not-json", "its body is not JSON in UTF-8");
-    }
-    if (typeof value !== "object" || value === null || Array.isArray(value)) {
-      throw new MessageError("bad-body", "its body is not an object");
-    }
-    const { req } = value as { req?: unknown };
-    if (typeof req !== "string") throw new MessageError("bad-body", 'field "req": expected the message type');
-    if (req !== this.#type) {
-      throw new MessageError("hijacked", `hijacked message: its body says "${req}"`);
-    }
+    const value = parseBody(this.#type, this.#json);
     return this.#shared && !this.#parsedForEach ? deepFreeze(value) : value;
   }
 }
@@ -114,10 +101,13 @@ function deepFreeze(value: object): object {
 export function openMessage(message: CCMessage, seal: Seal, shared: boolean): Body | Promise<Body> {
   if (seal.asynchronous) inside.keep(message);
   const parts = inside.parts(message);
-  const bodyOf = (opened: OpenedParts) => {
-    inside.opened(message, opened);
-    return new Body(parts.type, opened.json, shared);
-  };
+  const bodyOf = (opened: OpenedParts) => openedBody(message, opened, shared);
   const opened = seal.open(parts);
   return isPromise(opened) ? Promise.resolve(opened).then(bodyOf) : bodyOf(opened);
+}
+
+/** The body of a message that is open. */
+export function openedBody(message: CCMessage, opened: OpenedParts, shared: boolean): Body {
+  inside.opened(message, opened);
+  return new Body(message.type, opened, shared);
 }

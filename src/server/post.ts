@@ -1,17 +1,19 @@
 /** Sends what is made here: drafts are sealed, and go to clients along the way that was kept, or to upstreams. */
 import type { Environment } from "../contracts/environment.ts";
 import type { Draft, Message, Outcome, ReturnPath } from "../contracts/message.ts";
-import type { Seal, SealedParts } from "../contracts/seal.ts";
+import type { OpenedParts, Seal, SealDraft, SealedParts } from "../contracts/seal.ts";
 import { errorText } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import { Block } from "../memory/block.ts";
-import { encodeMessage } from "../message/draft.ts";
+import { bodyOf, encodeMessage } from "../message/draft.ts";
 import { CCMessage, inside, type MessageHome } from "../message/message.ts";
 import { routeBytes } from "../message/route.ts";
 import type { DealerSocket, RouterSocket, Source } from "../socket/types.ts";
 import type { Statistics } from "./counts.ts";
 import { isPromise } from "./guard.ts";
 
+/** `ENC1`: no JSON object with the fields of a body is as short. */
+export const ENCRYPTED_BYTES = 4;
 const NO_IDENTITY = new Uint8Array(0);
 const NO_ROUTE = new Uint8Array(0);
 
@@ -48,7 +50,7 @@ export class Post implements MessageHome {
   toClient(to: ReturnPath, what: Draft | Message): Outcome | Promise<Outcome> {
     const route = routeBytes(to);
     if (!isDraft(what)) return this.#toRouter(alongRoute(route, what));
-    return this.#sealed(what, (parts) => this.#toRouter(encodeMessage(route, parts)));
+    return this.#sealed(this.#dated(what), (parts) => this.#toRouter(encodeMessage(route, parts)));
   }
 
   /**
@@ -58,7 +60,7 @@ export class Post implements MessageHome {
    */
   toUpstream(dealer: DealerSocket, what: Draft | Message): Outcome | Promise<Outcome> {
     if (!isDraft(what)) return sendOn(dealer, what);
-    return this.#sealed(what, (parts) => {
+    return this.#sealed(this.#dated(what), (parts) => {
       const bytes = encodeMessage(NO_ROUTE, parts);
       return outcomeOf(dealer, dealer.send(NO_IDENTITY, bytes, 0, bytes.length, blockOf(bytes)));
     });
@@ -67,17 +69,32 @@ export class Post implements MessageHome {
   /**
    * A message of ours as bytes, without a route, for this server's own routes.
    *
+   * @param take Is also given what makes the same message open: nobody has to decrypt or verify what he has made himself.
    * @throws {MessageError} `bad-draft`
    */
-  encode<T>(draft: Draft, take: (bytes: Uint8Array) => T | Promise<T>): T | Promise<T> {
-    return this.#sealed(draft, (parts) => take(encodeMessage(NO_ROUTE, parts)));
+  encode<T>(
+    draft: Draft,
+    take: (bytes: Uint8Array, plain: () => OpenedParts) => T | Promise<T>,
+  ): T | Promise<T> {
+    const dated = this.#dated(draft);
+    return this.#sealed(dated, (parts) => {
+      const plain = () => ({
+        json: parts.body.length > ENCRYPTED_BYTES ? parts.body : bodyOf(dated),
+        blob: draft.blob?.slice() ?? null,
+        signer: null,
+      });
+      return take(encodeMessage(NO_ROUTE, parts), plain);
+    });
   }
 
-  #sealed<T>(draft: Draft, take: (parts: SealedParts) => T | Promise<T>): T | Promise<T> {
-    const { clock, host } = this.#environment;
-    const { type, fields, blob } = draft;
-    const parts = this.#seal.seal({ type, fields, blob, time: clock.time() / 1000, hostname: host.name });
+  #sealed<T>(draft: SealDraft, take: (parts: SealedParts) => T | Promise<T>): T | Promise<T> {
+    const parts = this.#seal.seal(draft);
     return isPromise(parts) ? Promise.resolve(parts).then(take) : take(parts);
+  }
+
+  #dated({ type, fields, blob }: Draft): SealDraft {
+    const { clock, host } = this.#environment;
+    return { type, fields, blob, time: clock.time() / 1000, hostname: host.name };
   }
 
   #toRouter(bytes: Uint8Array): Outcome {

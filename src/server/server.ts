@@ -9,6 +9,7 @@
  *                                    reload(): running ──▶ running
  * ```
  */
+import { ConfigError } from "../config/diagnostics.ts";
 import { linkValues } from "../config/socket_options.ts";
 import { factsOf, type ServerConfig } from "../config/reader.ts";
 import type { Environment } from "../contracts/environment.ts";
@@ -41,6 +42,7 @@ import { Post } from "./post.ts";
 import { Reload } from "./reload.ts";
 import { RouteTable } from "./routes.ts";
 import { dropsOf, type Losses, lossesOf, type ServerState, upstreamsOf } from "./state.ts";
+import { SealSlot } from "./seal_slot.ts";
 import { isOutcome, type Verdict } from "./verdict.ts";
 
 /**
@@ -59,7 +61,8 @@ const SETTLED_LOOK_MS = 5;
 export interface ServerParts {
   readonly environment: Environment;
   readonly log: Logger;
-  readonly seal: Seal;
+  /** A seal, or what makes the one that a config asks for: at the start, and anew at each reload. @throws {CCError} */
+  readonly seal: Seal | ((config: ServerConfig) => Promise<Seal>);
   /** Tells about the server; made once, before the server starts. */
   readonly observe?: (server: Server) => Observer;
 }
@@ -83,7 +86,8 @@ export class Server {
   /** Its sockets', whose memory is given back when it is not needed. */
   readonly context: SocketContext;
   readonly log: Logger;
-  readonly #seal: Seal;
+  readonly #seal: SealSlot;
+  readonly #makeSeal: (config: ServerConfig) => Promise<Seal>;
   readonly #post: Post;
   readonly #deliverer: Deliverer;
   readonly #dispatcher: Dispatcher;
@@ -112,9 +116,18 @@ export class Server {
     this.log = log.child("CCServer");
     this.context = new SocketContext(environment, this.log);
     this.statistics = new Statistics(options["cc-stats"]);
-    this.#seal = seal;
-    this.#post = new Post(environment, seal, this.statistics, this.log);
-    this.#deliverer = new Deliverer(seal, this.statistics, this.log);
+    if (typeof seal === "function") {
+      this.#seal = new SealSlot(null);
+      this.#makeSeal = seal;
+    } else {
+      this.#seal = new SealSlot(seal);
+      this.#makeSeal = async () => {
+        await seal.reload();
+        return seal;
+      };
+    }
+    this.#post = new Post(environment, this.#seal, this.statistics, this.log);
+    this.#deliverer = new Deliverer(this.#seal, this.statistics, this.log);
     this.#generation = { config, routes: new RouteTable(config.routes), hosts: new Map() };
     this.#dispatcher = new Dispatcher({
       resolve: (type) => this.#resolve(type),
@@ -202,7 +215,7 @@ export class Server {
       await this.#tearDown(0);
       await this.#observer?.stopped(false);
       this.log.tellHeld();
-      throw error instanceof StartError
+      throw error instanceof StartError || error instanceof ConfigError
         ? error
         : new StartError(codeOf(error) ?? "start-failed", errorText(error));
     }
@@ -223,6 +236,7 @@ export class Server {
       if (signal.aborted) throw new StartError("stopped", "the server was stopped while it started");
     };
     unlessStopped();
+    this.#seal.use(await this.#makeSeal(config));
     this.#engine = await makeEngine(options["zmq-engine"], this.context);
     unlessStopped();
     this.#table = this.context.relayTable({
@@ -286,8 +300,11 @@ export class Server {
       startHost: (host) => startHost(host, this.#stop.signal),
     });
     const before = this.#generation.hosts;
+    // What is wrong with keys leaves all as it is.
+    const seal = await this.#makeSeal(next);
     const generation = await reload.prepare();
     if (generation === null) return reload.changes;
+    this.#seal.use(seal);
     this.#generation = generation;
     this.statistics.route(generation.config.routes.map(({ type }) => type));
     for (const host of generation.hosts.values()) host.join(generation.hosts);
@@ -468,7 +485,10 @@ export class Server {
   }
 
   #publish(draft: Draft): Outcome | Promise<Outcome> {
-    const verdict = this.#post.encode(draft, (bytes) => this.#dispatcher.publish(draft.type, bytes));
+    const verdict = this.#post.encode(
+      draft,
+      (bytes, plain) => this.#dispatcher.publish(draft.type, bytes, plain),
+    );
     return isPromise(verdict) ? Promise.resolve(verdict).then(toOutcome) : toOutcome(verdict);
   }
 

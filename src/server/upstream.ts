@@ -20,7 +20,8 @@ import type {
 } from "../socket/types.ts";
 import type { HandlerCounter, Statistics } from "./counts.ts";
 import type { Guard } from "./guard.ts";
-import { BodyReader, openMessage } from "./opener.ts";
+import { BodyReader, openedBody, openMessage } from "./opener.ts";
+import { ENCRYPTED_BYTES } from "./post.ts";
 import { Pinger } from "./pinger.ts";
 import type { Post } from "./post.ts";
 
@@ -168,7 +169,11 @@ export class HandlerUpstream implements Upstream, MessageSink {
 
   #takePong(message: CCMessage): void {
     try {
-      const body = openMessage(message, this.#parts.seal, false);
+      // Whether the link lives needs no signature: the upstream may not sign.
+      const { body: json } = inside.parts(message);
+      const body = json.length > ENCRYPTED_BYTES
+        ? openedBody(message, { json, blob: null, signer: null }, false)
+        : openMessage(message, this.#parts.seal, false);
       // A pong that has to be decrypted first is none of a server that answers pings: nothing is lost.
       if (!(body instanceof Promise)) this.#pinger!.pong(PONG.read(body) as EchoResponse);
     } catch (error) {

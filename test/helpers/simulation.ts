@@ -555,6 +555,7 @@ export class World {
         replace: absent,
         list: () => Promise.resolve([]),
         ownerOf: () => Promise.resolve(null),
+        modeOf: () => Promise.resolve(null),
         remove: absent,
         makeFolder: absent,
         openPipes: absent,

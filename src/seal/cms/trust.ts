@@ -1,0 +1,240 @@
+/**
+ * Who is trusted: builds the way from a signer's certificate to a named CA (RFC 5280, section 6), once a certificate, and
+ * remembers it as long as it holds.
+ */
+import { Buffer } from "node:buffer";
+import type { Signer } from "../../contracts/message.ts";
+import { SIGNERS_KNOWN } from "../../limits.ts";
+import { type Certificate, USAGE } from "./certificate.ts";
+import type { RevocationList } from "./crl.ts";
+import { sameBytes } from "./der.ts";
+import { SealError } from "./errors.ts";
+import { CERT } from "./oids.ts";
+import type { Policy } from "./signatures.ts";
+
+/** CAs between a signer and a named one. */
+const CHAIN_MAX = 6;
+/** Signatures that are verified to find one way: a peer may send many CAs of the same name. */
+const CHAIN_CHECKS_MAX = 32;
+
+/** Purposes that a signer's certificate may have been issued for: mail, as `openssl cms` wants it, or those of the original's. */
+const SIGNER_PURPOSES = [CERT.emailProtection, CERT.clientAuth, CERT.serverAuth, CERT.anyExtendedKeyUsage];
+
+/** A signer whose certificate is under a named CA. */
+export interface TrustedSigner extends Signer {
+  readonly certificate: Certificate;
+  /** When that holds, milliseconds since 1970. */
+  readonly from: number;
+  readonly until: number;
+}
+
+export interface TrustParts {
+  /** Those of cms-verify-ca. */
+  readonly anchors: readonly Certificate[];
+  /** Others of the key store: CAs between, and signers that do not send their own. */
+  readonly others: readonly Certificate[];
+  readonly lists: readonly RevocationList[];
+  readonly policy: Policy;
+}
+
+export class Trust {
+  readonly #parts: TrustParts;
+  /** By the end of the certificate, which is its signature's: as good as a hash. */
+  readonly #known = new Map<number, TrustedSigner>();
+
+  constructor(parts: TrustParts) {
+    this.#parts = parts;
+  }
+
+  get policy(): Policy {
+    return this.#parts.policy;
+  }
+
+  /** A signer found before, by the certificate that came with a message; null: not yet, or the time has come to look again. */
+  known(certificate: Uint8Array, now: number): TrustedSigner | null {
+    const found = this.#known.get(keyOf(certificate));
+    if (found === undefined || now < found.from || now > found.until) return null;
+    return Buffer.compare(found.certificate.der, certificate) === 0 ? found : null;
+  }
+
+  /** Certificates of the key store that may be a signer's. */
+  get stored(): readonly Certificate[] {
+    return this.#parts.others;
+  }
+
+  /**
+   * Finds out whether a certificate is under a named CA.
+   *
+   * @param sent Certificates that came with it, which may be CAs between.
+   * @throws {SealError} Why it is not, by what is nearest to being right.
+   */
+  find(certificate: Certificate, sent: readonly Certificate[], now: number): TrustedSigner {
+    const search = new Search(this.#parts, sent, now);
+    const way = search.from(certificate);
+    if (!certificate.mayUse(USAGE.digitalSignature | USAGE.nonRepudiation)) {
+      throw new SealError("wrong-usage", `the keyUsage of "${certificate.name}" does not let it sign`);
+    }
+    const signer: TrustedSigner = {
+      name: certificate.commonName || certificate.name,
+      fingerprint: certificate.fingerprint,
+      certificate,
+      from: Math.max(...way.map(({ from }) => from)),
+      until: Math.min(...way.map(({ until }) => until)),
+    };
+    if (this.#known.size >= SIGNERS_KNOWN) this.#known.delete(this.#known.keys().next().value!);
+    this.#known.set(keyOf(certificate.der), signer);
+    return signer;
+  }
+}
+
+function keyOf(bytes: Uint8Array): number {
+  let key = 0;
+  for (let i = Math.max(0, bytes.length - 6); i < bytes.length; i++) key = key * 256 + bytes[i];
+  return key;
+}
+
+/** A certificate on the way, and when it may be relied on. */
+interface Hop {
+  readonly from: number;
+  readonly until: number;
+}
+
+/** One search for a way to a named CA. */
+class Search {
+  readonly #parts: TrustParts;
+  readonly #cas: readonly Certificate[];
+  readonly #now: number;
+  #checks = 0;
+  /** Why the way that came farthest ends. */
+  #why: SealError | null = null;
+
+  constructor(parts: TrustParts, sent: readonly Certificate[], now: number) {
+    this.#parts = parts;
+    this.#cas = [...parts.others, ...sent];
+    this.#now = now;
+  }
+
+  /** @throws {SealError} */
+  from(certificate: Certificate): readonly Hop[] {
+    const way = this.#up(certificate, [certificate]);
+    if (way !== null) return way;
+    throw this.#why ??
+      new SealError(
+        "untrusted",
+        `no CA of cms-verify-ca has issued the certificate of "${certificate.name}"`,
+      );
+  }
+
+  /** @param below What stands below the issuer that is looked for, `certificate` last. */
+  #up(certificate: Certificate, below: readonly Certificate[]): readonly Hop[] | null {
+    for (const anchor of this.#parts.anchors) {
+      const hops = this.#under(certificate, anchor, below, true);
+      if (hops !== null) return [...hops, hopOf(anchor)];
+    }
+    if (below.length > CHAIN_MAX) return null;
+    for (const ca of this.#cas) {
+      if (below.some(({ der }) => sameBytes(der, ca.der))) continue;
+      const hops = this.#under(certificate, ca, below, false);
+      if (hops === null) continue;
+      const rest = this.#up(ca, [...below, ca]);
+      if (rest !== null) return [...hops, ...rest];
+    }
+    return null;
+  }
+
+  /** Has this CA issued it, and may it be relied on now? */
+  #under(
+    certificate: Certificate,
+    ca: Certificate,
+    below: readonly Certificate[],
+    named: boolean,
+  ): Hop[] | null {
+    if (!sameBytes(certificate.issuer, ca.subject)) return null;
+    const { authorityKeyId } = certificate;
+    if (authorityKeyId !== null && ca.subjectKeyId !== null && !sameBytes(authorityKeyId, ca.subjectKeyId)) {
+      return null;
+    }
+    if (++this.#checks > CHAIN_CHECKS_MAX) return null;
+    try {
+      const { policy } = this.#parts;
+      if (!certificate.isSignedBy(ca.key, policy)) return null;
+      // What merely comes along, or lies there, is no CA unless it says so.
+      if (!named && (ca.ca !== true || !ca.mayUse(USAGE.keyCertSign))) return null;
+      this.#check(certificate);
+      this.#checkCa(ca, below, named);
+      const list = this.#listOf(ca);
+      if (list === null) return [hopOf(certificate)];
+      const since = list.since(certificate);
+      if (since !== null) {
+        throw new SealError(
+          "revoked",
+          `the certificate of "${certificate.name}" is revoked since ${dateText(since)}`,
+        );
+      }
+      return [hopOf(certificate), { from: -Infinity, until: list.nextUpdate ?? Infinity }];
+    } catch (error) {
+      if (!(error instanceof SealError)) throw error;
+      this.#why = error;
+      return null;
+    }
+  }
+
+  #check(certificate: Certificate): void {
+    const { name, validFrom, validUntil, unknownCritical } = certificate;
+    if (this.#now < validFrom) {
+      throw new SealError("expired", `the certificate of "${name}" is valid from ${dateText(validFrom)} on`);
+    }
+    if (this.#now > validUntil) {
+      throw new SealError("expired", `the certificate of "${name}" has expired on ${dateText(validUntil)}`);
+    }
+    if (unknownCritical !== null) {
+      throw new SealError(
+        "wrong-usage",
+        `the certificate of "${name}" has a critical extension that is not understood: ${unknownCritical}`,
+      );
+    }
+    if (!certificate.mayServe(...SIGNER_PURPOSES)) {
+      throw new SealError(
+        "wrong-usage",
+        `the extendedKeyUsage of "${name}" is for something else than messages`,
+      );
+    }
+    // Its own key must be a good one too.
+    void certificate.key;
+  }
+
+  #checkCa(ca: Certificate, below: readonly Certificate[], named: boolean): void {
+    // Before version 3 nothing says what is a CA: there, only one that the operator has named is.
+    const isCa = ca.ca ?? (named && ca.version < 3);
+    if (!isCa || !ca.mayUse(USAGE.keyCertSign)) {
+      throw new SealError("wrong-usage", `"${ca.name}" may not issue certificates`);
+    }
+    const between = below.slice(1).filter(({ subject, issuer }) => !sameBytes(subject, issuer));
+    if (between.length > ca.pathLength) {
+      throw new SealError("wrong-usage", `"${ca.name}" may not have so many CAs below it`);
+    }
+    if (named) this.#check(ca);
+  }
+
+  /** The CA's newest list; null: there is none. */
+  #listOf(ca: Certificate): RevocationList | null {
+    const { lists, policy } = this.#parts;
+    const own = lists.filter((list) => list.isOf(ca, policy)).sort((a, b) => b.updated - a.updated);
+    if (own.length === 0) return null;
+    const [{ nextUpdate }] = own;
+    if (nextUpdate !== null && this.#now > nextUpdate) {
+      throw new SealError("expired", `the CRL of "${ca.name}" was to be replaced by ${dateText(nextUpdate)}`);
+    }
+    return own[0];
+  }
+}
+
+const hopOf = ({ validFrom, validUntil }: Certificate): Hop => ({ from: validFrom, until: validUntil });
+
+/** `2026-11-28` */
+export const dateText = (ms: number): string => new Date(ms).toISOString().slice(0, 10);
+
+/** Does a SignerIdentifier or RecipientIdentifier of this form name it? */
+export function isNamed(certificate: Certificate, issuer: Uint8Array, serial: Uint8Array): boolean {
+  return sameBytes(certificate.serial, serial) && sameBytes(certificate.issuer, issuer);
+}

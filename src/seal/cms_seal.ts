@@ -1,0 +1,211 @@
+/**
+ * The seal of a server or client with `cms-` options: signs and encrypts what is made here, decrypts and verifies what comes,
+ * and checks what the signature covers: the body's time, its host, the hash of the blob.
+ */
+import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
+import type { Clock, Environment } from "../contracts/environment.ts";
+import type { Signer } from "../contracts/message.ts";
+import type { OpenedParts, Seal, SealDraft, SealedParts } from "../contracts/seal.ts";
+import { BODY_MAX_BYTES, SIGNATURE_MAX_BYTES } from "../limits.ts";
+import { parseBody } from "../message/body.ts";
+import { bodyOf } from "../message/draft.ts";
+import { MessageError } from "../message/errors.ts";
+import { hex, printable, utf8 } from "../text.ts";
+import {
+  decryptBlob,
+  decryptEnvelope,
+  encryptBlob,
+  encryptEnvelope,
+  undecryptable,
+} from "./cms/enveloped_data.ts";
+import { SealError } from "./cms/errors.ts";
+import { type Keys, loadKeys } from "./cms/key_store.ts";
+import { type Verified, verifySignedData } from "./cms/signed_data.ts";
+import { ENC1, isEncrypted } from "./identity.ts";
+import { checkForOriginal } from "./original.ts";
+import type { SealSettings } from "./settings.ts";
+
+const NO_SIGNATURE = new Uint8Array(0);
+/** Bytes of the id that tells messages of one signer apart. */
+const ID_BYTES = 16;
+
+/** Hashes of blobs, by what stands in front of them. SHA-1 is the original's. */
+const BLOB_HASHES: Readonly<Record<string, string>> = {
+  "SHA-1": "sha1",
+  "SHA-256": "sha256",
+  "SHA-384": "sha384",
+  "SHA-512": "sha512",
+};
+
+/** What a message is when it has been opened. */
+class Opened implements OpenedParts {
+  readonly json: Uint8Array;
+  readonly blob: Uint8Array | null;
+  readonly signer: Signer | null;
+  readonly value: Record<string, unknown>;
+
+  constructor(json: Uint8Array, blob: Uint8Array | null, signer: Signer, value: Record<string, unknown>) {
+    this.json = json;
+    this.blob = blob;
+    this.signer = signer;
+    this.value = value;
+  }
+}
+
+export class CmsSeal implements Seal {
+  readonly asynchronous = false;
+  readonly settings: SealSettings;
+  readonly #clock: Clock;
+  readonly #environment: Pick<Environment, "files" | "clock">;
+  #keys: Keys;
+
+  private constructor(settings: SealSettings, environment: Pick<Environment, "files" | "clock">, keys: Keys) {
+    this.settings = settings;
+    this.#environment = environment;
+    this.#clock = environment.clock;
+    this.#keys = keys;
+  }
+
+  /** Reads keys, certificates and CRLs. @throws {KeyStoreError} */
+  static async open(
+    settings: SealSettings,
+    environment: Pick<Environment, "files" | "clock">,
+  ): Promise<CmsSeal> {
+    return new CmsSeal(settings, environment, await loadKeys(settings, environment));
+  }
+
+  /** What is used now. */
+  get keys(): Keys {
+    return this.#keys;
+  }
+
+  /** Reads them again. @throws {KeyStoreError} Then the old ones stay. */
+  async reload(): Promise<void> {
+    this.#keys = await loadKeys(this.settings, this.#environment);
+  }
+
+  open(parts: SealedParts): OpenedParts {
+    const { recipient, trust } = this.#keys;
+    const { body, signature } = parts;
+    if (isEncrypted(body)) {
+      if (recipient === null || trust === null) {
+        throw new MessageError("encrypted", "the body is encrypted, and nothing here decrypts");
+      }
+      return this.#openEncrypted(parts);
+    }
+    if (recipient !== null) {
+      throw new SealError("not-encrypted", "it is not encrypted, and cms-decrypt wants that");
+    }
+    if (trust === null) return { json: body, blob: parts.blob, signer: null };
+    if (signature.length === 0) {
+      throw new SealError("unsigned", "it is not signed, and cms-verify-ca wants that");
+    }
+    checkSize(signature, SIGNATURE_MAX_BYTES);
+    const verified = verifySignedData(signature, body, trust, this.#clock.time());
+    return this.#check(parts.type, verified, parts.blob);
+  }
+
+  #openEncrypted({ type, signature, blob }: SealedParts): OpenedParts {
+    const { recipient, trust } = this.#keys;
+    checkSize(signature, BODY_MAX_BYTES + 2 * SIGNATURE_MAX_BYTES);
+    const { content, sealed } = decryptEnvelope(signature, recipient!, trust!.policy);
+    let verified: Verified;
+    try {
+      verified = verifySignedData(content, null, trust!, this.#clock.time());
+    } catch (error) {
+      // A wrong key of CBC shows as nonsense: what exactly is wrong with it would tell about the key.
+      if (sealed === null && error instanceof SealError && error.code === "bad-cms") throw undecryptable();
+      throw error;
+    }
+    const plain = sealed === null || blob === null ? blob : decryptBlob(sealed, type, blob);
+    return this.#check(type, verified, plain);
+  }
+
+  /** What the signature covers. */
+  #check(type: string, { content, signer }: Verified, blob: Uint8Array | null): OpenedParts {
+    const { timeWindowMs, hostname } = this.settings;
+    const value = parseBody(type, content);
+    checkBlobHash(value.blob_hash, blob, this.#keys.trust!.policy.legacy);
+    if (timeWindowMs > 0) this.#checkTime(value.time, timeWindowMs);
+    if (hostname !== "off") {
+      const { certificate } = signer;
+      const names = hostname === "cn" ? [certificate.commonName] : certificate.hosts;
+      if (typeof value.hostname !== "string" || !names.includes(value.hostname)) {
+        throw new SealError(
+          "not-allowed",
+          `"${certificate.name}" signed for the host "${printable(String(value.hostname), 64)}": ` +
+            `cms-hostname = ${hostname} allows ${
+              names.length === 0 ? "none" : printable(names.join(", "), 200)
+            }`,
+        );
+      }
+    }
+    return new Opened(content, blob, signer, value);
+  }
+
+  #checkTime(time: unknown, windowMs: number): void {
+    const off = typeof time === "number" ? Math.abs(this.#clock.time() - 1000 * time) : NaN;
+    if (off <= windowMs) return;
+    throw new SealError(
+      "out-of-time",
+      Number.isNaN(off)
+        ? "it does not say its time"
+        : `its time is ${(off / 1000).toFixed(1)} s from now: cms-time-window is ${windowMs / 1000}`,
+    );
+  }
+
+  seal(draft: SealDraft): SealedParts {
+    const { signer, recipients } = this.#keys;
+    const { type, blob = null } = draft;
+    if (signer === null) return { type, body: bodyOf(draft), signature: NO_SIGNATURE, blob };
+    if (Object.hasOwn(draft.fields, "id")) {
+      throw new MessageError(
+        "bad-draft",
+        `the fields of "${type}" have an "id": a signature needs that name for its own`,
+      );
+    }
+    const legacy = this.settings.profile === "legacy";
+    if (legacy) checkForOriginal(draft);
+    const fields = { ...draft.fields, id: hex(randomBytes(ID_BYTES)) };
+    const body = bodyOf({ ...draft, fields }, blob === null ? "" : blobHash(blob, legacy));
+    if (recipients.length === 0) return { type, body, signature: signer.sign(body, false), blob };
+    const { envelope, key, nonce } = encryptEnvelope(signer.sign(body, true), recipients, legacy);
+    const sealed = legacy || blob === null ? blob : encryptBlob({ key, nonce }, type, blob);
+    return { type, body: ENC1, signature: envelope, blob: sealed };
+  }
+}
+
+function checkSize(signature: Uint8Array, maxBytes: number): void {
+  if (signature.length <= maxBytes) return;
+  throw new SealError("bad-cms", `the signature has ${signature.length} bytes, at most ${maxBytes} are read`);
+}
+
+function blobHash(blob: Uint8Array, legacy: boolean): string {
+  const [name, hash] = legacy ? ["SHA-1", "sha1"] : ["SHA-256", "sha256"];
+  return `${name}:${createHash(hash).update(blob).digest("hex")}`;
+}
+
+/** An empty blob frame is a blob, as the original has it. */
+function checkBlobHash(claimed: unknown, blob: Uint8Array | null, legacy: boolean): void {
+  const refuse = (message: string) => new SealError("blob-hash", message);
+  if (claimed === undefined || claimed === null || claimed === "") {
+    if (blob !== null) throw refuse("it has a blob that the signature does not cover: blob_hash is missing");
+    return;
+  }
+  if (blob === null) throw refuse("it has a blob_hash, and no blob: somebody has taken that away");
+  const [, name, digits] = /^(SHA-\d+):([0-9a-fA-F]+)$/.exec(typeof claimed === "string" ? claimed : "") ??
+    [];
+  const hash = name !== undefined && Object.hasOwn(BLOB_HASHES, name) ? BLOB_HASHES[name] : undefined;
+  if (hash === undefined) throw refuse("its blob_hash is of no known form");
+  if (hash === "sha1" && !legacy) {
+    throw new SealError(
+      "weak-algorithm",
+      "a blob_hash with SHA-1 is not allowed: cms-profile = accept-legacy would take it",
+    );
+  }
+  const actual = utf8(createHash(hash).update(blob).digest("hex"));
+  const wanted = utf8(digits.toLowerCase());
+  if (actual.length !== wanted.length || !timingSafeEqual(actual, wanted)) {
+    throw refuse("the blob is another than was signed: its hash differs");
+  }
+}

@@ -1,0 +1,36 @@
+/** What a seal is to do: the `cms-` options, read. */
+
+/** What is written and read: see `docs/security.md`. */
+export type Profile = "modern" | "legacy" | "accept-legacy";
+
+/** What the certificate must say of the host that a body names. */
+export type HostnameCheck = "off" | "cn" | "san";
+
+export interface SealSettings {
+  /** The folder of keys and certificates. */
+  readonly keystore: string;
+  /** Names in it; null: not set. */
+  readonly sign: string | null;
+  readonly verifyCa: readonly string[] | null;
+  readonly encrypt: readonly string[] | null;
+  readonly decrypt: string | null;
+  readonly profile: Profile;
+  /** 0: any time will do. */
+  readonly timeWindowMs: number;
+  readonly hostname: HostnameCheck;
+}
+
+/** Which option a finding is about. */
+export type SealOption =
+  | "cms-keystore"
+  | "cms-sign"
+  | "cms-verify-ca"
+  | "cms-encrypt"
+  | "cms-decrypt"
+  | "cms-profile";
+
+/** What is wrong with keys or certificates. */
+export interface KeyFinding {
+  readonly option: SealOption;
+  readonly message: string;
+}

@@ -1,0 +1,36 @@
+/** The seal that a server has now: a reload may put another one in its place. */
+import type { OpenedParts, Seal, SealDraft, SealedParts } from "../contracts/seal.ts";
+
+export class SealSlot implements Seal {
+  #seal: Seal | null;
+
+  constructor(seal: Seal | null) {
+    this.#seal = seal;
+  }
+
+  /** From now on this one. */
+  use(seal: Seal): void {
+    this.#seal = seal;
+  }
+
+  get #current(): Seal {
+    if (this.#seal === null) throw new Error("A server has no seal before it starts");
+    return this.#seal;
+  }
+
+  get asynchronous(): boolean {
+    return this.#current.asynchronous;
+  }
+
+  open(parts: SealedParts): OpenedParts | Promise<OpenedParts> {
+    return this.#current.open(parts);
+  }
+
+  seal(draft: SealDraft): SealedParts | Promise<SealedParts> {
+    return this.#current.seal(draft);
+  }
+
+  reload(): Promise<void> {
+    return this.#current.reload();
+  }
+}
