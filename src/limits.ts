@@ -242,3 +242,7 @@ export const KEY_STORE_MAX_FILES = 10_000;
 export const KEY_FILE_MAX_BYTES: number = 256 * 1024;
 /** A list of 100,000 revoked certificates has some 4 MB. */
 export const CRL_MAX_BYTES: number = 16 * 1024 * 1024;
+
+/** Errors that are sent in a second to those whose requests are refused: to one peer, and in all. Each may cost a signature. */
+export const COMPLAINTS_A_CLIENT = 10;
+export const COMPLAINTS_IN_ALL = 200;

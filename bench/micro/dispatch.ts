@@ -25,7 +25,7 @@ async function dispatching(handler: string): Promise<(chunk: Uint8Array) => void
   const statistics = new Statistics(2);
   const post = new Post(MACHINE, IDENTITY, statistics, SILENT);
   post.router = { send: () => true } as unknown as RouterSocket;
-  const deliverer = new Deliverer(IDENTITY, statistics, SILENT);
+  const deliverer = new Deliverer(IDENTITY, statistics, SILENT, MACHINE.clock);
   const definition = HANDLERS_BY_NAME.get(handler)!;
   const config: HandlerConfig = {
     name: "h:bench",

@@ -4,7 +4,7 @@ import type { Clock } from "../contracts/environment.ts";
 import { printable } from "../text.ts";
 import { defineCommand, numberFlag } from "./define.ts";
 import { EXIT, UsageError } from "./exit.ts";
-import { connect } from "./send.ts";
+import { CONFIG_FLAG, connect } from "./send.ts";
 
 export const ping = defineCommand({
   names: ["ping"],
@@ -25,6 +25,7 @@ export const ping = defineCommand({
       value: "SECONDS",
       doc: "wait so long for an answer; 5 when it is not said",
     },
+    config: CONFIG_FLAG,
   },
   async run(flags, operands, program) {
     const [endpoint] = operands;
@@ -34,7 +35,7 @@ export const ping = defineCommand({
     const intervalMs = numberFlag(flags.interval, "-i", 1) * 1000;
     const timeoutMs = numberFlag(flags.timeout, "-W", 5) * 1000;
 
-    const client = connect(endpoint, program);
+    const client = await connect(endpoint, program, flags.config);
     const times: number[] = [];
     const begin = clock.now();
     let sent = 0;

@@ -12,7 +12,9 @@ import { readTexts } from "../config/options.ts";
 import { modulePath, type ServerConfig } from "../config/reader.ts";
 import type { Program } from "../contracts/command.ts";
 import type { Cancel, Environment, Processes } from "../contracts/environment.ts";
+import type { ServerOptions } from "../config/server_options.ts";
 import type { SectionRead } from "../contracts/handler.ts";
+import type { Seal } from "../contracts/seal.ts";
 import {
   type AnyDaemonDefinition,
   daemonOf,
@@ -35,6 +37,7 @@ import { didYouMean } from "../text.ts";
 import { type Configs, exitOf } from "./config.ts";
 import { defineCommand, LOG_FLAGS } from "./define.ts";
 import { EXIT, Exit, UsageError } from "./exit.ts";
+import { openSeal } from "./seal.ts";
 import { levelOf } from "./serve.ts";
 
 /** The server is waited for so long at the start. */
@@ -144,7 +147,7 @@ class DaemonRun {
     const client = new Client(endpoint, {
       name,
       environment: this.#environment,
-      seal: IDENTITY,
+      seal: await this.#seal(config, read, log.local),
       log: log.local,
       onChange: (up) => {
         this.#goneSince = clock.now();
@@ -196,6 +199,27 @@ class DaemonRun {
       await client.close(LINGER_MS);
       await this.#writer.drained();
     }
+  }
+
+  /** Signs as its section says, or as its server does; what the server tells it is proved by the token. */
+  async #seal(config: ServerConfig, { values }: SectionRead, log: Logger): Promise<Seal> {
+    const own = Object.entries(values).filter(([name, value]) => name.startsWith("cms-") && value !== null);
+    const options: ServerOptions = {
+      ...config.options,
+      ...Object.fromEntries(own),
+      "cms-verify-ca": null,
+      "cms-decrypt": null,
+      "cms-time-window": 0,
+    };
+    const seal = await openSeal({ ...config, options }, this.#environment, log).catch((error) => {
+      throw exitOf(error);
+    });
+    return {
+      asynchronous: seal.asynchronous,
+      open: (parts) => IDENTITY.open(parts),
+      seal: (draft) => draft.type === JOB_CONFIG ? IDENTITY.seal(draft) : seal.seal(draft),
+      reload: () => seal.reload(),
+    };
   }
 
   /** Asks the server what it is to do; the answer is a message like any other. */

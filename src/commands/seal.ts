@@ -1,11 +1,15 @@
 /** The seal that a config asks for. */
 import { dirname, resolve } from "node:path";
 import { ConfigError, type Diagnostic } from "../config/diagnostics.ts";
+import { loadServerSection } from "../config/load.ts";
 import type { ServerConfig } from "../config/reader.ts";
+import type { Program } from "../contracts/command.ts";
 import type { Environment } from "../contracts/environment.ts";
 import type { Seal } from "../contracts/seal.ts";
 import type { Logger } from "../log.ts";
 import { IDENTITY } from "../seal/identity.ts";
+import { exitOf } from "./config.ts";
+import { EXIT, Exit } from "./exit.ts";
 import type { KeyFinding, SealSettings } from "../seal/settings.ts";
 
 /** What of a config the seal is about. */
@@ -72,4 +76,26 @@ async function settingsOf(
     timeWindowMs: options["cms-time-window"] * 1000,
     hostname: options["cms-hostname"],
   };
+}
+
+/**
+ * The seal of a config file, for a command that sends: its `[ccserver]` says whose keys.
+ *
+ * @throws {Exit} What is wrong with it, or that it has none.
+ */
+export async function sealOfFile(file: string, { environment, tell }: Program): Promise<Seal> {
+  try {
+    const found = await loadServerSection(file, environment);
+    if (found === null) throw new Exit(EXIT.config, `ccserver: ${file}: the section [ccserver] is missing`);
+    if (found.wrong.length > 0) {
+      throw new Exit(EXIT.config, `ccserver: ${file}: its [ccserver] is wrong: --check tells how`);
+    }
+    const seal = await openSeal(found, environment, { warn: (_where, text) => tell(`ccserver: ${text}`) });
+    if (seal === IDENTITY) {
+      throw new Exit(EXIT.config, `ccserver: ${file}: it has neither cms-sign nor cms-verify-ca`);
+    }
+    return seal;
+  } catch (error) {
+    throw exitOf(error);
+  }
 }

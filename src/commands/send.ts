@@ -13,8 +13,16 @@ import { IDENTITY } from "../seal/identity.ts";
 import { printable } from "../text.ts";
 import { defineCommand, numberFlag } from "./define.ts";
 import { EXIT, Exit, UsageError } from "./exit.ts";
+import { sealOfFile } from "./seal.ts";
 
 const LINGER_MS = 10_000;
+
+/** Of commands that send. */
+export const CONFIG_FLAG = {
+  kind: "text",
+  value: "CONFIG.ini",
+  doc: "sign, encrypt and verify by the cms- options of this config",
+} as const;
 
 export const send = defineCommand({
   names: ["send"],
@@ -28,6 +36,7 @@ export const send = defineCommand({
     reply: { kind: "flag", doc: "wait for the reply and print it" },
     timeout: { kind: "text", value: "SECONDS", doc: "wait at most so long; 5 when it is not said" },
     blob: { kind: "text", value: "FILE", doc: "send the file's bytes too" },
+    config: CONFIG_FLAG,
   },
   async run(flags, [endpoint, type, ...pairs], program) {
     if (endpoint === undefined || type === undefined) {
@@ -38,7 +47,7 @@ export const send = defineCommand({
     const fields = { ...defaultsFor(type, program), ...given };
     const timeoutMs = numberFlag(flags.timeout, "--timeout", 5) * 1000;
     const blob = flags.blob === undefined ? undefined : readBlob(flags.blob);
-    const client = connect(endpoint, program);
+    const client = await connect(endpoint, program, flags.config);
     try {
       await client.ready({ timeoutMs });
       if (flags.reply) return await ask(client, { type, fields, blob }, timeoutMs, program);
@@ -74,10 +83,15 @@ async function ask(
   }
 }
 
-/** @throws {Exit} The endpoint is none. */
-export function connect(endpoint: string, { environment, log }: Program): Client {
+/**
+ * @param config Whose keys are used.
+ * @throws {Exit} The endpoint is none, or the config is wrong.
+ */
+export async function connect(endpoint: string, program: Program, config?: string): Promise<Client> {
+  const { environment, log } = program;
+  const seal = config === undefined ? IDENTITY : await sealOfFile(config, program);
   try {
-    return new Client(endpoint, { environment, log, seal: IDENTITY });
+    return new Client(endpoint, { environment, log, seal });
   } catch (error) {
     if (error instanceof EndpointError) throw new Exit(EXIT.usage, `ccserver: ${error.message}`);
     throw error;

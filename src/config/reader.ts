@@ -101,7 +101,14 @@ export function factsOf(
 }
 
 /** Options about signatures, which a server's daemons are given too. */
-const CMS_OPTIONS = ["cms-keystore", "cms-sign", "cms-verify-ca", "cms-encrypt", "cms-decrypt"] as const;
+const CMS_OPTIONS = [
+  "cms-keystore",
+  "cms-sign",
+  "cms-verify-ca",
+  "cms-encrypt",
+  "cms-decrypt",
+  "cms-profile",
+] as const;
 
 /** What was loaded from a file, or why nothing was. */
 export type LoadedModule =

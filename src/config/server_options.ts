@@ -88,6 +88,40 @@ export interface ServerOptions extends ZmqValues {
   readonly "cms-hostname": "off" | "cn" | "san";
 }
 
+/** Options about signatures, of a server and of a daemon of this program. */
+export const SEAL_OPTIONS = {
+  "cms-keystore": optional(
+    text,
+    "folder of certificates NAME.crt, keys private/NAME.key and lists NAME.crl; from the folder of the config file",
+    "keys",
+  ),
+  "cms-sign": optional(text, "key to sign with", "server"),
+  "cms-verify-ca": optional(list(text), "CAs that may have issued a signer's certificate", "ca, old_ca"),
+  "cms-encrypt": optional(list(text), "certificates to encrypt for", "confdb"),
+  "cms-decrypt": optional(text, "key to decrypt with", "server"),
+  "cms-time-window": option(
+    number(0),
+    "0",
+    "largest difference between a message's time and now; 0 is off",
+    "300",
+    "s",
+  ),
+  "cms-profile": optional(
+    choice("modern", "legacy", "accept-legacy"),
+    "modern (when missing): SHA-256, AES-GCM; legacy: written as the original (0.8) reads it, and both are read; " +
+      "accept-legacy: written modern, and both are read",
+    "legacy",
+  ),
+  "cms-hostname": option(
+    choice("off", "cn", "san"),
+    "off",
+    "the host in a message's body must be its signer's: the common name of the certificate, or a DNS name of it",
+    "cn",
+  ),
+} satisfies { [K in SealOptionName]: Option<ServerOptions[K]> };
+
+export type SealOptionName = keyof ServerOptions & `cms-${string}`;
+
 /** The options of `[ccserver]`. */
 export const SERVER_OPTIONS = {
   job_name: optional(text, "name of this server; the file's name without folder and .ini", "collector"),
@@ -215,34 +249,7 @@ export const SERVER_OPTIONS = {
     "log lines for people, or one JSON object a line: time (UTC), pid, level, logger, msg",
     "json",
   ),
-  "cms-keystore": optional(
-    text,
-    "folder of certificates NAME.crt, keys private/NAME.key and lists NAME.crl; from the folder of the config file",
-    "keys",
-  ),
-  "cms-sign": optional(text, "key to sign with", "server"),
-  "cms-verify-ca": optional(list(text), "CAs that may have issued a signer's certificate", "ca, old_ca"),
-  "cms-encrypt": optional(list(text), "certificates to encrypt for", "confdb"),
-  "cms-decrypt": optional(text, "key to decrypt with", "server"),
-  "cms-time-window": option(
-    number(0),
-    "0",
-    "largest difference between a message's time and now; 0 is off",
-    "300",
-    "s",
-  ),
-  "cms-profile": optional(
-    choice("modern", "legacy", "accept-legacy"),
-    "modern (when missing): SHA-256, AES-GCM; legacy: written as the original (0.8) reads it, and both are read; " +
-      "accept-legacy: written modern, and both are read",
-    "legacy",
-  ),
-  "cms-hostname": option(
-    choice("off", "cn", "san"),
-    "off",
-    "the host in a message's body must be its signer's: the common name of the certificate, or a DNS name of it",
-    "cn",
-  ),
+  ...SEAL_OPTIONS,
 } satisfies { [K in keyof ServerOptions]: Option<ServerOptions[K]> };
 
 /** Where the control channel is; null: there is none. */

@@ -50,6 +50,8 @@ export interface OpenPlan<B> {
   readonly open: Schema<B>;
   /** Bodies of more bytes are refused. Default 64 KiB; at most 16 MiB. */
   readonly maxBytes?: number;
+  /** Bodies are read as they came, whoever signed them: they carry a proof of their own. What is encrypted is refused. */
+  readonly unsealed?: boolean;
 }
 
 /**

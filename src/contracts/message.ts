@@ -8,6 +8,8 @@ export interface Draft {
   readonly fields: Readonly<Record<string, unknown>>;
   /** Bytes beside the body. */
   readonly blob?: Uint8Array;
+  /** It is neither signed nor encrypted: for a process of this host, which has no keys of its own. */
+  readonly unsealed?: boolean;
 }
 
 /** The way back to a sender: its identity and route frames, copied. Opaque, a few hundred bytes, may be kept. */

@@ -59,7 +59,7 @@ export const jobmgr = defineHandler({
       listening: () => supervisor.start(configsOf(options, sectionsRead)),
       plan: (type): Plan<JobConfigRequest> =>
         type === JOB_CONFIG
-          ? { open: Request, maxBytes: JOB_REQUEST_MAX_BYTES }
+          ? { open: Request, maxBytes: JOB_REQUEST_MAX_BYTES, unsealed: true }
           : { drop: `jobmgr answers ${JOB_CONFIG} only`, warn: true },
       handle(message, request) {
         const answer = (): Outcome => {

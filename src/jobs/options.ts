@@ -1,4 +1,5 @@
 /** The options of a `[d:…]` section: what every job has. */
+import { SEAL_OPTIONS } from "../config/server_options.ts";
 import * as v from "valibot";
 import {
   boolean,
@@ -236,8 +237,17 @@ const IGNORED = ["log_size", "log_count"];
 /** The values of a `[d:…]` section. */
 export type JobValues = Values<typeof JOB_OPTIONS>;
 
+/** A daemon's own, where it has any; null: those of its server. */
+const DAEMON_SEAL_OPTIONS = {
+  "cms-keystore": SEAL_OPTIONS["cms-keystore"],
+  "cms-sign": SEAL_OPTIONS["cms-sign"],
+  "cms-encrypt": SEAL_OPTIONS["cms-encrypt"],
+  "cms-profile": SEAL_OPTIONS["cms-profile"],
+} satisfies Options;
+
 /** For `module`: how long it goes on without its server. */
 export const MODULE_OPTIONS = {
+  ...DAEMON_SEAL_OPTIONS,
   "server-gone-timeout": option(
     number(1, 31_536_000),
     "300",

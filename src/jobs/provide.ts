@@ -13,7 +13,7 @@ export interface JobConfigRequest {
 
 /** The answer to one who asks, and what is sent unasked when options change. */
 export function provided({ name, provided }: JobConfig): Draft {
-  return { type: JOB_CONFIG, fields: { job_name: name, config: provided } };
+  return { type: JOB_CONFIG, fields: { job_name: name, config: provided }, unsealed: true };
 }
 
 /**
@@ -47,5 +47,5 @@ export function answerTo(
 }
 
 function refusal(fields: Readonly<Record<string, string>>): Draft {
-  return { type: `error.${JOB_CONFIG}`, fields };
+  return { type: `error.${JOB_CONFIG}`, fields, unsealed: true };
 }

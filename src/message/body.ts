@@ -2,6 +2,9 @@
 import { MessageError } from "./errors.ts";
 import { checkJson } from "./json.ts";
 
+/** `ENC1`: no JSON object with the fields of a body is as short. */
+export const ENCRYPTED_BYTES = 4;
+
 const DECODER = new TextDecoder("utf-8", { fatal: true });
 
 /**

@@ -26,6 +26,8 @@ export type MessageErrorCode =
 export class MessageError extends CCError {
   /** Which kind of error it is, in stacks. */
   override name = "MessageError";
+  /** Whoever sent the message is not told why it is refused: that might help to forge one. */
+  readonly discreet: boolean = false;
   /** A refusal with a code, this program's or a handler's own. */
   constructor(code: MessageErrorCode | (string & Record<never, never>), message: string) {
     super(code, message);

@@ -13,10 +13,11 @@
 import type { Draft, Message, ReturnPath, Signer } from "../contracts/message.ts";
 import type { OpenedParts } from "../contracts/seal.ts";
 import type { Block } from "../memory/block.ts";
-import { copyOf } from "../zmtp/frame.ts";
+import { latin1 } from "../text.ts";
+import { bodyStart, copyOf, frameEnd } from "../zmtp/frame.ts";
 import { MessageError } from "./errors.ts";
 import { MessageParts } from "./parts.ts";
-import { Route } from "./route.ts";
+import { isQueryId, Route } from "./route.ts";
 
 /** What a message needs of its server. */
 export interface MessageHome {
@@ -51,6 +52,8 @@ export let inside: {
   /** An upstream has got it: it sends it, or has dropped it and counts that. */
   give(message: CCMessage): void;
   given(message: CCMessage): boolean;
+  /** The identity of the peer that it came from, where it is a request: who sent it waits for an answer. Null: nobody does. */
+  asker(message: CCMessage): string | null;
   /** Gives the bytes to `take`; they are borrowed, unless it retains the block. */
   bytes<T>(message: CCMessage, take: BytesTaker<T>): T;
   /** The same of the parts from the delimiter on, without the way that the message came. */
@@ -165,6 +168,15 @@ export class CCMessage implements Message {
     this.#openedBlob = blob !== null && blob.buffer === this.#buf.buffer ? undefined : blob;
   }
 
+  #asker(): string | null {
+    if (this.#over) return null;
+    let last = -1;
+    for (let at = this.#start; at < this.#delimiter; at = frameEnd(this.#buf, at)) last = at;
+    return last >= 0 && isQueryId(this.#buf, bodyStart(this.#buf, last), frameEnd(this.#buf, last))
+      ? latin1(this.#identityFrame)
+      : null;
+  }
+
   #parts(): MessageParts {
     return new MessageParts(this.#type, this.#buf, this.#delimiter);
   }
@@ -217,6 +229,7 @@ export class CCMessage implements Message {
       },
       give: (message) => void (message.#given = true),
       given: (message) => message.#given,
+      asker: (message) => message.#asker(),
       bytes(message, take) {
         if (message.#over) throw over();
         return take(message.#identityFrame, message.#buf, message.#start, message.#end, message.#block);

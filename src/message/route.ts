@@ -43,3 +43,15 @@ export class Route implements ReturnPath {
     };
   }
 }
+
+const QUERY_ID_MIN_DIGITS = 6;
+
+/** Is `buf[start, end)` the id of a query: `Q` and digits, as ours and the original's are? It stands last before the delimiter. */
+export function isQueryId(buf: Uint8Array, start: number, end: number): boolean {
+  if (end - start <= QUERY_ID_MIN_DIGITS || buf[start] !== 0x51) return false;
+  for (let i = start + 1; i < end; i++) {
+    const isDigit = buf[i] >= 0x30 && buf[i] <= 0x39 || buf[i] >= 0x61 && buf[i] <= 0x66;
+    if (!isDigit) return false;
+  }
+  return true;
+}

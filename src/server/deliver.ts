@@ -1,4 +1,5 @@
 /** Gives messages to the handlers that handle them, one after the other, and says what became of each. */
+import type { Clock } from "../contracts/environment.ts";
 import type { OpenedParts, Seal } from "../contracts/seal.ts";
 import { errorStack } from "../errors.ts";
 import type { Logger } from "../log.ts";
@@ -6,9 +7,10 @@ import { MessageError } from "../message/errors.ts";
 import { type CCMessage, inside } from "../message/message.ts";
 import type { Source } from "../socket/types.ts";
 import { hostOf } from "../text.ts";
+import { Complaints } from "./complaints.ts";
 import type { Statistics } from "./counts.ts";
 import { isPromise } from "./guard.ts";
-import { type Body, openedBody, openMessage } from "./opener.ts";
+import { type Body, openedBody, openMessage, unsealedBody } from "./opener.ts";
 import type { Delivery, Step } from "./plans.ts";
 import { sendOn } from "./post.ts";
 import { type Verdict, worse } from "./verdict.ts";
@@ -16,9 +18,11 @@ import { type Verdict, worse } from "./verdict.ts";
 export class Deliverer {
   readonly #seal: Seal;
   readonly #statistics: Statistics;
+  readonly #complaints: Complaints;
   readonly #log: Logger;
 
-  constructor(seal: Seal, statistics: Statistics, log: Logger) {
+  constructor(seal: Seal, statistics: Statistics, log: Logger, clock: Clock) {
+    this.#complaints = new Complaints(clock);
     this.#seal = seal;
     this.#statistics = statistics;
     this.#log = log;
@@ -81,6 +85,14 @@ export class Deliverer {
     });
   }
 
+  /** Counts a refused message, and tells who asked; false: that has been done. */
+  refuse(message: CCMessage, error: MessageError): boolean {
+    if (!inside.refuse(message)) return false;
+    this.#statistics.refuse(error.code);
+    this.#complaints.tell(message, error);
+    return true;
+  }
+
   #open(
     message: CCMessage,
     steps: readonly Step[],
@@ -90,7 +102,7 @@ export class Deliverer {
   ): Verdict | Promise<Verdict> {
     let body: Body | null = null;
     try {
-      if (steps.some(({ reader }) => reader !== null)) {
+      if (steps.some(isSealed)) {
         const shared = steps.length > 1;
         const opened = plain === null
           ? openMessage(message, this.#seal, shared)
@@ -99,7 +111,7 @@ export class Deliverer {
         body = opened;
       }
     } catch (error) {
-      return this.#notOpened(message, error, from);
+      return this.#notOpened(message, error, steps, source, from);
     }
     return this.#handleAll(message, body, steps, source, from);
   }
@@ -117,7 +129,7 @@ export class Deliverer {
     try {
       body = await opened;
     } catch (error) {
-      return this.#notOpened(message, error, from);
+      return this.#notOpened(message, error, steps, source, from);
     } finally {
       source?.resume();
     }
@@ -150,7 +162,7 @@ export class Deliverer {
   ): Verdict | Promise<Verdict> {
     let value: unknown;
     try {
-      value = reader === null ? undefined : reader.read(body!);
+      value = reader?.read(reader.unsealed ? unsealedBody(message, true) : body!);
     } catch (error) {
       return error instanceof MessageError
         ? this.#refused(message, error, from)
@@ -159,7 +171,22 @@ export class Deliverer {
     return host.handle(message, value, source);
   }
 
-  #notOpened(message: CCMessage, error: unknown, from: string): Verdict {
+  /** Only those get it that want it as it came. */
+  #notOpened(
+    message: CCMessage,
+    error: unknown,
+    steps: readonly Step[],
+    source: Source | null,
+    from: string,
+  ): Verdict | Promise<Verdict> {
+    const verdict = this.#whyNotOpened(message, error, from);
+    const others = steps.filter((step) => !isSealed(step));
+    if (others.length === 0) return verdict;
+    const handled = this.#handleAll(message, null, others, source, from);
+    return isPromise(handled) ? handled.then((found) => worse(verdict, found)) : worse(verdict, handled);
+  }
+
+  #whyNotOpened(message: CCMessage, error: unknown, from: string): Verdict {
     if (error instanceof MessageError) return this.#refused(message, error, from);
     this.#log.warnRarely(
       "open",
@@ -170,8 +197,7 @@ export class Deliverer {
   }
 
   #refused(message: CCMessage, error: MessageError, from: string): Verdict {
-    if (!inside.refuse(message)) return "refused";
-    this.#statistics.refuse(error.code);
+    if (!this.refuse(message, error)) return "refused";
     this.#log.warnRarely(
       "open",
       `${error.code} ${hostOf(from)}`,
@@ -179,4 +205,9 @@ export class Deliverer {
     );
     return "refused";
   }
+}
+
+/** Does it want the message opened by the seal? */
+function isSealed({ reader }: Step): boolean {
+  return reader !== null && !reader.unsealed;
 }

@@ -318,8 +318,7 @@ export class Host {
   failedOn(message: CCMessage, type: string, error: unknown): Verdict {
     if (error instanceof PassError) return error.verdict;
     if (error instanceof MessageError) {
-      if (!inside.refuse(message)) return "refused";
-      this.#services.statistics.refuse(error.code);
+      if (!this.#services.deliverer.refuse(message, error)) return "refused";
       this.log.warnRarely(
         "handle",
         `${error.code} ${type}`,

@@ -3,7 +3,7 @@ import type { Schema, SchemaIssue } from "../contracts/schema.ts";
 import type { OpenedParts, Seal } from "../contracts/seal.ts";
 import { BODY_DEFAULT_MAX_BYTES, BODY_MAX_BYTES } from "../limits.ts";
 import { MessageError } from "../message/errors.ts";
-import { parseBody } from "../message/body.ts";
+import { ENCRYPTED_BYTES, parseBody } from "../message/body.ts";
 import { type CCMessage, inside } from "../message/message.ts";
 import { isPromise } from "./guard.ts";
 
@@ -14,9 +14,12 @@ const FROZEN_MAX_BYTES = 2048;
 export class BodyReader {
   readonly #validate: (value: unknown) => unknown;
   readonly #maxBytes: number;
+  /** Reads bodies as they came. */
+  readonly unsealed: boolean;
 
-  constructor(schema: Schema<unknown>, maxBytes: number = BODY_DEFAULT_MAX_BYTES) {
+  constructor(schema: Schema<unknown>, maxBytes: number = BODY_DEFAULT_MAX_BYTES, unsealed = false) {
     const { validate } = schema["~standard"];
+    this.unsealed = unsealed;
     this.#validate = validate;
     this.#maxBytes = Math.min(maxBytes, BODY_MAX_BYTES);
   }
@@ -110,4 +113,13 @@ export function openMessage(message: CCMessage, seal: Seal, shared: boolean): Bo
 export function openedBody(message: CCMessage, opened: OpenedParts, shared: boolean): Body {
   inside.opened(message, opened);
   return new Body(message.type, opened, shared);
+}
+
+/** The body of a message as it came, whoever signed it. @throws {MessageError} `encrypted` */
+export function unsealedBody(message: CCMessage, shared: boolean): Body {
+  const { type, body: json } = inside.parts(message);
+  if (json.length <= ENCRYPTED_BYTES) {
+    throw new MessageError("encrypted", "it is encrypted, and is read in clear here");
+  }
+  return new Body(type, { json, blob: null, signer: null }, shared);
 }

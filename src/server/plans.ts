@@ -102,7 +102,7 @@ class Planner {
       if (next === undefined) throw new Error(`pass: there is no handler ${plan.pass} here`);
       this.add(next, [...way, host]);
     } else if ("open" in plan) {
-      this.#steps.push({ host, reader: new BodyReader(plan.open, plan.maxBytes) });
+      this.#steps.push({ host, reader: new BodyReader(plan.open, plan.maxBytes, plan.unsealed) });
     } else if ("raw" in plan) {
       this.#steps.push({ host, reader: null });
     } else if ("drop" in plan) {

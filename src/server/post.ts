@@ -5,6 +5,7 @@ import type { OpenedParts, Seal, SealDraft, SealedParts } from "../contracts/sea
 import { errorText } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import { Block } from "../memory/block.ts";
+import { ENCRYPTED_BYTES } from "../message/body.ts";
 import { bodyOf, encodeMessage } from "../message/draft.ts";
 import { CCMessage, inside, type MessageHome } from "../message/message.ts";
 import { routeBytes } from "../message/route.ts";
@@ -12,10 +13,9 @@ import type { DealerSocket, RouterSocket, Source } from "../socket/types.ts";
 import type { Statistics } from "./counts.ts";
 import { isPromise } from "./guard.ts";
 
-/** `ENC1`: no JSON object with the fields of a body is as short. */
-export const ENCRYPTED_BYTES = 4;
 const NO_IDENTITY = new Uint8Array(0);
 const NO_ROUTE = new Uint8Array(0);
+const NO_SIGNATURE = new Uint8Array(0);
 
 export class Post implements MessageHome {
   readonly #environment: Environment;
@@ -88,13 +88,15 @@ export class Post implements MessageHome {
   }
 
   #sealed<T>(draft: SealDraft, take: (parts: SealedParts) => T | Promise<T>): T | Promise<T> {
-    const parts = this.#seal.seal(draft);
+    const parts = draft.unsealed
+      ? { type: draft.type, body: bodyOf(draft), signature: NO_SIGNATURE, blob: draft.blob ?? null }
+      : this.#seal.seal(draft);
     return isPromise(parts) ? Promise.resolve(parts).then(take) : take(parts);
   }
 
-  #dated({ type, fields, blob }: Draft): SealDraft {
+  #dated({ type, fields, blob, unsealed }: Draft): SealDraft {
     const { clock, host } = this.#environment;
-    return { type, fields, blob, time: clock.time() / 1000, hostname: host.name };
+    return { type, fields, blob, unsealed, time: clock.time() / 1000, hostname: host.name };
   }
 
   #toRouter(bytes: Uint8Array): Outcome {

@@ -127,7 +127,7 @@ export class Server {
       };
     }
     this.#post = new Post(environment, this.#seal, this.statistics, this.log);
-    this.#deliverer = new Deliverer(this.#seal, this.statistics, this.log);
+    this.#deliverer = new Deliverer(this.#seal, this.statistics, this.log, environment.clock);
     this.#generation = { config, routes: new RouteTable(config.routes), hosts: new Map() };
     this.#dispatcher = new Dispatcher({
       resolve: (type) => this.#resolve(type),

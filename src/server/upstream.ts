@@ -6,6 +6,7 @@ import type { Seal } from "../contracts/seal.ts";
 import type { Logger } from "../log.ts";
 import type { Block } from "../memory/block.ts";
 import { MessageError } from "../message/errors.ts";
+import { ENCRYPTED_BYTES } from "../message/body.ts";
 import { CCMessage, inside } from "../message/message.ts";
 import { typeBehind } from "../message/parts.ts";
 import { EchoResponse } from "../message/schemas.ts";
@@ -20,8 +21,7 @@ import type {
 } from "../socket/types.ts";
 import type { HandlerCounter, Statistics } from "./counts.ts";
 import type { Guard } from "./guard.ts";
-import { BodyReader, openedBody, openMessage } from "./opener.ts";
-import { ENCRYPTED_BYTES } from "./post.ts";
+import { BodyReader, openMessage, unsealedBody } from "./opener.ts";
 import { Pinger } from "./pinger.ts";
 import type { Post } from "./post.ts";
 
@@ -170,10 +170,8 @@ export class HandlerUpstream implements Upstream, MessageSink {
   #takePong(message: CCMessage): void {
     try {
       // Whether the link lives needs no signature: the upstream may not sign.
-      const { body: json } = inside.parts(message);
-      const body = json.length > ENCRYPTED_BYTES
-        ? openedBody(message, { json, blob: null, signer: null }, false)
-        : openMessage(message, this.#parts.seal, false);
+      const encrypted = inside.parts(message).body.length <= ENCRYPTED_BYTES;
+      const body = encrypted ? openMessage(message, this.#parts.seal, false) : unsealedBody(message, false);
       // A pong that has to be decrypted first is none of a server that answers pings: nothing is lost.
       if (!(body instanceof Promise)) this.#pinger!.pong(PONG.read(body) as EchoResponse);
     } catch (error) {

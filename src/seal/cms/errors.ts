@@ -34,6 +34,7 @@ export type SealErrorCode =
 export class SealError extends MessageError {
   /** Which kind of error it is, in stacks. */
   override name = "SealError";
+  override readonly discreet = true;
   /** A refusal with its code. */
   constructor(code: SealErrorCode, message: string) {
     super(code, message);
