@@ -157,7 +157,7 @@ export interface Logging {
 export interface ServeOptions extends Logging {
   /** Default: this machine. */
   environment?: Environment;
-  /** Default: messages are neither signed nor encrypted. */
+  /** Default: what the config's `cms-` options ask for. */
   seal?: Seal;
 }
 
@@ -343,6 +343,19 @@ export async function serve(
   const server = new CCServer(read, options);
   await server.start();
   return server;
+}
+
+/**
+ * The seal that the `cms-` options of a config ask for: a client that is given it signs, encrypts and verifies as a server
+ * with that config does.
+ *
+ * @throws {ConfigError} A key, certificate or CRL cannot be used.
+ */
+export function loadSeal(
+  config: ServerConfig,
+  { environment = MACHINE, log }: Pick<ServeOptions, "environment" | "log"> = {},
+): Promise<Seal> {
+  return openSeal(config, environment, loggerOf(log));
 }
 
 /** What a client is made with: an identity, bounds, and where its log lines go. */

@@ -1,0 +1,318 @@
+/** Signed and encrypted messages from end to end: servers, commands, daemons and programs, with real keys. */
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { chmodSync, copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import process from "node:process";
+import { after, test } from "node:test";
+import { type CCClient, connect, type Draft, loadConfig, loadSeal } from "../mod.ts";
+import { skipFor, TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { JobServer } from "./helpers/jobs.ts";
+import { HAS_OPENSSL, Pki } from "./helpers/pki.ts";
+import { run, ServerProcess } from "./helpers/process.ts";
+import { message, RawPeer } from "./helpers/raw.ts";
+
+const missing = skipFor(!HAS_OPENSSL && "there is no openssl");
+const folder = tempFolder();
+after(() => folder[Symbol.dispose]());
+
+let shared: Pki | null = null;
+
+function pki(): Pki {
+  if (shared !== null) return shared;
+  const made = new Pki(join(folder.path, "keys"));
+  made.ca("ca");
+  made.ca("other_ca");
+  for (const name of ["edge", "centre", "tool"]) made.issue(name, { by: "ca" });
+  made.issue("stranger", { by: "other_ca" });
+  return shared = made;
+}
+
+/** Logs what it gets, and who signed it. */
+const TELLER = `export default {
+  name: "teller", summary: "tells", roles: ["local", "remote"], options: {},
+  create: ({ log }) => ({
+    plan: () => ({ open: { "~standard": { version: 1, vendor: "x", validate: (value) => ({ value }) } } }),
+    handle(message, body) {
+      const blob = message.blob === null ? "none" : new TextDecoder().decode(message.blob);
+      log.info("got", message.type + " " + (body.word ?? body.log_msg) + ", blob " + blob + ", by " + (message.signer?.name ?? "nobody"));
+      return "ok";
+    },
+  }),
+};`;
+
+interface Site {
+  readonly ini: string;
+  readonly server: ServerProcess;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+let sites = 0;
+
+/** A server that gives everything to a handler that tells, and then forwards it where `to` is said. */
+async function site(target: (typeof TARGETS)[number], cms: string, to?: string): Promise<Site> {
+  const path = join(folder.path, `site${sites++}`);
+  mkdirSync(path);
+  writeFileSync(join(path, "teller.mjs"), TELLER);
+  const ini = join(path, "test.ini");
+  writeFileSync(ini, config(path, cms, to));
+  const server = new ServerProcess(target, [ini]);
+  await server.until(/listening on \S+,/);
+  return { ini, server, [Symbol.asyncDispose]: () => server[Symbol.asyncDispose]() };
+}
+
+function config(path: string, cms: string, to?: string): string {
+  const routes = to === undefined ? "* = h:tell" : "* = h:up";
+  return `[ccserver]
+cc-socket = ipc://${path}/cc.sock
+cc-role = remote
+cms-keystore = ${pki().folder}
+${cms}
+[routes]
+${routes}
+echo = h:echo
+[h:tell]
+handler = ./teller.mjs
+[h:echo]
+handler = echo
+${to === undefined ? "" : `[h:up]\nhandler = proxy\nremote-cc = ${to}\n`}`;
+}
+
+/** A client with the keys of a config. */
+async function client(at: Site, cms: string): Promise<CCClient> {
+  const file = join(folder.path, `client${sites++}.ini`);
+  writeFileSync(
+    file,
+    `[ccserver]\ncc-socket = ipc://${folder.path}/none\n${cms}\ncms-keystore = ${pki().folder}\n[routes]\n`,
+  );
+  return connect(at.server.endpoint, { seal: await loadSeal(await loadConfig(file)) });
+}
+
+const DRAFTS: Draft[] = [
+  { type: "pub.infofile", fields: { word: "one" }, blob: new TextEncoder().encode("bytes") },
+  { type: "log.info", fields: { log_msg: "two", job_name: "j", log_level: "INFO" } },
+  { type: "task.send.x", fields: { word: "three" }, blob: new Uint8Array(0) },
+];
+
+for (const target of TARGETS) {
+  const on = target.name;
+
+  test(`${on}: seal: a chain of two servers carries signed and encrypted messages, and only those`, {
+    skip: missing,
+  }, async () => {
+    for (
+      const [how, centreCms, clientCms, profile] of [
+        ["signed", "cms-verify-ca = ca", "cms-sign = edge", "modern"],
+        [
+          "encrypted",
+          "cms-verify-ca = ca\ncms-decrypt = centre",
+          "cms-sign = edge\ncms-encrypt = centre, tool",
+          "modern",
+        ],
+      ] as const
+    ) {
+      await using centre = await site(target, `cms-profile = ${profile}\n${centreCms}`);
+      await using edge = await site(target, "", centre.server.endpoint);
+      await using sender = await client(edge, `cms-profile = ${profile}\n${clientCms}`);
+      for (const draft of DRAFTS) await sender.publish(draft);
+      await centre.server.until(/pub\.infofile one, blob bytes, by edge/);
+      await centre.server.until(/log\.info two, blob none, by edge/);
+      await centre.server.until(/task\.send\.x three, blob none, by edge/);
+      // Not signed, signed by a stranger, and, where that is wanted, not encrypted.
+      await using plain = await client(edge, "cms-profile = modern\ncms-sign = stranger");
+      await plain.publish(DRAFTS[0]);
+      await centre.server.until(
+        how === "signed" ? /refusing .*\(untrusted\)/ : /refusing .*\(not-encrypted\)/,
+      );
+      await run(["send", edge.server.endpoint, "pub.x", "word=four"], target);
+      await centre.server.until(how === "signed" ? /refusing "pub\.x" .*\(unsigned\)/ : /\(not-encrypted\)/);
+      assert.doesNotMatch(centre.server.output, /four|by stranger/);
+      assert.equal((await edge.server.stop()).code, 0);
+      assert.equal((await centre.server.stop()).code, 0);
+    }
+  });
+
+  test(`${on}: seal: who asks is told that he is refused, not why; publishers and answers are not`, {
+    skip: missing,
+  }, async () => {
+    await using centre = await site(target, "cms-profile = modern\ncms-verify-ca = ca");
+    await using signed = await client(centre, "cms-profile = modern\ncms-sign = stranger");
+    await assert.rejects(signed.query({ type: "echo.request", fields: { target: "x" } }), /refused/);
+    using peer = await RawPeer.overFile(centre.server.endpoint.replace("ipc://", ""));
+    // Without a query id, and answers, in front of a request that is answered.
+    peer.write(message("", "pub.x", '{"req":"pub.x"}', ""));
+    for (const type of ["error", "error.x", "task.reply.x", "echo.response"]) {
+      peer.write(message("Q000001", "", type, `{"req":"${type}"}`, ""));
+    }
+    for (let i = 0; i < 30; i++) peer.write(message(`Q0000${10 + i}`, "", "pub.x", '{"req":"pub.x"}', ""));
+    const [id, delimiter, type, body] = (await peer.receive()).map(String);
+    assert.deepEqual([id, delimiter, type], ["Q000010", "", "error"]);
+    const { code, msg } = JSON.parse(body);
+    assert.deepEqual([code, msg], ["refused", "refused"]);
+    // Ten a second for one client.
+    for (let i = 1; i < 10; i++) assert.equal(String((await peer.receive())[0]), `Q0000${10 + i}`);
+    await centre.server.until(
+      /refusing "pub\.x" from \S+: it is not signed, and cms-verify-ca wants that \(unsigned\)/,
+    );
+    assert.equal(
+      await Promise.race([peer.receive(), new Promise((done) => setTimeout(done, 100, "nothing"))]),
+      "nothing",
+    );
+  });
+
+  test(
+    `${on}: seal: send and ping sign by a config, and verify what comes back`,
+    { skip: missing },
+    async () => {
+      await using centre = await site(target, "cms-profile = modern\ncms-verify-ca = ca\ncms-sign = centre");
+      const tool = join(folder.path, `tool${sites++}.ini`);
+      const text = (cms: string) =>
+        `[ccserver]\ncc-socket = ipc://${folder.path}/none\ncms-keystore = ${pki().folder}\n${cms}\n`;
+      writeFileSync(tool, text("cms-profile = modern\ncms-sign = tool\ncms-verify-ca = ca"));
+      const { endpoint } = centre.server;
+      assert.deepEqual(await run(["send", "--config", tool, endpoint, "pub.x", "word=hey"], target), {
+        code: 0,
+        output: "",
+      });
+      await centre.server.until(/pub\.x hey, blob none, by tool/);
+      const pinged = await run(["ping", "-c", "1", "--config", tool, endpoint], target);
+      assert.equal(pinged.code, 0, pinged.output);
+      assert.match(pinged.output, /echo from .*: seq=1 time=/);
+      const refused = await run(["send", "--reply", endpoint, "echo.request", "target=x"], target);
+      assert.deepEqual(refused, { code: 1, output: "error refused\n" });
+      writeFileSync(tool, text("cms-profile = modern\ncms-sign = nobody"));
+      const wrong = await run(["send", "--config", tool, endpoint, "pub.x"], target);
+      assert.match(wrong.output, /tool\d+\.ini:5: "cms-sign": .*nobody\.crt: no such file or folder/);
+      assert.notEqual(wrong.code, 0);
+      writeFileSync(tool, text(""));
+      assert.match(
+        (await run(["ping", "-c", "1", "--config", tool, endpoint], target)).output,
+        /neither cms-sign nor/,
+      );
+    },
+  );
+
+  test(`${on}: seal: a reload takes new keys and lists; what is wrong with them changes nothing`, {
+    skip: missing,
+  }, async () => {
+    const store = new Pki(join(folder.path, `reload${sites++}`));
+    store.ca("ca");
+    for (const name of ["one", "two"]) store.issue(name, { by: "ca" });
+    const keystore = `cms-profile = modern\ncms-keystore = ${store.folder}\n`;
+    await using centre = await site(target, `${keystore}cms-verify-ca = ca`.replace("\ncms-keystore", "\n#"));
+    const good = `${keystore}cms-verify-ca = ca`;
+    const write = (cms: string) =>
+      writeFileSync(
+        centre.ini,
+        config(join(centre.ini, ".."), cms).replace(`cms-keystore = ${pki().folder}\n`, ""),
+      );
+    const reload = async (done: RegExp) => {
+      const from = centre.server.output.length;
+      process.kill(centre.server.pid, "SIGHUP");
+      await until(`${done} in ${centre.server.output}`, () => done.test(centre.server.output.slice(from)));
+    };
+    write(good);
+    await reload(/options changed: .*cms-keystore/);
+    const sender = join(folder.path, `sender${sites++}.ini`);
+    const send = async (name: string, word: string) => {
+      writeFileSync(sender, `[ccserver]\ncc-socket = ipc://x\n${keystore}cms-sign = ${name}\n`);
+      return await run(["send", "--config", sender, centre.server.endpoint, "pub.x", `word=${word}`], target);
+    };
+    await send("one", "first");
+    await send("two", "second");
+    await centre.server.until(/first, blob none, by one/);
+    await centre.server.until(/second, blob none, by two/);
+    store.revoke("ca", ["two"]);
+    // Nothing but a file of the key store has changed.
+    await reload(/nothing has changed|reload/);
+    await send("two", "third");
+    await centre.server.until(/refusing "pub\.x" .*"two" is revoked since .*\(revoked\)/);
+    await send("one", "fourth");
+    await centre.server.until(/fourth, blob none, by one/);
+    writeFileSync(store.path("ca.crl"), "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n");
+    await reload(/ERROR .*test\.ini:\d+: "cms-keystore": ca\.crl: .*\n.*nothing has changed/);
+    await send("two", "fifth");
+    await send("one", "sixth");
+    await centre.server.until(/sixth, blob none, by one/);
+    assert.doesNotMatch(centre.server.output, /third,|fifth,/);
+    const checked = await run(["--check", centre.ini], target);
+    assert.match(checked.output, /test\.ini:\d+: "cms-keystore": ca\.crl: /);
+    assert.notEqual(checked.code, 0);
+    assert.equal((await centre.server.stop()).code, 0);
+  });
+
+  test(`${on}: seal: keys that cannot be used keep a server from starting, with file and line`, {
+    skip: missing,
+  }, async () => {
+    const path = join(folder.path, `wrong${sites++}.ini`);
+    writeFileSync(
+      path,
+      `[ccserver]\ncc-socket = ipc://${folder.path}/x\ncms-keystore = keys\ncms-sign = nobody\n[routes]\n`,
+    );
+    const { code, output } = await run([path], target);
+    assert.match(output, /wrong\d+\.ini:4: "cms-sign": .*keys\/nobody\.crt: no such file/);
+    assert.ok(code === 69 || code === 78, String(code));
+  });
+
+  test(`${on}: seal: daemons sign their logs, and get their options whatever the server verifies`, {
+    skip: missing,
+  }, async () => {
+    using own = tempFolder();
+    const store = new Pki(join(own.path, "keys"));
+    store.ca("ca");
+    store.issue("host", { by: "ca" });
+    chmodSync(store.path("private/host.key"), 0o600);
+    writeFileSync(
+      join(own.path, "mine.mjs"),
+      `export default {
+        name: "mine", summary: "says", options: {}, live: [],
+        async run({ log, signal }) {
+          log.info("work", "says hello");
+          await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+        },
+      };`,
+    );
+    const text = `[ccserver]
+cc-socket = ipc://${own.path}/cc.sock
+cc-role = local
+pidfile = ${own.path}/%(job_name)s.pid
+cms-profile = modern
+cms-keystore = keys
+cms-sign = host
+cms-verify-ca = ca
+[routes]
+log = h:log
+job = h:job
+[h:log]
+handler = locallogger
+[h:job]
+handler = jobmgr
+daemons = d:mine
+[d:mine]
+module = ./mine.mjs
+start-seconds = 0.1
+`;
+    await using server = await JobServer.start(own.path, target, text);
+    await server.running("d:mine");
+    await server.process.until(/test\.d:mine@\S+\] \S+ INFO says hello/);
+    assert.doesNotMatch(server.output, /refusing|refused/);
+    // Whoever has no keys is not let in.
+    await run(["send", `ipc://${own.path}/cc.sock`, "log.info", "log_msg=forged"], target);
+    await server.process.until(/refusing "log\.info" .*\(unsigned\)/);
+    assert.doesNotMatch(server.output, /INFO forged/);
+    await server.stop();
+  });
+}
+
+test("seal: an original's messages go through a chain with accept-legacy", { skip: missing }, async () => {
+  const [target] = TARGETS;
+  const store = pki();
+  const vectors = join(process.cwd(), "test", "vectors");
+  copyFileSync(join(vectors, "keys", "ca.crt"), store.path("vector_ca.crt"));
+  await using centre = await site(target, "cms-profile = accept-legacy\ncms-verify-ca = vector_ca");
+  await using edge = await site(target, "", centre.server.endpoint);
+  const { frames } = JSON.parse(readFileSync(join(vectors, "signed.blob.json"), "utf8"));
+  using peer = await RawPeer.overFile(edge.server.endpoint.replace("ipc://", ""));
+  peer.write(message(...frames.map((frame: string) => Buffer.from(frame, "base64"))));
+  await centre.server.until(/pub\.infofile undefined, blob signed content\n?.*, by User Name/);
+});
