@@ -57,6 +57,7 @@ import { values } from "./src/observe/stats.ts";
 import { MACHINE } from "./src/runtime/machine.ts";
 import { openSeal } from "./src/commands/seal.ts";
 import { IDENTITY } from "./src/seal/identity.ts";
+import type { MakeSeal } from "./src/server/server.ts";
 import type { Changes } from "./src/server/changes.ts";
 import { SocketContext } from "./src/socket/context.ts";
 import { Dealer as SocketDealer } from "./src/socket/dealer.ts";
@@ -261,7 +262,8 @@ export class CCServer implements AsyncDisposable {
   constructor(config: ServerConfig, options: ServeOptions = {}) {
     const { environment = MACHINE } = options;
     const log = loggerOf(options.log);
-    const { seal = (config: ServerConfig) => openSeal(config, environment, log) } = options;
+    const make: MakeSeal = (config, before) => openSeal(config, environment, log, before);
+    const { seal = make } = options;
     this.#server = new MonitoredServer(config, { environment, seal, log });
   }
 

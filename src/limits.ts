@@ -246,3 +246,10 @@ export const CRL_MAX_BYTES: number = 16 * 1024 * 1024;
 /** Errors that are sent in a second to those whose requests are refused: to one peer, and in all. Each may cost a signature. */
 export const COMPLAINTS_A_CLIENT = 10;
 export const COMPLAINTS_IN_ALL = 200;
+
+/** Signers and types of which it is remembered whether `[cms-allow]` lets them pass: types are made up by signers. */
+export const ALLOWED_REMEMBERED = 4096;
+
+/** Messages of one signer, and of all, that are remembered against copies; each takes some 150 bytes. */
+export const REPLAYS_A_SIGNER = 65_536;
+export const REPLAYS_IN_ALL = 1_000_000;

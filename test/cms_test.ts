@@ -16,6 +16,7 @@ import { after, test } from "node:test";
 import type { SealedParts } from "../src/contracts/seal.ts";
 import { MACHINE } from "../src/runtime/machine.ts";
 import { unpadded, unwrap, wrap } from "../src/seal/cms/keys_wrapped.ts";
+import { Logger } from "../src/log.ts";
 import { CmsSeal } from "../src/seal/cms_seal.ts";
 import type { SealSettings } from "../src/seal/settings.ts";
 import { ROOT, skipFor, tempFolder, text, utf8 } from "./helpers/env.ts";
@@ -44,11 +45,12 @@ function pki(): Pki {
 
 const SIGNERS = ["rsa", "p256", "p384", "ed25519"] as const;
 const RECIPIENTS = ["rsa", "p256", "p384", "x25519"] as const;
+const SILENT = new Logger("test", { sink: () => {}, level: "ERROR", pid: 1, clock: MACHINE.clock });
 const TYPE = "pub.infofile";
 const JSON_BODY = '{"req": "pub.infofile", "time": 1, "hostname": "h", "blob_hash": "", "filename": "a"}';
 
 const sealOf = (more: Partial<SealSettings>, environment = MACHINE) =>
-  CmsSeal.open(pki().settings(more), environment);
+  CmsSeal.open(pki().settings(more), environment, SILENT);
 const draft = (more: { blob?: Uint8Array; fields?: Record<string, unknown> } = {}) => ({
   type: TYPE,
   fields: { filename: "a" },
@@ -112,7 +114,7 @@ function vectorKeys(): Pki {
 
 test("cms: the original's vectors are accepted under accept-legacy and legacy, and refused by modern with the option named", async () => {
   const store = vectorKeys();
-  const open = (more: Partial<SealSettings>) => CmsSeal.open(store.settings(more), MACHINE);
+  const open = (more: Partial<SealSettings>) => CmsSeal.open(store.settings(more), MACHINE, SILENT);
   for (const profile of ["accept-legacy", "legacy"] as const) {
     const seal = await open({ profile, verifyCa: ["ca"] });
     const withBlob = seal.open(vector("signed.blob"));
@@ -335,7 +337,8 @@ test("cms: the type, the time and the host that were signed hold", { skip: missi
   const verifying = await sealOf({ verifyCa: ["ca"] });
   refused(verifying, { ...parts, type: "task.send.x" }, "hijacked");
   for (const [off, fits] of [[0, true], [9, true], [-9, true], [11, false], [-11, false]] as const) {
-    const seal = await sealOf({ verifyCa: ["ca"], timeWindowMs: 10_000 });
+    const seenFile = join(folder.path, `${off}.seen`);
+    const seal = await sealOf({ verifyCa: ["ca"], timeWindowMs: 10_000, seenFile });
     const dated = signing.seal({ ...draft(), time: Date.now() / 1000 + off });
     if (fits) seal.open(dated);
     else refused(seal, dated, "out-of-time", /is 1\d\.\d s from now: cms-time-window is 10/);
@@ -387,14 +390,14 @@ test("cms: who is not under a named CA, now, for that purpose, is refused", { sk
   rogue.issue("p256", { by: "ca" });
   const verifying = await sealOf({ verifyCa: ["ca"] });
   const by = async (name: string, of = store) =>
-    (await CmsSeal.open(of.settings({ sign: name }), MACHINE)).seal(draft());
+    (await CmsSeal.open(of.settings({ sign: name }), MACHINE, SILENT)).seal(draft());
   for (const good of ["below", "far_below", "for_mail"]) verifying.open(await by(good));
   // The CAs between may come from the key store too.
   const alone = opensslSigns("far_below", JSON_BODY);
   assert.equal(verifying.open(received(alone)).signer?.name, "far_below");
   const without = new Pki(join(folder.path, "without"));
   copyFileSync(store.path("ca.crt"), without.path("ca.crt"));
-  const bare = await CmsSeal.open(without.settings({ verifyCa: ["ca"] }), MACHINE);
+  const bare = await CmsSeal.open(without.settings({ verifyCa: ["ca"] }), MACHINE, SILENT);
   refused(bare, received(alone), "untrusted", /no CA of cms-verify-ca/);
   bare.open(await by("far_below"));
   refused(
@@ -450,9 +453,9 @@ test("cms: a revoked certificate is refused, from the reload on; a list out of d
   store.issue("bad", { by: "ca" });
   store.ca("other");
   store.issue("others", { by: "other" });
-  const seal = await CmsSeal.open(store.settings({ verifyCa: ["ca", "other"] }), MACHINE);
+  const seal = await CmsSeal.open(store.settings({ verifyCa: ["ca", "other"] }), MACHINE, SILENT);
   const by = async (name: string) =>
-    (await CmsSeal.open(store.settings({ sign: name }), MACHINE)).seal(draft());
+    (await CmsSeal.open(store.settings({ sign: name }), MACHINE, SILENT)).seal(draft());
   const [good, bad, others] = [await by("good"), await by("bad"), await by("others")];
   seal.open(bad);
   store.revoke("ca", ["bad"]);
@@ -461,7 +464,7 @@ test("cms: a revoked certificate is refused, from the reload on; a list out of d
   seal.open(good);
   seal.open(others);
   const soon = later(31 * 24 * 3_600_000);
-  const late = await CmsSeal.open(store.settings({ verifyCa: ["ca", "other"] }), soon);
+  const late = await CmsSeal.open(store.settings({ verifyCa: ["ca", "other"] }), soon, SILENT);
   refused(late, good, "expired", /CRL of "ca" was to be replaced/);
   late.open(others);
   // Another's list of that name says nothing.
@@ -736,7 +739,7 @@ test(
     writeFileSync(store.path("private/encrypted.key"), openssl(["pkey", ...inside]));
     writeFileSync(store.path("empty.crt"), "");
     const wrong = async (more: Partial<SealSettings>, message: RegExp) => {
-      await assert.rejects(CmsSeal.open(store.settings(more), MACHINE), (error: Error) => {
+      await assert.rejects(CmsSeal.open(store.settings(more), MACHINE, SILENT), (error: Error) => {
         assert.match(error.message, message);
         assert.doesNotMatch(error.message, /BEGIN|MII|MC4/);
         return true;

@@ -17,7 +17,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   relay: ["memory"],
   socket: ["contracts", "memory", "relay", "zmtp"],
   message: ["contracts", "memory", "zmtp"],
-  seal: ["contracts", "message"],
+  seal: ["contracts", "message", "toolkit"],
   config: ["contracts", "message"],
   server: ["config", "contracts", "memory", "message", "relay", "socket", "zmtp"],
   observe: ["config", "contracts", "server", "socket"],

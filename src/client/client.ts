@@ -218,7 +218,7 @@ export class Client implements ClientLike, MessageSink {
     try {
       const opened = this.#seal.open(parts);
       if (opened instanceof Promise) this.#takeLater(opened, type, pending, source);
-      else this.#take(readOpened(type, opened), pending, source);
+      else this.#takeOpened(opened, type, pending, source);
     } catch (error) {
       this.#unreadable(error, pending);
     }
@@ -235,12 +235,23 @@ export class Client implements ClientLike, MessageSink {
   ): Promise<void> {
     source.pause();
     try {
-      this.#take(readOpened(type, await opened), pending, source);
+      this.#takeOpened(await opened, type, pending, source);
     } catch (error) {
       this.#unreadable(error, pending);
     } finally {
       source.resume();
     }
+  }
+
+  #takeOpened(opened: OpenedParts, type: string, pending: Pending | undefined, source: Source): void {
+    const { claim } = opened;
+    if (claim !== undefined && claim.state !== "new") {
+      this.#drop("duplicate");
+      pending?.reject(new ClientError("bad-reply", "the reply is a copy of one that has come before"));
+      return;
+    }
+    claim?.settle(true);
+    this.#take(readOpened(type, opened), pending, source);
   }
 
   #take(received: Received, pending: Pending | undefined, source: Source): void {

@@ -7,24 +7,29 @@ import type { Program } from "../contracts/command.ts";
 import type { Environment } from "../contracts/environment.ts";
 import type { Seal } from "../contracts/seal.ts";
 import type { Logger } from "../log.ts";
+import type { Subject } from "../seal/allow.ts";
 import { IDENTITY } from "../seal/identity.ts";
 import { exitOf } from "./config.ts";
 import { EXIT, Exit } from "./exit.ts";
 import type { KeyFinding, SealSettings } from "../seal/settings.ts";
 
+type SealLog = Pick<Logger, "warn" | "warnRarely">;
+
 /** What of a config the seal is about. */
-type SealConfig = Pick<ServerConfig, "file" | "options" | "lines">;
+type SealConfig = Pick<ServerConfig, "file" | "options" | "lines"> & Partial<Pick<ServerConfig, "allow">>;
 
 /**
  * Reads the keys of a config; without `cms-` options there are none.
  *
  * @param log Is told what is not wrong, but perhaps not meant.
+ * @param before Whose place it takes: what that has seen stays known.
  * @throws {ConfigError} With the lines that name what is wrong.
  */
 export async function openSeal(
   config: SealConfig,
   environment: Environment,
-  log: Pick<Logger, "warn">,
+  log: SealLog,
+  before: Seal | null = null,
 ): Promise<Seal> {
   const settings = await settingsOf(config, environment, log);
   if (settings === null) return IDENTITY;
@@ -34,7 +39,7 @@ export async function openSeal(
     import("../seal/cms/key_store.ts"),
   ]);
   try {
-    const seal = await CmsSeal.open(settings, environment);
+    const seal = await CmsSeal.open(settings, environment, log, before instanceof CmsSeal ? before : null);
     for (const warning of seal.keys.warnings) log.warn("keys", warning);
     return seal;
   } catch (error) {
@@ -48,8 +53,13 @@ function diagnosticOf({ file, lines }: SealConfig, { option, message }: KeyFindi
   return { file, line: lines.get(option) ?? lines.get("ccserver") ?? 1, message, environmental: true };
 }
 
+/** Where it is kept over a restart which messages have been handled. */
+function seenFileOf(pidfile: string): string {
+  return `${pidfile.replace(/(?<=[^/])\.pid$/, "")}.seen`;
+}
+
 async function settingsOf(
-  { file, options }: SealConfig,
+  { file, options, allow = null }: SealConfig,
   { host, files }: Environment,
   log: Pick<Logger, "warn">,
 ): Promise<SealSettings | null> {
@@ -75,6 +85,8 @@ async function settingsOf(
     profile: options["cms-profile"] ?? "modern",
     timeWindowMs: options["cms-time-window"] * 1000,
     hostname: options["cms-hostname"],
+    allow,
+    seenFile: options.pidfile === null ? null : seenFileOf(options.pidfile),
   };
 }
 
@@ -90,7 +102,10 @@ export async function sealOfFile(file: string, { environment, tell }: Program): 
     if (found.wrong.length > 0) {
       throw new Exit(EXIT.config, `ccserver: ${file}: its [ccserver] is wrong: --check tells how`);
     }
-    const seal = await openSeal(found, environment, { warn: (_where, text) => tell(`ccserver: ${text}`) });
+    const seal = await openSeal(found, environment, {
+      warn: (_where, text) => tell(`ccserver: ${text}`),
+      warnRarely: () => {},
+    });
     if (seal === IDENTITY) {
       throw new Exit(EXIT.config, `ccserver: ${file}: it has neither cms-sign nor cms-verify-ca`);
     }
@@ -98,4 +113,21 @@ export async function sealOfFile(file: string, { environment, tell }: Program): 
   } catch (error) {
     throw exitOf(error);
   }
+}
+
+/** What a signer's certificate says, where the key store has one of that name; otherwise the name is a common name. */
+export async function subjectOf(
+  signer: string,
+  config: SealConfig,
+  environment: Environment,
+): Promise<Subject> {
+  const settings = await settingsOf(config, environment, { warn: () => {} });
+  if (settings !== null && /^[\w@-][\w.@-]*$/.test(signer)) {
+    const { readCertificate } = await import("../seal/cms/key_store.ts");
+    const found = await readCertificate(`${settings.keystore}/${signer}.crt`, environment.files).catch(() =>
+      null
+    );
+    if (found !== null) return found;
+  }
+  return { commonName: signer, fingerprint: "", attributes: [["CN", signer]] };
 }

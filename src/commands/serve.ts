@@ -137,7 +137,7 @@ async function runServer(
   const server = monitoredServer(config, {
     environment,
     log,
-    seal: (config) => openSeal(config, environment, log),
+    seal: (config, before) => openSeal(config, environment, log, before),
   });
   const stopped = new Promise<void>((resolve) => {
     signals.onStop((signal) => {

@@ -68,12 +68,23 @@ export interface ServerConfig {
   readonly options: ServerOptions;
   /** The lines of `[routes]`, in order. */
   readonly routes: readonly RouteConfig[];
+  /** The lines of `[cms-allow]`, in order; null: there is no such section. */
+  readonly allow: readonly AllowConfig[] | null;
   /** Every `[h:…]` section. */
   readonly handlers: ReadonlyMap<string, HandlerConfig>;
   /** Where the options of `[ccserver]` stand; under its own name, the section. */
   readonly lines: ReadonlyMap<string, number>;
   /** What is not wrong, but perhaps not meant. */
   readonly warnings: readonly Diagnostic[];
+}
+
+/** One line of `[cms-allow]`. */
+export interface AllowConfig {
+  /** Who signed: a glob for the common name, `ATTRIBUTE/GLOB` of the subject, or SHA-256 of the certificate. In lower case. */
+  readonly signer: string;
+  /** Globs of message types. */
+  readonly types: readonly string[];
+  readonly line: number;
 }
 
 /** `FILE:LINE` of an option of `[ccserver]`, or of the section that lacks it: for messages. */
@@ -134,6 +145,7 @@ export interface ReadOptions {
 }
 
 const SERVICE_NAME = "ccserver";
+const ALLOW_SECTION = "cms-allow";
 const HANDLER_SECTION = /^h:\S+$/;
 /** Sections of parts that read them themselves. */
 const OTHER_SECTION = /^[dpt]:/;
@@ -289,6 +301,7 @@ class Reader {
     }
     this.#checkSingle(handlers);
     this.#checkSections(handlers);
+    const allow = this.#readAllow(ini.sections.get(ALLOW_SECTION), options);
     const routes = this.#readRoutes(ini.sections.get("routes"), server.line);
     this.#checkEdges(handlers);
     this.#checkAlone(handlers, routes);
@@ -306,6 +319,7 @@ class Reader {
       serviceName: SERVICE_NAME,
       options,
       routes,
+      allow,
       handlers,
       lines: linesOf(ini, server),
       warnings: diagnostics.sorted,
@@ -330,9 +344,14 @@ class Reader {
     const byTable = new Set(asked.map((reads) => typeof reads === "string" ? null : reads.prefix));
     const read = new Set(asked.map((reads) => typeof reads === "string" ? reads : reads.prefix));
     for (const { name, line } of this.#ini.sections.values()) {
-      if (name === "ccserver" || name === "routes" || HANDLER_SECTION.test(name)) continue;
+      if (name === "ccserver" || name === "routes" || name === ALLOW_SECTION || HANDLER_SECTION.test(name)) {
+        continue;
+      }
       if (!OTHER_SECTION.test(name)) {
-        this.#diagnostics.add(line, `unknown section [${name}]${didYouMean(name, ["ccserver", "routes"])}`);
+        this.#diagnostics.add(
+          line,
+          `unknown section [${name}]${didYouMean(name, ["ccserver", "routes", ALLOW_SECTION])}`,
+        );
       } else if (!read.has(name.slice(0, 2) as SectionPrefix)) {
         this.#diagnostics.add(
           line,
@@ -345,6 +364,29 @@ class Reader {
         );
       }
     }
+  }
+
+  #readAllow(section: Section | undefined, options: ServerOptions): AllowConfig[] | null {
+    if (section === undefined) return null;
+    if (options["cms-verify-ca"] === null) {
+      this.#diagnostics.add(section.line, '[cms-allow] needs "cms-verify-ca": who signed must be known');
+    }
+    return [...section.entries.values()].flatMap((entry) => {
+      const value = this.#expand(section, entry);
+      if (value === undefined) return [];
+      const types = value.split(/[\s,]+/).filter((word) => word !== "");
+      const wrong = types.find((type) => !/^[\w.*?-]+$/.test(type));
+      if (types.length === 0) {
+        this.#diagnostics.add(entry.line, `"${entry.key}" in [cms-allow] names no message type`);
+      }
+      if (wrong !== undefined) {
+        this.#diagnostics.add(
+          entry.line,
+          `"${wrong}" in [cms-allow] is no message type, and no pattern of one`,
+        );
+      }
+      return [{ signer: entry.key, types, line: entry.line }];
+    });
   }
 
   /** Options about signatures that need others. */

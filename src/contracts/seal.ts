@@ -23,6 +23,18 @@ export interface OpenedParts {
   readonly signer: Signer | null;
   /** The body parsed, where the seal had to look into it; for one reader. */
   readonly value?: Record<string, unknown>;
+  /** Missing: it is not looked at whether it has come before. */
+  readonly claim?: Claim;
+}
+
+/** Whether a message has come before. */
+export interface Claim {
+  /** `seen`: it has been handled; `pending`: a copy of it is being handled. */
+  readonly state: "new" | "pending" | "seen";
+  /** Of a pending one: settles when that is over, and it can be opened again. Null otherwise. */
+  readonly over: Promise<void> | null;
+  /** Of a new one, to be called once: has it been handled for good? */
+  settle(handled: boolean): void;
 }
 
 /** What is sealed: a draft, when and where it was made. */
@@ -55,4 +67,6 @@ export interface Seal {
    * @throws {ConfigError} Then the old ones stay.
    */
   reload(): Promise<void>;
+  /** Whoever uses it has ended: what is to be known at the next start is kept. Never rejects. */
+  close?(): Promise<void>;
 }

@@ -11,7 +11,7 @@
  * ```
  */
 import type { Draft, Message, ReturnPath, Signer } from "../contracts/message.ts";
-import type { OpenedParts } from "../contracts/seal.ts";
+import type { Claim, OpenedParts } from "../contracts/seal.ts";
 import type { Block } from "../memory/block.ts";
 import { latin1 } from "../text.ts";
 import { bodyStart, copyOf, frameEnd } from "../zmtp/frame.ts";
@@ -49,6 +49,11 @@ export let inside: {
   share(message: CCMessage): void;
   /** It is refused; true the first time: it is counted and told once, whatever number of handlers refuse it. */
   refuse(message: CCMessage): boolean;
+  /** It has not come before, and counts as handled or not when it is over. */
+  claim(message: CCMessage, claim: Claim): void;
+  isClaimed(message: CCMessage): boolean;
+  /** Has it been handled for good? */
+  settle(message: CCMessage, handled: boolean): void;
   /** An upstream has got it: it sends it, or has dropped it and counts that. */
   give(message: CCMessage): void;
   given(message: CCMessage): boolean;
@@ -92,6 +97,7 @@ export class CCMessage implements Message {
   #from: ReturnPath | null = null;
   #users = 0;
   #refused = false;
+  #claim: Claim | null = null;
   #given = false;
   #over = false;
 
@@ -203,6 +209,8 @@ export class CCMessage implements Message {
   #leave(): void {
     if (--this.#users > 0) return;
     this.#over = true;
+    this.#claim?.settle(false);
+    this.#claim = null;
     if (this.#kept) this.#block?.release();
     // Whoever still has the object has nothing but that.
     this.#block = null;
@@ -226,6 +234,12 @@ export class CCMessage implements Message {
         const first = !message.#refused;
         message.#refused = true;
         return first;
+      },
+      claim: (message, claim) => void (message.#claim = claim),
+      isClaimed: (message) => message.#claim !== null,
+      settle(message, handled) {
+        message.#claim?.settle(handled);
+        message.#claim = null;
       },
       give: (message) => void (message.#given = true),
       given: (message) => message.#given,

@@ -5,7 +5,7 @@
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
 import type { Clock, Environment } from "../contracts/environment.ts";
 import type { Signer } from "../contracts/message.ts";
-import type { OpenedParts, Seal, SealDraft, SealedParts } from "../contracts/seal.ts";
+import type { Claim, OpenedParts, Seal, SealDraft, SealedParts } from "../contracts/seal.ts";
 import { BODY_MAX_BYTES, SIGNATURE_MAX_BYTES } from "../limits.ts";
 import { parseBody } from "../message/body.ts";
 import { bodyOf } from "../message/draft.ts";
@@ -18,9 +18,12 @@ import {
   encryptEnvelope,
   undecryptable,
 } from "./cms/enveloped_data.ts";
+import { AllowTable } from "./allow.ts";
 import { SealError } from "./cms/errors.ts";
 import { type Keys, loadKeys } from "./cms/key_store.ts";
 import { type Verified, verifySignedData } from "./cms/signed_data.ts";
+import type { Logger } from "../log.ts";
+import { loadReplays, type Replays, saveReplays } from "./replays.ts";
 import { ENC1, isEncrypted } from "./identity.ts";
 import { checkForOriginal } from "./original.ts";
 import type { SealSettings } from "./settings.ts";
@@ -44,7 +47,16 @@ class Opened implements OpenedParts {
   readonly signer: Signer | null;
   readonly value: Record<string, unknown>;
 
-  constructor(json: Uint8Array, blob: Uint8Array | null, signer: Signer, value: Record<string, unknown>) {
+  readonly claim: Claim | undefined;
+
+  constructor(
+    json: Uint8Array,
+    blob: Uint8Array | null,
+    signer: Signer,
+    value: Record<string, unknown>,
+    claim?: Claim,
+  ) {
+    this.claim = claim;
     this.json = json;
     this.blob = blob;
     this.signer = signer;
@@ -57,21 +69,55 @@ export class CmsSeal implements Seal {
   readonly settings: SealSettings;
   readonly #clock: Clock;
   readonly #environment: Pick<Environment, "files" | "clock">;
+  readonly #allow: AllowTable | null;
+  /** Null: copies are let in. */
+  readonly #replays: Replays | null;
   #keys: Keys;
 
-  private constructor(settings: SealSettings, environment: Pick<Environment, "files" | "clock">, keys: Keys) {
+  private constructor(
+    settings: SealSettings,
+    environment: Pick<Environment, "files" | "clock">,
+    keys: Keys,
+    replays: Replays | null,
+  ) {
     this.settings = settings;
+    this.#replays = replays;
+    this.#allow = settings.allow === null ? null : new AllowTable(settings.allow);
     this.#environment = environment;
     this.#clock = environment.clock;
     this.#keys = keys;
   }
 
-  /** Reads keys, certificates and CRLs. @throws {KeyStoreError} */
+  /**
+   * Reads keys, certificates and CRLs.
+   *
+   * @param before What this one has seen stays known.
+   * @throws {KeyStoreError}
+   */
   static async open(
     settings: SealSettings,
     environment: Pick<Environment, "files" | "clock">,
+    log: Pick<Logger, "warnRarely">,
+    before: CmsSeal | null = null,
   ): Promise<CmsSeal> {
-    return new CmsSeal(settings, environment, await loadKeys(settings, environment));
+    const keys = await loadKeys(settings, environment);
+    const { clock, files } = environment;
+    const { timeWindowMs: windowMs, seenFile } = settings;
+    let replays: Replays | null = null;
+    if (windowMs > 0 && keys.trust !== null) {
+      replays = before === null ? null : before.#replays;
+      replays ??= await loadReplays({ clock, log }, windowMs, seenFile, files);
+      replays.windowMs = windowMs;
+    }
+    return new CmsSeal(settings, environment, keys, replays);
+  }
+
+  async close(): Promise<void> {
+    const { seenFile } = this.settings;
+    if (this.#replays === null || seenFile === null) return;
+    await saveReplays(this.#replays, seenFile, this.#environment.files).catch(
+      () => {/* the next start knows by that */},
+    );
   }
 
   /** What is used now. */
@@ -126,6 +172,9 @@ export class CmsSeal implements Seal {
     const { timeWindowMs, hostname } = this.settings;
     const value = parseBody(type, content);
     checkBlobHash(value.blob_hash, blob, this.#keys.trust!.policy.legacy);
+    if (this.#allow !== null && !this.#allow.allows(signer, type)) {
+      throw new SealError("not-allowed", `no line of [cms-allow] lets "${signer.certificate.name}" send it`);
+    }
     if (timeWindowMs > 0) this.#checkTime(value.time, timeWindowMs);
     if (hostname !== "off") {
       const { certificate } = signer;
@@ -140,7 +189,9 @@ export class CmsSeal implements Seal {
         );
       }
     }
-    return new Opened(content, blob, signer, value);
+    if (this.#replays === null) return new Opened(content, blob, signer, value);
+    const claim = this.#replays.claim(signer.fingerprint, idOf(value, content), 1000 * Number(value.time));
+    return new Opened(content, blob, signer, value, claim);
   }
 
   #checkTime(time: unknown, windowMs: number): void {
@@ -208,4 +259,10 @@ function checkBlobHash(claimed: unknown, blob: Uint8Array | null, legacy: boolea
   if (actual.length !== wanted.length || !timingSafeEqual(actual, wanted)) {
     throw refuse("the blob is another than was signed: its hash differs");
   }
+}
+
+/** What tells messages of one signer apart; the original's have no id. */
+function idOf({ id }: Record<string, unknown>, content: Uint8Array): string {
+  if (typeof id === "string" && /^[0-9a-f]{32}$/.test(id)) return id;
+  return createHash("sha256").update(content).digest("hex").slice(0, 32);
 }

@@ -1,5 +1,7 @@
 /** What a seal is to do: the `cms-` options, read. */
 
+import type { AllowRule } from "./allow.ts";
+
 /** What is written and read: see `docs/security.md`. */
 export type Profile = "modern" | "legacy" | "accept-legacy";
 
@@ -18,6 +20,10 @@ export interface SealSettings {
   /** 0: any time will do. */
   readonly timeWindowMs: number;
   readonly hostname: HostnameCheck;
+  /** Null: every signer may send everything. */
+  readonly allow: readonly AllowRule[] | null;
+  /** Where it is kept over a restart which messages have been handled; null: nowhere. */
+  readonly seenFile: string | null;
 }
 
 /** Which option a finding is about. */

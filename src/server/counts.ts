@@ -13,8 +13,10 @@ export type Result =
   /** Not a CC message. */
   | "invalid"
   /** It could not be opened, or a handler would not have it; by code. */
-  | "refused";
-export const RESULTS: readonly Result[] = ["ok", "dropped", "crashed", "invalid", "refused"];
+  | "refused"
+  /** It has been handled before: a copy of a signed message. */
+  | "duplicate";
+export const RESULTS: readonly Result[] = ["ok", "dropped", "crashed", "invalid", "refused", "duplicate"];
 
 /** Messages, their bytes, and the seconds spent on them. */
 export class Tally {
@@ -38,6 +40,7 @@ function tallies(): Tallies {
     crashed: new Tally(),
     invalid: new Tally(),
     refused: new Tally(),
+    duplicate: new Tally(),
   };
 }
 

@@ -10,7 +10,7 @@ import { hostOf } from "../text.ts";
 import { Complaints } from "./complaints.ts";
 import type { Statistics } from "./counts.ts";
 import { isPromise } from "./guard.ts";
-import { type Body, openedBody, openMessage, unsealedBody } from "./opener.ts";
+import { type Body, DuplicateError, openedBody, openMessage, unsealedBody } from "./opener.ts";
 import type { Delivery, Step } from "./plans.ts";
 import { sendOn } from "./post.ts";
 import { type Verdict, worse } from "./verdict.ts";
@@ -74,15 +74,12 @@ export class Deliverer {
   ): Verdict | Promise<Verdict> {
     inside.enter(message);
     if (steps.length > 1) inside.share(message);
+    // A handler that passes it on is under way with it.
+    const first = !inside.isClaimed(message);
     const verdict = this.#open(message, steps, source, from, plain);
-    if (!isPromise(verdict)) {
-      inside.leave(message);
-      return verdict;
-    }
-    return verdict.then((settled) => {
-      inside.leave(message);
-      return settled;
-    });
+    return isPromise(verdict)
+      ? verdict.then((settled) => handled(message, first, settled))
+      : handled(message, first, verdict);
   }
 
   /** Counts a refused message, and tells who asked; false: that has been done. */
@@ -187,6 +184,7 @@ export class Deliverer {
   }
 
   #whyNotOpened(message: CCMessage, error: unknown, from: string): Verdict {
+    if (error instanceof DuplicateError) return "duplicate";
     if (error instanceof MessageError) return this.#refused(message, error, from);
     this.#log.warnRarely(
       "open",
@@ -210,4 +208,11 @@ export class Deliverer {
 /** Does it want the message opened by the seal? */
 function isSealed({ reader }: Step): boolean {
   return reader !== null && !reader.unsealed;
+}
+
+/** All are done with it. @param first It was opened for them, not for a handler that has passed it on. */
+function handled(message: CCMessage, first: boolean, verdict: Verdict): Verdict {
+  if (first) inside.settle(message, verdict === "ok" || verdict === "dropped");
+  inside.leave(message);
+  return verdict;
 }

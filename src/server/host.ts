@@ -464,6 +464,7 @@ export class Host {
 /** What became of a passed message, as handlers are told. */
 function outcomeOf(verdict: Verdict, name: string): Outcome {
   if (isOutcome(verdict)) return verdict;
+  if (verdict === "duplicate") return "ok";
   throw new PassError(verdict, name);
 }
 

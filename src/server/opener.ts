@@ -104,10 +104,24 @@ function deepFreeze(value: object): object {
 export function openMessage(message: CCMessage, seal: Seal, shared: boolean): Body | Promise<Body> {
   if (seal.asynchronous) inside.keep(message);
   const parts = inside.parts(message);
-  const bodyOf = (opened: OpenedParts) => openedBody(message, opened, shared);
+  const bodyOf = (opened: OpenedParts): Body | Promise<Body> => {
+    const { claim } = opened;
+    // Of a message that is passed on it is the one who gave it who knows.
+    if (claim === undefined || inside.isClaimed(message)) return openedBody(message, opened, shared);
+    if (claim.state === "seen") throw new DuplicateError();
+    if (claim.state === "new") {
+      inside.claim(message, claim);
+      return openedBody(message, opened, shared);
+    }
+    inside.keep(message);
+    return claim.over!.then(() => openMessage(message, seal, shared));
+  };
   const opened = seal.open(parts);
   return isPromise(opened) ? Promise.resolve(opened).then(bodyOf) : bodyOf(opened);
 }
+
+/** A message that has been handled before is not handled again. */
+export class DuplicateError extends Error {}
 
 /** The body of a message that is open. */
 export function openedBody(message: CCMessage, opened: OpenedParts, shared: boolean): Body {

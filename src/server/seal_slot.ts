@@ -13,6 +13,11 @@ export class SealSlot implements Seal {
     this.#seal = seal;
   }
 
+  /** Null before the start. */
+  get now(): Seal | null {
+    return this.#seal;
+  }
+
   get #current(): Seal {
     if (this.#seal === null) throw new Error("A server has no seal before it starts");
     return this.#seal;
@@ -32,5 +37,9 @@ export class SealSlot implements Seal {
 
   reload(): Promise<void> {
     return this.#current.reload();
+  }
+
+  async close(): Promise<void> {
+    await this.#seal?.close?.();
   }
 }

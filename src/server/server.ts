@@ -57,12 +57,15 @@ const UPKEEP_MS = 30_000;
 /** How often a stopping server looks whether all has been handled. */
 const SETTLED_LOOK_MS = 5;
 
+/** @param before The one that is used until then; null: none. */
+export type MakeSeal = (config: ServerConfig, before: Seal | null) => Promise<Seal>;
+
 /** What a server is made of, besides its config. */
 export interface ServerParts {
   readonly environment: Environment;
   readonly log: Logger;
   /** A seal, or what makes the one that a config asks for: at the start, and anew at each reload. @throws {CCError} */
-  readonly seal: Seal | ((config: ServerConfig) => Promise<Seal>);
+  readonly seal: Seal | MakeSeal;
   /** Tells about the server; made once, before the server starts. */
   readonly observe?: (server: Server) => Observer;
 }
@@ -87,7 +90,7 @@ export class Server {
   readonly context: SocketContext;
   readonly log: Logger;
   readonly #seal: SealSlot;
-  readonly #makeSeal: (config: ServerConfig) => Promise<Seal>;
+  readonly #makeSeal: MakeSeal;
   readonly #post: Post;
   readonly #deliverer: Deliverer;
   readonly #dispatcher: Dispatcher;
@@ -236,7 +239,7 @@ export class Server {
       if (signal.aborted) throw new StartError("stopped", "the server was stopped while it started");
     };
     unlessStopped();
-    this.#seal.use(await this.#makeSeal(config));
+    this.#seal.use(await this.#makeSeal(config, null));
     this.#engine = await makeEngine(options["zmq-engine"], this.context);
     unlessStopped();
     this.#table = this.context.relayTable({
@@ -301,7 +304,7 @@ export class Server {
     });
     const before = this.#generation.hosts;
     // What is wrong with keys leaves all as it is.
-    const seal = await this.#makeSeal(next);
+    const seal = await this.#makeSeal(next, this.#seal.now);
     const generation = await reload.prepare();
     if (generation === null) return reload.changes;
     this.#seal.use(seal);
@@ -396,6 +399,7 @@ export class Server {
     this.#dispatcher.table = null;
     this.#table?.close();
     this.#table = null;
+    await this.#seal.close();
   }
 
   /** As many as there are descriptors for. */
@@ -505,6 +509,7 @@ export class Server {
 
 /** A message that was refused or lost by a handler of ours is not published again. */
 function toOutcome(verdict: Verdict): Outcome {
+  if (verdict === "duplicate") return "ok";
   return isOutcome(verdict) ? verdict : "dropped";
 }
 

@@ -4,8 +4,8 @@ import { CCError } from "../errors.ts";
 import type { Result } from "./counts.ts";
 
 /** An outcome that a handler told, or that it failed to. From the best to the worst. */
-export type Verdict = Outcome | "refused" | "crashed";
-const ORDER: readonly Verdict[] = ["ok", "dropped", "retry", "refused", "crashed"];
+export type Verdict = Outcome | "duplicate" | "refused" | "crashed";
+const ORDER: readonly Verdict[] = ["duplicate", "ok", "dropped", "retry", "refused", "crashed"];
 
 /** Of several handlers' verdicts, the worst is the message's. */
 export function worse(a: Verdict, b: Verdict): Verdict {

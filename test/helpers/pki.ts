@@ -168,6 +168,8 @@ export class Pki {
       profile: "modern",
       timeWindowMs: 0,
       hostname: "off",
+      allow: null,
+      seenFile: null,
       ...more,
     };
   }

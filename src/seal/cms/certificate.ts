@@ -162,6 +162,11 @@ export class Certificate {
     return attributesOf(this.subject).findLast(([name]) => name === CERT.commonName)?.[1] ?? "";
   }
 
+  /** What its subject says, by short names: `CN`, `OU`. */
+  get attributes(): readonly (readonly [string, string])[] {
+    return namedAttributes(this.subject);
+  }
+
   /** For people and logs: the common name, or the whole subject where it has none. */
   get name(): string {
     return printable(this.commonName || subjectText(this.subject), 100);
@@ -251,10 +256,14 @@ const SHORT: Readonly<Record<string, string>> = {
 
 /** `CN=host1,OU=Hosts,O=Example`: in the order of the certificate, commas and the like escaped by a backslash. */
 export function subjectText(name: Uint8Array): string {
+  return namedAttributes(name).map(([type, text]) => `${type}=${text.replace(/[,\\=+]/g, "\\$&")}`).join(",");
+}
+
+function namedAttributes(name: Uint8Array): (readonly [string, string])[] {
   return attributesOf(name).map(([type, text]) => {
     const dotted = oidText(type);
-    return `${SHORT[dotted] ?? dotted}=${text.replace(/[,\\=+]/g, "\\$&")}`;
-  }).join(",");
+    return [SHORT[dotted] ?? dotted, text];
+  });
 }
 
 function textOf(tag: number, bytes: Uint8Array): string {

@@ -57,6 +57,14 @@ export async function loadKeys(
   return await new Loader(settings, files, clock.time()).load();
 }
 
+/** The first certificate of a file. @throws {CCError} @throws {DerError} */
+export async function readCertificate(path: string, files: Files): Promise<Certificate> {
+  const bytes = await files.read(path, KEY_FILE_MAX_BYTES);
+  const block = bytes[0] === 0x30 ? bytes : pemBlocks(new TextDecoder().decode(bytes))[0]?.bytes;
+  if (block === undefined) throw new CCError("bad-keys", `${path} has no certificate in PEM`);
+  return new Certificate(block);
+}
+
 class Loader {
   readonly #settings: SealSettings;
   readonly #files: Files;

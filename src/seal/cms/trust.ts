@@ -22,6 +22,9 @@ const SIGNER_PURPOSES = [CERT.emailProtection, CERT.clientAuth, CERT.serverAuth,
 
 /** A signer whose certificate is under a named CA. */
 export interface TrustedSigner extends Signer {
+  readonly commonName: string;
+  /** Short names of its subject's attributes, and their values. */
+  readonly attributes: readonly (readonly [string, string])[];
   readonly certificate: Certificate;
   /** When that holds, milliseconds since 1970. */
   readonly from: number;
@@ -77,6 +80,8 @@ export class Trust {
     const signer: TrustedSigner = {
       name: certificate.commonName || certificate.name,
       fingerprint: certificate.fingerprint,
+      commonName: certificate.commonName,
+      attributes: certificate.attributes,
       certificate,
       from: Math.max(...way.map(({ from }) => from)),
       until: Math.min(...way.map(({ until }) => until)),
