@@ -433,6 +433,28 @@ test(
   },
 );
 
+test("keys revoke: of many at once none is lost: who comes second is told so", async () => {
+  using store = keyStore();
+  assert.match(await store.fails(1, "revoke", "x"), /there is no such folder/);
+  await store.does("init");
+  const names = ["a", "b", "c", "d"];
+  for (const name of names) await store.does("issue", name);
+  const told = await Promise.all(names.map((name) => store.keys("revoke", name)));
+  for (const { code, output } of told) {
+    assert.match(output, code === 0 ? / is revoked, / : /ca\.crl\.lock: another "keys revoke" is at work/);
+  }
+  const list = store.list("ca");
+  const found = names.map((name) => list.since(store.certificate(name)) !== null);
+  assert.deepEqual(found, told.map(({ code }) => code === 0));
+  // What another has left there is not passed over, and not removed.
+  writeFileSync(join(store.path, "ca.crl.lock"), "");
+  await store.does("issue", "e");
+  assert.match(await store.fails(1, "revoke", "e"), /if there is none, remove this file\n$/);
+  rmSync(join(store.path, "ca.crl.lock"));
+  await store.does("revoke", "e");
+  assert.equal(store.files.includes("ca.crl.lock"), false);
+});
+
 test("keys list: a line each, what they are for, days left, keys, what is revoked", async () => {
   using store = keyStore();
   await store.does("init");

@@ -269,6 +269,29 @@ export class KeyFolder {
     }
   }
 
+  /**
+   * Does something while no other command changes a CRL: what that had revoked would be lost.
+   *
+   * @throws {Exit}
+   */
+  async lockingList<T>(name: string, what: () => Promise<T>): Promise<T> {
+    const lock = this.path(`${listFile(name)}.lock`);
+    try {
+      await this.#files.create(lock, new Uint8Array(), PUBLIC_FILE_MODE);
+    } catch (error) {
+      if (!(error instanceof CCError)) throw error;
+      if (error.code === "EEXIST") {
+        throw new Fault(`${lock}: another "keys revoke" is at work; if there is none, remove this file`);
+      }
+      throw new Exit(EXIT.io, `ccserver: ${printable(error.message)}`);
+    }
+    try {
+      return await what();
+    } finally {
+      await this.#files.remove(lock).catch(() => {/* the next one tells of it */});
+    }
+  }
+
   /** What is in a file in PEM, or all of it where it is DER. @throws {Fault} */
   async #blocks(file: string, label: string, maxBytes: number): Promise<Uint8Array[]> {
     let bytes: Uint8Array;

@@ -242,9 +242,14 @@ ${configLines(folder, program, ca, name, encrypts)}
   return EXIT.ok;
 }
 
-async function revoke(
+async function revoke(given: Given, [name]: readonly string[], program: Program): Promise<number> {
+  await given.folder.mustExist();
+  return await given.folder.lockingList(given.ca, () => revokeAlone(given, name, program));
+}
+
+async function revokeAlone(
   { folder, ca }: Given,
-  [name]: readonly string[],
+  name: string,
   { environment: { clock }, print }: Program,
 ): Promise<number> {
   const now = clock.time();
