@@ -25,7 +25,7 @@ import { RevocationList } from "../src/seal/cms/crl.ts";
 import { makeCa, makeCertificate, makeKey, makeRevocationList, publicKeyOf } from "../src/seal/cms/issue.ts";
 import { pem, pemBlocks } from "../src/seal/cms/pem.ts";
 import { skipFor, TARGET, TARGETS, tempFolder, utf8 } from "./helpers/env.ts";
-import { run } from "./helpers/process.ts";
+import { run, ServerProcess } from "./helpers/process.ts";
 
 const skip = skipFor(spawnSync("openssl", ["version"]).status === 0 ? false : "there is no openssl");
 const DAY_MS = 24 * 3_600_000;
@@ -752,6 +752,43 @@ test(
     }
   },
 );
+
+for (const target of TARGETS) {
+  test(`${target.name}: keys: a server and its clients take them, by the lines that are printed`, async () => {
+    using store = keyStore(target);
+    await store.does("init");
+    /** The lines of a config that the command prints, `# to encrypt` left out. */
+    const linesOf = (output: string) => output.match(/^cms-\S+ = .*$/gm)!.join("\n");
+    const cms = linesOf(await store.does("issue", "centre"));
+    assert.equal(cms.split("\n").length, 3);
+    const server = (more: string) =>
+      `[ccserver]\ncc-socket = tcp://127.0.0.1:*\ncc-role = local\n${cms}\n${more}\n[routes]\necho = h:echo\n[h:echo]\nhandler = echo\n`;
+    const ini = join(store.path, "client.ini");
+    const ask = (own: string, endpoint: string) => {
+      writeFileSync(ini, `[ccserver]\ncc-socket = ipc://${store.path}/none\n${own}\n[routes]\n`);
+      return run(["send", "--config", ini, "--reply", endpoint, "echo.request", "target=x"], target);
+    };
+    await using open = await ServerProcess.start(server(""), target);
+    await using closed = await ServerProcess.start(server("cms-decrypt = centre"), target);
+    for (const type of TYPES) {
+      const own = linesOf(await store.does("issue", type, "--type", type));
+      const answer = await ask(own, open.endpoint);
+      assert.match(answer.output, /^echo\.response \{/, `${type}: ${answer.output}`);
+      const secret = await ask(`${own}\ncms-encrypt = centre`, closed.endpoint);
+      assert.match(secret.output, /^echo\.response \{/, `${type}, encrypted: ${secret.output}`);
+    }
+    const unsigned = await ask(cms.replace(/^cms-sign.*$/m, ""), open.endpoint);
+    assert.deepEqual([unsigned.code, /refused/.test(unsigned.output)], [1, true], unsigned.output);
+    const revoked = linesOf(await store.does("issue", "gone"));
+    assert.match((await ask(revoked, open.endpoint)).output, /^echo\.response/);
+    await store.does("revoke", "gone");
+    await using later = await ServerProcess.start(server(""), target);
+    const refused = await ask(revoked, later.endpoint);
+    assert.deepEqual([refused.code, /refused/.test(refused.output)], [1, true], refused.output);
+    assert.match((await ask(cms, later.endpoint)).output, /^echo\.response/);
+    assert.doesNotMatch(open.output + closed.output, /WARNING.*\.crt|PRIVATE/);
+  });
+}
 
 test("keys: a fault is one line, whatever stands in a name", () => {
   assert.equal(new Fault("a\nb\x1b[1m").text, "a\\nb\\x1b[1m");

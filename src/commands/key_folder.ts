@@ -3,6 +3,7 @@ import { createPrivateKey, type KeyObject } from "node:crypto";
 import { join } from "node:path";
 import type { Files } from "../contracts/environment.ts";
 import { CCError, codeOf, errorText } from "../errors.ts";
+import { CRL_MAX_BYTES, KEY_FILE_MAX_BYTES } from "../limits.ts";
 import { Certificate, USAGE } from "../seal/cms/certificate.ts";
 import { RevocationList } from "../seal/cms/crl.ts";
 import { DerError, sameBytes } from "../seal/cms/der.ts";
@@ -12,10 +13,6 @@ import { pem, pemBlocks } from "../seal/cms/pem.ts";
 import { printable, utf8 } from "../text.ts";
 import { EXIT, Exit } from "./exit.ts";
 
-/** No certificate and no key has as many bytes. */
-const FILE_MAX_BYTES = 256 * 1024;
-/** A list of 100,000 revoked certificates has some 4 MB. */
-const CRL_MAX_BYTES = 16 * 1024 * 1024;
 /** SHA-1 is what many an old CA has signed with. */
 const LENIENT = { legacy: true };
 
@@ -110,7 +107,7 @@ export class KeyFolder {
   /** The certificates of a name, its own first. @throws {Fault} */
   async certificates(name: string): Promise<Certificate[]> {
     const file = certificateFile(name);
-    const blocks = await this.#blocks(file, "CERTIFICATE", FILE_MAX_BYTES);
+    const blocks = await this.#blocks(file, "CERTIFICATE", KEY_FILE_MAX_BYTES);
     if (blocks.length === 0) throw new Fault(`${this.path(file)}: there is no certificate in it`);
     return blocks.map((bytes) => this.#told(file, () => new Certificate(bytes)));
   }
@@ -129,7 +126,7 @@ export class KeyFolder {
     const path = this.path(file);
     let text: string;
     try {
-      text = new TextDecoder().decode(await this.#files.read(path, FILE_MAX_BYTES));
+      text = new TextDecoder().decode(await this.#files.read(path, KEY_FILE_MAX_BYTES));
     } catch (error) {
       if (codeOf(error) === "ENOENT") return null;
       throw new Fault(errorText(error));
