@@ -207,7 +207,7 @@ Codes in the log, of connections that were closed and of messages that were refu
 
 ## Exit codes
 
-0 ok; 1 no reply; 64 wrong usage; 69 cannot start, or reach a server; 74 a result cannot be written; 78 wrong config.
+0 ok; 1 no reply, or a fault in a key store; 64 wrong usage; 69 cannot start, or reach a server; 74 a result cannot be written; 78 wrong config.
 `;
 }
 

@@ -89,6 +89,7 @@ const TEXTS: Record<string, string> = {
   EADDRNOTAVAIL: "the address is not one of this host",
   ECONNREFUSED: "connection refused",
   ECONNRESET: "connection reset by peer",
+  EEXIST: "something is there already",
   EHOSTUNREACH: "no route to host",
   EISDIR: "it is a folder",
   EMFILE: "too many open files",

@@ -4,7 +4,7 @@ import type { AnyCommand } from "../commands/define.ts";
 import { VERSION } from "../version.ts";
 
 const EXIT_CODES =
-  "exit codes: 0 ok, 1 no reply, 64 wrong usage, 69 cannot start or reach a server, 74 a result cannot be written, 78 wrong config";
+  "exit codes: 0 ok, 1 no reply or a fault in a key store, 64 wrong usage, 69 cannot start or reach a server, 74 a result cannot be written, 78 wrong config";
 
 /** `ccserver send [--reply] [--timeout SECONDS] ENDPOINT TYPE` */
 export function usageOf(command: AnyCommand, standard: AnyCommand): string {

@@ -9,6 +9,7 @@ import { daemon } from "./daemon.ts";
 import type { AnyCommand } from "./define.ts";
 import { ini } from "./ini.ts";
 import { jobs } from "./jobs.ts";
+import { keys } from "./keys.ts";
 import { notify } from "./notify.ts";
 import { ping } from "./ping.ts";
 import { routes } from "./routes.ts";
@@ -36,6 +37,7 @@ export function commandsOf(program: Program): readonly [AnyCommand, ...AnyComman
     jobs(make),
     runDaemon(make),
     notify,
+    keys,
     unit(make),
     ini,
     example(make),

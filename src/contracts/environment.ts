@@ -100,6 +100,13 @@ export interface Files {
    */
   replace(path: string, bytes: Uint8Array, options?: ReplaceOptions): Promise<void>;
   /**
+   * Makes a file where there is none, not even a link; what cannot be written whole is removed.
+   *
+   * @param mode Its permission bits, as far as the umask leaves them.
+   * @throws {CCError} `EEXIST`: something stands there; else the system's code.
+   */
+  create(path: string, bytes: Uint8Array, mode: number): Promise<void>;
+  /**
    * Removes a file; it may be gone already.
    *
    * @throws {CCError} With the system's code.
@@ -114,9 +121,10 @@ export interface Files {
   /**
    * Makes a folder where there is none; its parent must be there.
    *
+   * @param mode Permission bits of a new one; those that the umask leaves when missing.
    * @throws {CCError} With the system's code.
    */
-  makeFolder(path: string): Promise<void>;
+  makeFolder(path: string, mode?: number): Promise<void>;
   /**
    * Opens FIFOs, mode 0600, which are made where they are missing; at once, as that may need a process.
    *

@@ -77,6 +77,22 @@ export const FILES: Files = {
     }
   },
 
+  async create(path, bytes, mode) {
+    let file: FileHandle | null = null;
+    try {
+      file = await open(path, "wx", mode);
+      await file.writeFile(bytes);
+      await file.close();
+    } catch (error) {
+      // Only what was made here is removed.
+      if (file !== null) {
+        await file.close().catch(() => {/* what matters has been thrown */});
+        await rm(path, { force: true }).catch(() => {/* nothing more can be done */});
+      }
+      throw systemError(error, `cannot write ${path}`);
+    }
+  },
+
   async remove(path) {
     try {
       // Deno's unlink removes a folder that is empty.
@@ -100,9 +116,9 @@ export const FILES: Files = {
     return there?.isFile() ? there.uid : null;
   },
 
-  async makeFolder(path) {
+  async makeFolder(path, mode) {
     try {
-      await mkdir(path);
+      await mkdir(path, mode === undefined ? {} : { mode });
     } catch (error) {
       if (codeOf(error) === "EEXIST" && await stat(path).then((s) => s.isDirectory(), () => false)) return;
       throw systemError(error, `cannot make the folder ${path}`);

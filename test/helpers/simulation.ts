@@ -553,6 +553,7 @@ export class World {
       files: {
         read: absent,
         replace: absent,
+        create: absent,
         list: () => Promise.resolve([]),
         ownerOf: () => Promise.resolve(null),
         modeOf: () => Promise.resolve(null),

@@ -16,6 +16,10 @@ export class RevocationList {
   readonly nextUpdate: number | null;
   /** Serial numbers in hexadecimal, and since when. */
   readonly revoked: ReadonlyMap<string, number>;
+  /** The entries as they stand there, one after the other, DER. */
+  readonly entries: Uint8Array;
+  /** Another one for each list of its CA; null: it does not say. */
+  readonly number: Uint8Array | null;
   readonly #signed: Uint8Array;
   readonly #algorithm: Uint8Array;
   readonly #signature: Uint8Array;
@@ -43,6 +47,7 @@ export class RevocationList {
       : null;
     const revoked = new Map<string, number>();
     const entries = list.enterOptional(TAG.sequence);
+    this.entries = entries === null ? new Uint8Array() : list.content;
     while (entries?.more) {
       const entry = entries.enter(TAG.sequence);
       const serial = hex(entry.integer());
@@ -54,10 +59,10 @@ export class RevocationList {
     this.revoked = revoked;
     const extensions = list.enterOptional(context(0));
     list.finish();
-    if (extensions === null) return;
-    const all = extensions.enter(TAG.sequence);
-    extensions.finish();
-    checkExtensions(all, UNDERSTOOD);
+    const all = extensions?.enter(TAG.sequence);
+    extensions?.finish();
+    const found = all === undefined ? null : checkExtensions(all, UNDERSTOOD).get(CERT.crlNumber);
+    this.number = found?.integer() ?? null;
   }
 
   /** Is it this CA's? @throws {DerError} @throws {SealError} `weak-algorithm` */
@@ -72,15 +77,19 @@ export class RevocationList {
   }
 }
 
-function checkExtensions(list: DerReader, understood: readonly string[]): void {
+/** @returns The values of those that are understood. */
+function checkExtensions(list: DerReader, understood: readonly string[]): Map<string, DerReader> {
+  const values = new Map<string, DerReader>();
   while (list.more) {
     const extension = list.enter(TAG.sequence);
     const name = extension.oid();
     const critical = extension.nextTag === TAG.boolean && extension.boolean();
-    extension.expect(TAG.octetString);
+    const value = extension.enter(TAG.octetString);
     extension.finish();
-    if (critical && !understood.includes(name)) {
+    if (understood.includes(name)) values.set(name, value);
+    else if (critical) {
       throw new DerError(`a CRL has an extension that must be understood and is not: ${oidText(name)}`);
     }
   }
+  return values;
 }
