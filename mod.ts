@@ -96,7 +96,13 @@ export {
   size,
   text,
 } from "./src/config/options.ts";
-export type { AnyHandlerDefinition, HandlerConfig, RouteConfig, ServerConfig } from "./src/config/reader.ts";
+export type {
+  AllowConfig,
+  AnyHandlerDefinition,
+  HandlerConfig,
+  RouteConfig,
+  ServerConfig,
+} from "./src/config/reader.ts";
 export type { ServerOptions } from "./src/config/server_options.ts";
 export type { ZmqValues } from "./src/config/socket_options.ts";
 export type { DaemonContext, DaemonDefinition } from "./src/contracts/daemon.ts";
