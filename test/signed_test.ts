@@ -1,6 +1,7 @@
 /** Signed and encrypted messages from end to end: servers, commands, daemons and programs, with real keys. */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
+import { createHash } from "node:crypto";
 import { chmodSync, copyFileSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
@@ -303,6 +304,161 @@ start-seconds = 0.1
     await server.stop();
   });
 }
+
+test("seal: a proxy with verify = yes lets pass what is signed, bytes as they came, and nothing else", {
+  skip: missing,
+}, async () => {
+  const [target] = TARGETS;
+  await using centre = await site(target, "cms-profile = modern\ncms-verify-ca = ca\ncms-decrypt = centre");
+  await using plainCentre = await site(
+    target,
+    "cms-profile = modern\ncms-verify-ca = ca\ncms-time-window = 60",
+  );
+  const verifying = (to: Site, cms: string) =>
+    site(target, `cms-profile = modern\n${cms}`, `${to.server.endpoint}\nverify = yes`);
+  await using edge = await verifying(plainCentre, "cms-verify-ca = ca\ncms-time-window = 60");
+  await using sender = await client(edge, "cms-profile = modern\ncms-sign = edge");
+  await using stranger = await client(edge, "cms-profile = modern\ncms-sign = stranger");
+  await stranger.publish({ type: "pub.x", fields: { word: "forged" } });
+  await edge.server.until(/refusing "pub\.x" .*\(untrusted\)/);
+  // More than the queues of a link hold, in order.
+  for (let i = 0; i < 2000; i++) await sender.publish({ type: "pub.x", fields: { word: `w${i}` } });
+  await plainCentre.server.until(/pub\.x w1999, blob none, by edge/);
+  const words = [...plainCentre.server.output.matchAll(/pub\.x w(\d+),/g)].map(([, word]) => Number(word));
+  assert.deepEqual(words, Array.from({ length: 2000 }, (_, i) => i));
+  assert.doesNotMatch(plainCentre.server.output, /forged|refusing/);
+  // A copy passes the proxy, and is seen where it is handled.
+  const seal = await loadSeal(await loadConfig(edgeKeys("cms-sign = edge")));
+  const parts = await seal.seal({
+    type: "pub.x",
+    fields: { word: "once" },
+    time: Date.now() / 1000,
+    hostname: "h",
+  });
+  using peer = await RawPeer.overFile(edge.server.endpoint.replace("ipc://", ""));
+  for (let i = 0; i < 3; i++) peer.write(message("", parts.type, parts.body, parts.signature));
+  await sender.publish({ type: "pub.x", fields: { word: "last" } });
+  await plainCentre.server.until(/pub\.x last/);
+  assert.equal([...plainCentre.server.output.matchAll(/pub\.x once/g)].length, 1);
+  assert.equal((await edge.server.stop()).code, 0);
+  assert.equal((await plainCentre.server.stop()).code, 0);
+  assert.match(plainCentre.server.output, /count\.duplicate: 2/);
+
+  // Encrypted: only where there is a key.
+  await using blind = await verifying(centre, "cms-verify-ca = ca");
+  await using toBlind = await client(blind, "cms-profile = modern\ncms-sign = edge\ncms-encrypt = centre");
+  await toBlind.publish(DRAFTS[0]);
+  await blind.server.until(/refusing "pub\.infofile" .*\(cannot-verify\)/);
+  await using seeing = await verifying(centre, "cms-verify-ca = ca\ncms-decrypt = tool");
+  await using toSeeing = await client(
+    seeing,
+    "cms-profile = modern\ncms-sign = edge\ncms-encrypt = centre, tool",
+  );
+  await toSeeing.publish(DRAFTS[0]);
+  await centre.server.until(/pub\.infofile one, blob bytes, by edge/);
+  const wrong = edgeKeys("", "[h:p]\nhandler = proxy\nremote-cc = tcp://127.0.0.1:1\nverify = yes\n");
+  assert.match(
+    (await run(["--check", wrong], target)).output,
+    /:\d+: verify = yes in \[h:p\] needs "cms-verify-ca"/,
+  );
+});
+
+/** A config with these keys. */
+function edgeKeys(cms: string, more = ""): string {
+  const file = join(folder.path, `keys${sites++}.ini`);
+  const socket = `cc-socket = ipc://${folder.path}/none`;
+  const keystore = `cms-profile = modern\ncms-keystore = ${pki().folder}`;
+  writeFileSync(file, `[ccserver]\n${socket}\ncc-role = local\n${keystore}\n${cms}\n[routes]\n${more}`);
+  return file;
+}
+
+test("seal: [cms-allow] says who may send what; --routes explains it; cms-hostname binds the host", {
+  skip: missing,
+}, async () => {
+  const [target] = TARGETS;
+  await using centre = await site(target, "cms-profile = modern\ncms-verify-ca = ca");
+  const fingerprint = createHash("sha256").update(pki().certificate("tool")).digest("hex");
+  const allow = `[cms-allow]\nedge = pub.*, log.*\n${fingerprint} = *\nO/Tes? = echo.request\n`;
+  writeFileSync(centre.ini, readFileSync(centre.ini, "utf8") + allow);
+  process.kill(centre.server.pid, "SIGHUP");
+  await centre.server.until(/options changed: \[cms-allow\]/);
+  for (
+    const [name, type, fits] of [
+      ["edge", "pub.x", true],
+      ["edge", "task.x", false],
+      ["tool", "task.x", true],
+      ["centre", "pub.x", false],
+    ] as const
+  ) {
+    await using sender = await client(centre, `cms-profile = modern\ncms-sign = ${name}`);
+    await sender.publish({ type, fields: { word: `${name}-${type}` } });
+    if (fits) await centre.server.until(new RegExp(`${name}-${type}, blob none, by ${name}`));
+    else {await centre.server.until(
+        new RegExp(`refusing "${type}" .*lets "${name}" send it \\(not-allowed\\)`),
+      );}
+    const told = await run(["--routes", type, "--signer", name, centre.ini], target);
+    assert.equal(told.code, fits ? 0 : 1, told.output);
+    assert.match(
+      told.output,
+      fits ? /may send .*, by the line ".* = .*" of \[cms-allow\]\nh:tell/ : /may not send/,
+    );
+  }
+  const echo = await run(["--routes", "echo.request", "--signer", "centre", centre.ini], target);
+  assert.match(echo.output, /by the line "o\/tes\? = echo\.request"/);
+  const wrong = edgeKeys("", "[cms-allow]\nx =\ny = a b(\n");
+  const checked = (await run(["--check", wrong], target)).output;
+  assert.match(checked, /\[cms-allow\] needs "cms-verify-ca"/);
+  assert.match(checked, /"x" in \[cms-allow\] names no message type/);
+  assert.match(checked, /"b\(" in \[cms-allow\] is no message type/);
+});
+
+test(
+  "seal: what a server has handled it does not handle again after a restart",
+  { skip: missing },
+  async () => {
+    const [target] = TARGETS;
+    const pidfile = join(folder.path, `seen${sites++}.pid`);
+    const cms = `pidfile = ${pidfile}\ncms-profile = modern\ncms-verify-ca = ca\ncms-time-window = 60`;
+    await using centre = await site(target, cms);
+    const seal = await loadSeal(await loadConfig(edgeKeys("cms-sign = edge")));
+    const make = async (word: string) => {
+      const { type, body, signature } = await seal.seal({
+        type: "pub.x",
+        fields: { word },
+        time: Date.now() / 1000,
+        hostname: "h",
+      });
+      return message("", type, body, signature);
+    };
+    const send = async (...messages: Buffer[]) => {
+      using peer = await RawPeer.overFile(centre.server.endpoint.replace("ipc://", ""));
+      for (const bytes of messages) peer.write(bytes);
+    };
+    const [one, two] = [await make("one"), await make("two")];
+    await send(one);
+    await centre.server.until(/pub\.x one/);
+    // A reload does not forget it.
+    process.kill(centre.server.pid, "SIGHUP");
+    await centre.server.until(/nothing has changed/);
+    await send(one, await make("between"));
+    await centre.server.until(/pub\.x between/);
+    assert.equal((await centre.server.stop()).code, 0);
+    assert.equal([...centre.server.output.matchAll(/pub\.x one/g)].length, 1);
+    await using next = new ServerProcess(target, [centre.ini]);
+    await next.until(/listening on/);
+    await send(one, two);
+    await next.until(/pub\.x two/);
+    assert.doesNotMatch(next.output, /pub\.x one/);
+    process.kill(next.pid, "SIGKILL");
+    await next.exited;
+    await using last = new ServerProcess(target, [centre.ini]);
+    await last.until(/listening on/);
+    await send(two, await make("three"));
+    await last.until(/pub\.x three/);
+    await last.until(/refusing "pub\.x" .*\(out-of-time\)/);
+    assert.doesNotMatch(last.output, /pub\.x two,/);
+  },
+);
 
 test("seal: an original's messages go through a chain with accept-legacy", { skip: missing }, async () => {
   const [target] = TARGETS;

@@ -84,6 +84,7 @@ export interface AllowConfig {
   readonly signer: string;
   /** Globs of message types. */
   readonly types: readonly string[];
+  /** Where it stands. */
   readonly line: number;
 }
 

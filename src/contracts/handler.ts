@@ -34,6 +34,8 @@ export type Plan<B> =
   & (
     /** Bytes go there unchanged; the relay takes types whose plans all do. */
     | { readonly forward: Upstream }
+    /** The same, of messages that the seal verifies; others are refused. Encrypted ones need the key: else `cannot-verify`. */
+    | { readonly verify: Upstream }
     /** Another handler decides, `h:name`. Resolved when planned: filter before proxy is a forward. */
     | { readonly pass: string }
     /** `handle` gets it decrypted, verified, its body of this shape. */

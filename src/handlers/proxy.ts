@@ -20,6 +20,12 @@ export const proxy = defineHandler({
       "the CC server that messages go to",
       "tcp://collector.example.net:22632",
     ),
+    verify: option(
+      boolean,
+      "no",
+      "only messages that cms-verify-ca lets pass go on, bytes as they came; for encrypted ones cms-decrypt is needed too",
+      "yes",
+    ),
     ping: option(boolean, "no", "send an echo.request every second and warn when no answer comes", "yes"),
     zmq_hwm: option(
       integer(1, 1_000_000),
@@ -36,8 +42,17 @@ export const proxy = defineHandler({
       "s",
     ),
   },
-  create({ options, connect, log }) {
+  check: ({ verify }, _sections, { cms }, name) =>
+    verify && cms["cms-verify-ca"] === undefined
+      ? [{
+        section: name,
+        option: "verify",
+        message: `verify = yes in [${name}] needs "cms-verify-ca": it says who may have signed`,
+      }]
+      : [],
+  create({ options, connect, log, replan }) {
     const endpoint = options["remote-cc"];
+    let { verify } = options;
     let remote: Upstream | null = null;
     const upstreamOptions = (values: typeof options): UpstreamOptions => ({
       ...linkValues(values),
@@ -57,9 +72,13 @@ export const proxy = defineHandler({
       reconfigure(next) {
         if (next["remote-cc"] !== endpoint) return false;
         remote!.reconfigure(upstreamOptions(next));
+        if (next.verify !== verify) {
+          verify = next.verify;
+          replan();
+        }
         return true;
       },
-      plan: () => ({ forward: remote! }),
+      plan: () => verify ? { verify: remote! } : { forward: remote! },
       unready: () => remote === null || remote.up ? null : `upstream ${remote.endpoint} is down`,
     };
   },

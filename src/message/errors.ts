@@ -9,6 +9,8 @@ export type MessageErrorCode =
   | "too-complex"
   /** The body is `ENC1`, and nothing here decrypts. */
   | "encrypted"
+  /** It is encrypted, and a proxy with verify = yes has no key for it. */
+  | "cannot-verify"
   /** The body is not JSON in UTF-8. */
   | "not-json"
   /** The body is not an object of the shape that its type has. */

@@ -48,10 +48,13 @@ export function compareConfigs(before: ServerConfig, after: ServerConfig): Chang
     const key = name as keyof ServerOptions;
     return JSON.stringify(before.options[key]) !== JSON.stringify(after.options[key]);
   });
+  const rules = ({ allow }: ServerConfig) =>
+    JSON.stringify(allow?.map(({ signer, types }) => [signer, types]));
+  const allow = rules(before) === rules(after) ? [] : ["[cms-allow]"];
   return {
     handlers: difference(before.handlers, after.handlers, sameHandler),
     routes: difference(routesOf(before), routesOf(after), (a, b) => a === b),
-    options: differing.filter((name) => RELOADABLE.has(name)),
+    options: [...differing.filter((name) => RELOADABLE.has(name)), ...allow],
     restart: differing.filter((name) => !RELOADABLE.has(name)),
   };
 }

@@ -12,7 +12,7 @@ import type { Statistics } from "./counts.ts";
 import { isPromise } from "./guard.ts";
 import { type Body, DuplicateError, openedBody, openMessage, unsealedBody } from "./opener.ts";
 import type { Delivery, Step } from "./plans.ts";
-import { sendOn } from "./post.ts";
+import { sendFrom, sendOn } from "./post.ts";
 import { type Verdict, worse } from "./verdict.ts";
 
 export class Deliverer {
@@ -102,7 +102,7 @@ export class Deliverer {
       if (steps.some(isSealed)) {
         const shared = steps.length > 1;
         const opened = plain === null
-          ? openMessage(message, this.#seal, shared)
+          ? openMessage(message, this.#seal, shared, steps.some(({ verified }) => verified === null))
           : openedBody(message, plain(), shared);
         if (isPromise(opened)) return this.#openLater(opened, message, steps, source, from);
         body = opened;
@@ -153,10 +153,11 @@ export class Deliverer {
   #handleOne(
     message: CCMessage,
     body: Body | null,
-    { host, reader }: Step,
+    { host, reader, verified }: Step,
     source: Source | null,
     from: string,
   ): Verdict | Promise<Verdict> {
+    if (verified !== null) return sendFrom(verified, message, source);
     let value: unknown;
     try {
       value = reader?.read(reader.unsealed ? unsealedBody(message, true) : body!);
@@ -176,8 +177,10 @@ export class Deliverer {
     source: Source | null,
     from: string,
   ): Verdict | Promise<Verdict> {
-    const verdict = this.#whyNotOpened(message, error, from);
-    const others = steps.filter((step) => !isSealed(step));
+    const verifies = steps.some(({ verified }) => verified !== null);
+    const verdict = this.#whyNotOpened(message, verifies ? notVerified(error) : error, from);
+    const copy = error instanceof DuplicateError;
+    const others = steps.filter((step) => !isSealed(step) || copy && step.verified !== null);
     if (others.length === 0) return verdict;
     const handled = this.#handleAll(message, null, others, source, from);
     return isPromise(handled) ? handled.then((found) => worse(verdict, found)) : worse(verdict, handled);
@@ -206,8 +209,14 @@ export class Deliverer {
 }
 
 /** Does it want the message opened by the seal? */
-function isSealed({ reader }: Step): boolean {
-  return reader !== null && !reader.unsealed;
+function isSealed({ reader, verified }: Step): boolean {
+  return verified !== null || reader !== null && !reader.unsealed;
+}
+
+/** What nobody here has the key of cannot be verified. */
+function notVerified(error: unknown): unknown {
+  if (!(error instanceof MessageError && error.code === "encrypted")) return error;
+  return new MessageError("cannot-verify", "it is encrypted, and is to be verified: that needs cms-decrypt");
 }
 
 /** All are done with it. @param first It was opened for them, not for a handler that has passed it on. */

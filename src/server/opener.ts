@@ -99,15 +99,25 @@ function deepFreeze(value: object): object {
  * Decrypts and verifies a message, by the seal. A message whose seal is asynchronous is kept.
  *
  * @param shared Do several handlers read it?
+ * @param handles Is it handled here? Otherwise it only passes, and may do so as often as it comes.
  * @throws {MessageError} Refused.
+ * @throws {DuplicateError} It has been handled before.
  */
-export function openMessage(message: CCMessage, seal: Seal, shared: boolean): Body | Promise<Body> {
+export function openMessage(
+  message: CCMessage,
+  seal: Seal,
+  shared: boolean,
+  handles = true,
+): Body | Promise<Body> {
   if (seal.asynchronous) inside.keep(message);
   const parts = inside.parts(message);
   const bodyOf = (opened: OpenedParts): Body | Promise<Body> => {
     const { claim } = opened;
     // Of a message that is passed on it is the one who gave it who knows.
-    if (claim === undefined || inside.isClaimed(message)) return openedBody(message, opened, shared);
+    if (!handles) claim?.settle(false);
+    if (claim === undefined || !handles || inside.isClaimed(message)) {
+      return openedBody(message, opened, shared);
+    }
     if (claim.state === "seen") throw new DuplicateError();
     if (claim.state === "new") {
       inside.claim(message, claim);

@@ -19,6 +19,8 @@ export interface Step {
   readonly host: Host;
   /** How it reads the body; null: it gets the message as it came. */
   readonly reader: BodyReader | null;
+  /** Where the message goes once it is verified; the host is not asked then. Null: the host handles it. */
+  readonly verified: DealerSocket | null;
 }
 
 /** A handler that nothing is given to, and why. */
@@ -97,18 +99,25 @@ class Planner {
     if ("forward" in plan) {
       if (!(plan.forward instanceof HandlerUpstream)) throw new Error("forward: not what connect() gave");
       this.#forwards.push(plan.forward.dealer);
+    } else if ("verify" in plan) {
+      if (!(plan.verify instanceof HandlerUpstream)) throw new Error("verify: not what connect() gave");
+      this.#steps.push({ host, reader: null, verified: plan.verify.dealer });
     } else if ("pass" in plan) {
       const next = host.find(plan.pass);
       if (next === undefined) throw new Error(`pass: there is no handler ${plan.pass} here`);
       this.add(next, [...way, host]);
     } else if ("open" in plan) {
-      this.#steps.push({ host, reader: new BodyReader(plan.open, plan.maxBytes, plan.unsealed) });
+      this.#steps.push({
+        host,
+        reader: new BodyReader(plan.open, plan.maxBytes, plan.unsealed),
+        verified: null,
+      });
     } else if ("raw" in plan) {
-      this.#steps.push({ host, reader: null });
+      this.#steps.push({ host, reader: null, verified: null });
     } else if ("drop" in plan) {
       if (plan.warn) this.#warnings.push({ host, why: plan.drop });
     } else {
-      throw new Error("expected a plan: forward, pass, open, raw or drop");
+      throw new Error("expected a plan: forward, verify, pass, open, raw or drop");
     }
   }
 }

@@ -123,6 +123,22 @@ export function sendOn(dealer: DealerSocket, message: Message): Outcome | Promis
   return outcomeOf(dealer, sent);
 }
 
+/** The same for one who can be paused meanwhile. */
+export function sendFrom(
+  dealer: DealerSocket,
+  message: CCMessage,
+  source: Source | null,
+): Outcome | Promise<Outcome> {
+  if (source === null) return sendOn(dealer, message);
+  const sent = inside.bytes(
+    message,
+    (identityFrame, buf, start, end, block) => dealer.send(identityFrame, buf, start, end, block),
+  );
+  inside.give(message);
+  if (sent !== "queued") dealer.pause(source);
+  return sent === "dropped" ? "retry" : "ok";
+}
+
 function outcomeOf(dealer: DealerSocket, sent: ReturnType<DealerSocket["send"]>): Outcome | Promise<Outcome> {
   if (sent === "dropped") return "retry";
   if (sent === "queued") return "ok";
