@@ -131,7 +131,7 @@ With \`http-listen\`:
 | --- | --- |
 | \`/metrics\` | OpenMetrics 1.0 where the Accept header asks for it, else Prometheus' text format 0.0.4 |
 | \`/healthz\` | 200: the process lives |
-| \`/readyz\` | 200 when the server listens and all upstreams are up, else 503; JSON with the reasons |
+| \`/readyz\` | 200 when the server listens, all upstreams are up and no certificate in use has expired, else 503; JSON with the reasons, and warnings of what expires within 30 days |
 
 | metric | labels | |
 | --- | --- | --- |

@@ -253,3 +253,6 @@ export const ALLOWED_REMEMBERED = 4096;
 /** Messages of one signer, and of all, that are remembered against copies; each takes some 150 bytes. */
 export const REPLAYS_A_SIGNER = 65_536;
 export const REPLAYS_IN_ALL = 1_000_000;
+
+/** From so long before the end of a certificate or CRL on it is told. */
+export const EXPIRY_WARNING_MS: number = 30 * 24 * 3_600_000;

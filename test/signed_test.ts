@@ -7,6 +7,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { after, test } from "node:test";
 import { type CCClient, connect, type Draft, loadConfig, loadSeal } from "../mod.ts";
+import { expiryTexts } from "../src/server/state.ts";
 import { skipFor, TARGETS, tempFolder, until } from "./helpers/env.ts";
 import { JobServer } from "./helpers/jobs.ts";
 import { HAS_OPENSSL, Pki } from "./helpers/pki.ts";
@@ -51,12 +52,17 @@ interface Site {
 let sites = 0;
 
 /** A server that gives everything to a handler that tells, and then forwards it where `to` is said. */
-async function site(target: (typeof TARGETS)[number], cms: string, to?: string): Promise<Site> {
+async function site(
+  target: (typeof TARGETS)[number],
+  cms: string,
+  to?: string,
+  keystore = `cms-keystore = ${pki().folder}\n`,
+): Promise<Site> {
   const path = join(folder.path, `site${sites++}`);
   mkdirSync(path);
   writeFileSync(join(path, "teller.mjs"), TELLER);
   const ini = join(path, "test.ini");
-  writeFileSync(ini, config(path, cms, to));
+  writeFileSync(ini, config(path, `${keystore}${cms}`, to));
   const server = new ServerProcess(target, [ini]);
   await server.until(/listening on \S+,/);
   return { ini, server, [Symbol.asyncDispose]: () => server[Symbol.asyncDispose]() };
@@ -67,7 +73,6 @@ function config(path: string, cms: string, to?: string): string {
   return `[ccserver]
 cc-socket = ipc://${path}/cc.sock
 cc-role = remote
-cms-keystore = ${pki().folder}
 ${cms}
 [routes]
 ${routes}
@@ -200,12 +205,12 @@ for (const target of TARGETS) {
     store.ca("ca");
     for (const name of ["one", "two"]) store.issue(name, { by: "ca" });
     const keystore = `cms-profile = modern\ncms-keystore = ${store.folder}\n`;
-    await using centre = await site(target, `${keystore}cms-verify-ca = ca`.replace("\ncms-keystore", "\n#"));
+    await using centre = await site(target, "cms-profile = modern\ncms-verify-ca = ca");
     const good = `${keystore}cms-verify-ca = ca`;
     const write = (cms: string) =>
       writeFileSync(
         centre.ini,
-        config(join(centre.ini, ".."), cms).replace(`cms-keystore = ${pki().folder}\n`, ""),
+        config(join(centre.ini, ".."), cms),
       );
     const reload = async (done: RegExp) => {
       const from = centre.server.output.length;
@@ -362,6 +367,34 @@ test("seal: a proxy with verify = yes lets pass what is signed, bytes as they ca
     /:\d+: verify = yes in \[h:p\] needs "cms-verify-ca"/,
   );
 });
+
+test(
+  "seal: what expires within 30 days is told at the start, by /readyz and /metrics; what has expired is not ready",
+  { skip: missing },
+  async () => {
+    const [target] = TARGETS;
+    const keys = join(folder.path, `expiring${sites++}`);
+    for (const args of [["init"], ["issue", "host", "--days", "20"]]) {
+      const made = await run(["keys", ...args, "--keystore", keys], target);
+      assert.equal(made.code, 0, made.output);
+    }
+    const cms = `cms-profile = modern\ncms-sign = host\ncms-verify-ca = ca\nhttp-listen = 127.0.0.1:*`;
+    await using centre = await site(target, `cms-keystore = ${keys}\n${cms}`, undefined, "");
+    await centre.server.until(/WARNING .*keys: host\.crt expires on \d{4}-\d\d-\d\d/);
+    const url = /http:\/\/127\.0\.0\.1:\d+/.exec(centre.server.output)![0];
+    const answer = await fetch(`${url}/readyz`);
+    assert.equal(answer.status, 200);
+    const { ready, warnings } = await answer.json();
+    assert.equal(ready, true);
+    assert.match(warnings.join(), /^host\.crt expires on \d{4}/);
+    const metrics = await (await fetch(`${url}/metrics`)).text();
+    const [, seconds] = /^cc_certificate_expiry_timestamp_seconds\{file="host\.crt"\} (\S+)$/m.exec(metrics)!;
+    assert.ok(Math.abs(Number(seconds) - Date.now() / 1000 - 20 * 86_400) < 600, seconds);
+    assert.doesNotMatch(metrics, /BEGIN|PRIVATE/);
+    const { expired } = expiryTexts([{ name: "a.crt", until: Date.now() - 1000 }], Date.now());
+    assert.match(expired.join(), /^a\.crt has expired on/);
+  },
+);
 
 /** A config with these keys. */
 function edgeKeys(cms: string, more = ""): string {

@@ -9,6 +9,7 @@ import type { Seal } from "../contracts/seal.ts";
 import type { Logger } from "../log.ts";
 import type { Subject } from "../seal/allow.ts";
 import { IDENTITY } from "../seal/identity.ts";
+import { expiryTexts } from "../server/state.ts";
 import { exitOf } from "./config.ts";
 import { EXIT, Exit } from "./exit.ts";
 import type { KeyFinding, SealSettings } from "../seal/settings.ts";
@@ -40,7 +41,8 @@ export async function openSeal(
   ]);
   try {
     const seal = await CmsSeal.open(settings, environment, log, before instanceof CmsSeal ? before : null);
-    for (const warning of seal.keys.warnings) log.warn("keys", warning);
+    const { expired, soon } = expiryTexts(seal.expiries, environment.clock.time());
+    for (const warning of [...seal.keys.warnings, ...expired, ...soon]) log.warn("keys", warning);
     return seal;
   } catch (error) {
     if (!(error instanceof KeyStoreError)) throw error;

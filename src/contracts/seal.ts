@@ -45,6 +45,14 @@ export interface SealDraft extends Draft {
   readonly hostname: string;
 }
 
+/** Until when a certificate or CRL holds. */
+export interface Expiry {
+  /** Of its file. */
+  readonly name: string;
+  /** Milliseconds since 1970. */
+  readonly until: number;
+}
+
 /** One a server or client; identity where no `cms-` option is set. */
 export interface Seal {
   /** May {@link open} return a promise? The parts it is given are then copies; else they are borrowed until it returns. */
@@ -67,6 +75,8 @@ export interface Seal {
    * @throws {ConfigError} Then the old ones stay.
    */
   reload(): Promise<void>;
+  /** Certificates and CRLs that are used. */
+  readonly expiries?: readonly Expiry[];
   /** Whoever uses it has ended: what is to be known at the next start is kept. Never rejects. */
   close?(): Promise<void>;
 }

@@ -226,6 +226,12 @@ function ofSockets(state: ServerState): Family[] {
       samples: state.peersMax === null ? [] : [{ value: state.peersMax }],
     },
     {
+      name: "cc_certificate_expiry_timestamp_seconds",
+      type: "gauge",
+      help: "Until when a certificate or CRL of the key store holds",
+      samples: state.expiries.map(({ name, until }) => ({ labels: { file: name }, value: until / 1000 })),
+    },
+    {
       name: "cc_clients_closed",
       type: "counter",
       help: "Clients closed by the server, by the bound that they were past",

@@ -6,6 +6,7 @@ import { isLoopback } from "../endpoint.ts";
 import { CCError, codeOf, errorText } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import { type Observer, Server, type ServerParts } from "../server/server.ts";
+import { expiryTexts } from "../server/state.ts";
 import { VERSION } from "../version.ts";
 import { Averages, BUCKET_SECONDS } from "./averages.ts";
 import { ControlChannel } from "./control.ts";
@@ -268,9 +269,11 @@ export class Monitor implements Observer {
       case "/healthz":
         return plain(200, "ok");
       case "/readyz": {
-        const reasons = this.#server.state.unready;
+        const { unready: reasons, expiries } = this.#server.state;
         const ready = reasons.length === 0;
-        const body = `${JSON.stringify({ ready, reasons })}\n`;
+        const { soon } = expiryTexts(expiries, this.#server.environment.clock.time());
+        const warnings = soon.length === 0 ? {} : { warnings: soon };
+        const body = `${JSON.stringify({ ready, reasons, ...warnings })}\n`;
         return { status: ready ? 200 : 503, contentType: "application/json", body };
       }
       default:

@@ -5,7 +5,7 @@
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
 import type { Clock, Environment } from "../contracts/environment.ts";
 import type { Signer } from "../contracts/message.ts";
-import type { Claim, OpenedParts, Seal, SealDraft, SealedParts } from "../contracts/seal.ts";
+import type { Claim, Expiry, OpenedParts, Seal, SealDraft, SealedParts } from "../contracts/seal.ts";
 import { BODY_MAX_BYTES, SIGNATURE_MAX_BYTES } from "../limits.ts";
 import { parseBody } from "../message/body.ts";
 import { bodyOf } from "../message/draft.ts";
@@ -123,6 +123,10 @@ export class CmsSeal implements Seal {
   /** What is used now. */
   get keys(): Keys {
     return this.#keys;
+  }
+
+  get expiries(): readonly Expiry[] {
+    return this.#keys.expiries;
   }
 
   /** Reads them again. @throws {KeyStoreError} Then the old ones stay. */

@@ -41,7 +41,7 @@ import { Host, type HostServices, lifeError } from "./host.ts";
 import { Post } from "./post.ts";
 import { Reload } from "./reload.ts";
 import { RouteTable } from "./routes.ts";
-import { dropsOf, type Losses, lossesOf, type ServerState, upstreamsOf } from "./state.ts";
+import { dropsOf, expiryTexts, type Losses, lossesOf, type ServerState, upstreamsOf } from "./state.ts";
 import { SealSlot } from "./seal_slot.ts";
 import { isOutcome, type Verdict } from "./verdict.ts";
 
@@ -180,6 +180,8 @@ export class Server {
     const stopping = this.#stop.signal.aborted;
     const hosts = [...this.#generation.hosts.values()];
     const unready = hosts.flatMap((host) => host.unready() ?? []);
+    const expiries = this.#seal.now?.expiries ?? [];
+    unready.push(...expiryTexts(expiries, this.environment.clock.time()).expired);
     if (stopping) unready.unshift("the server is stopping");
     else if (this.#endpoint === null) unready.unshift("the server does not listen yet");
     else if (this.#router?.rests) {
@@ -194,6 +196,7 @@ export class Server {
       peersMax: this.#router?.peersMax ?? null,
       closed: this.#router?.closed ?? new Map(),
       unready,
+      expiries,
     };
   }
 

@@ -1,4 +1,6 @@
 /** What a server shows of itself to those that tell about it: heartbeat, infofile, metrics, health. */
+import type { Expiry } from "../contracts/seal.ts";
+import { EXPIRY_WARNING_MS } from "../limits.ts";
 import type { ClosedReason, DropReason, Drops } from "../socket/types.ts";
 import type { Host } from "./host.ts";
 import type { HandlerUpstream } from "./upstream.ts";
@@ -39,6 +41,24 @@ export interface ServerState extends Losses {
   readonly closed: ReadonlyMap<ClosedReason, number>;
   /** Why the server is not ready; empty when it is. */
   readonly unready: readonly string[];
+  /** Certificates and CRLs that are used, and until when they hold. */
+  readonly expiries: readonly Expiry[];
+}
+
+/** What is to be said of certificates and CRLs: those that have expired, and those that soon will. */
+export function expiryTexts(
+  expiries: readonly Expiry[],
+  nowMs: number,
+): { readonly expired: readonly string[]; readonly soon: readonly string[] } {
+  const texts = (of: readonly Expiry[], verb: string) =>
+    of.map(({ name, until }) => `${name} ${verb} on ${new Date(until).toISOString().slice(0, 10)}`);
+  return {
+    expired: texts(expiries.filter(({ until }) => until < nowMs), "has expired"),
+    soon: texts(
+      expiries.filter(({ until }) => until >= nowMs && until - nowMs < EXPIRY_WARNING_MS),
+      "expires",
+    ),
+  };
 }
 
 /** The connections of these handlers. */

@@ -1,6 +1,7 @@
 /** The key store: a folder of `NAME.crt`, `private/NAME.key` and `NAME.crl`, read whole, so that all of a seal is of one moment. */
 import { createPrivateKey, createPublicKey, type KeyObject } from "node:crypto";
 import type { Environment, Files } from "../../contracts/environment.ts";
+import type { Expiry } from "../../contracts/seal.ts";
 import { CCError, codeOf, errorText } from "../../errors.ts";
 import {
   CMS_CERTIFICATES_MAX,
@@ -21,9 +22,6 @@ import { signingMethod } from "./signatures.ts";
 import { SignedDataWriter } from "./signed_data.ts";
 import { Trust } from "./trust.ts";
 
-/** From so long before the end of a certificate on it is told. */
-export const EXPIRY_WARNING_MS: number = 30 * 24 * 3_600_000;
-
 /** All that a seal needs of a key store. */
 export interface Keys {
   readonly signer: SignedDataWriter | null;
@@ -32,7 +30,7 @@ export interface Keys {
   readonly recipients: readonly Certificate[];
   readonly recipient: Recipient | null;
   /** Certificates and CRLs that are used, by the names of their files, and until when they hold. */
-  readonly expiries: readonly { readonly name: string; readonly until: number }[];
+  readonly expiries: readonly Expiry[];
   /** What is not wrong, but perhaps not meant. */
   readonly warnings: readonly string[];
 }
@@ -118,12 +116,13 @@ class Loader {
       return { certificate: chain[0], key, publicKey: chain[0].key };
     });
     if (this.#findings.length > 0) throw new KeyStoreError(this.#findings);
+    const expiries = [...this.#expiries].map(([name, until]) => ({ name, until }));
     return {
       signer,
       trust: verifyCa === null ? null : new Trust({ anchors, others, lists, policy }),
       recipients,
       recipient,
-      expiries: [...this.#expiries].map(([name, until]) => ({ name, until })),
+      expiries,
       warnings: this.#warnings,
     };
   }
