@@ -102,7 +102,7 @@ const PURE_MODULES: Record<string, readonly string[]> = {
   ...Object.fromEntries(
     readdirSync(join(SRC, "seal", "cms")).map((name) => [`seal/cms/${name}`, ["node:buffer", "node:crypto"]]),
   ),
-  "seal/cms_seal.ts": ["node:crypto"],
+  "seal/cms_seal.ts": ["node:buffer", "node:crypto"],
   // HTTP is served by the runtime's own server; it is not part of any simulation.
   "observe/http.ts": ["node:http", "node:net"],
   // The compiler of the kernel, a program of its own.

@@ -2,6 +2,7 @@
  * The seal of a server or client with `cms-` options: signs and encrypts what is made here, decrypts and verifies what comes,
  * and checks what the signature covers: the body's time, its host, the hash of the blob.
  */
+import { Buffer } from "node:buffer";
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
 import type { Clock, Environment } from "../contracts/environment.ts";
 import type { Signer } from "../contracts/message.ts";
@@ -10,7 +11,7 @@ import { BODY_MAX_BYTES, SIGNATURE_MAX_BYTES } from "../limits.ts";
 import { parseBody } from "../message/body.ts";
 import { bodyOf } from "../message/draft.ts";
 import { MessageError } from "../message/errors.ts";
-import { hex, printable, utf8 } from "../text.ts";
+import { printable, utf8 } from "../text.ts";
 import {
   decryptBlob,
   decryptEnvelope,
@@ -221,7 +222,7 @@ export class CmsSeal implements Seal {
     }
     const legacy = this.settings.profile === "legacy";
     if (legacy) checkForOriginal(draft);
-    const fields = { ...draft.fields, id: hex(randomBytes(ID_BYTES)) };
+    const fields = { ...draft.fields, id: randomId() };
     const body = bodyOf({ ...draft, fields }, blob === null ? "" : blobHash(blob, legacy));
     if (recipients.length === 0) return { type, body, signature: signer.sign(body, false), blob };
     const { envelope, key, nonce } = encryptEnvelope(signer.sign(body, true), recipients, legacy);
@@ -263,6 +264,16 @@ function checkBlobHash(claimed: unknown, blob: Uint8Array | null, legacy: boolea
   if (actual.length !== wanted.length || !timingSafeEqual(actual, wanted)) {
     throw refuse("the blob is another than was signed: its hash differs");
   }
+}
+
+/** Random bytes that no id has been made of yet: the system is asked for many at once. */
+let pool = Buffer.alloc(0);
+
+function randomId(): string {
+  if (pool.length < ID_BYTES) pool = randomBytes(256 * ID_BYTES);
+  const id = pool.toString("hex", 0, ID_BYTES);
+  pool = pool.subarray(ID_BYTES);
+  return id;
 }
 
 /** What tells messages of one signer apart; the original's have no id. */

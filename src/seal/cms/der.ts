@@ -144,6 +144,24 @@ export class DerReader {
     return key;
   }
 
+  /** Is the next value this object identifier? Quicker than {@link oid}. @param bytes Its content. @throws {DerError} */
+  isOid(bytes: Uint8Array): boolean {
+    this.expect(TAG.oid);
+    const { buf, from } = this;
+    if (this.to - from !== bytes.length) return false;
+    for (let i = 0; i < bytes.length; i++) if (buf[from + i] !== bytes[i]) return false;
+    return true;
+  }
+
+  /** Is the next value just these bytes? Then it is read. */
+  skips(element: Uint8Array): boolean {
+    const { buf, at } = this;
+    if (element.length === 0 || this.end - at < element.length) return false;
+    for (let i = 0; i < element.length; i++) if (buf[at + i] !== element[i]) return false;
+    this.next();
+    return true;
+  }
+
   /** A small number that is not negative. @throws {DerError} */
   smallInteger(): number {
     this.integer();
@@ -217,6 +235,11 @@ export class DerReader {
     if (Number.isNaN(ms) || new Date(ms).toISOString() !== iso) throw new DerError("a time is none");
     return ms;
   }
+}
+
+/** The content of an object identifier, by its key. */
+export function oidBytes(key: string): Uint8Array {
+  return Uint8Array.from(key, (char) => char.charCodeAt(0));
 }
 
 /** `1.2.840.113549.1.7.2` as a text whose characters are the bytes of its encoding: what OIDs are compared by. */
@@ -304,7 +327,7 @@ export function integer(value: number | Uint8Array): Uint8Array {
 
 /** An object identifier, by its key. */
 export function oid(key: string): Uint8Array {
-  return der(TAG.oid, Uint8Array.from(key, (char) => char.charCodeAt(0)));
+  return der(TAG.oid, oidBytes(key));
 }
 
 /** A point in time, to the second: UTCTime up to 2049, as RFC 5280 wants it. */

@@ -59,8 +59,20 @@ const PLAIN = new Map<string, SignatureAlgorithm>([
   [SIGNATURE.ed25519, plain("ed25519", null)],
 ]);
 
+/** The algorithms read last: messages of one fleet have the same, and these bytes are what they are. */
+const lastDigest = { element: new Uint8Array(0), found: "sha256" as HashName };
+const lastSignature = { element: new Uint8Array(0), found: plain("rsa", null) };
+
 /** The next AlgorithmIdentifier, of a digest. @throws {DerError} @throws {SealError} `weak-algorithm` */
 export function readDigestAlgorithm(reader: DerReader, policy: Policy): HashName {
+  if (reader.skips(lastDigest.element)) return allowed(lastDigest.found, policy);
+  const found = readDigest(reader, policy);
+  lastDigest.element = new Uint8Array(reader.element);
+  lastDigest.found = found;
+  return found;
+}
+
+function readDigest(reader: DerReader, policy: Policy): HashName {
   const algorithm = reader.enter(TAG.sequence);
   const key = algorithm.oid();
   nullOrNothing(algorithm);
@@ -72,6 +84,18 @@ export function readDigestAlgorithm(reader: DerReader, policy: Policy): HashName
 
 /** The next AlgorithmIdentifier, of a signature. @throws {DerError} @throws {SealError} `weak-algorithm` */
 export function readSignatureAlgorithm(reader: DerReader, policy: Policy): SignatureAlgorithm {
+  if (reader.skips(lastSignature.element)) {
+    const { found } = lastSignature;
+    if (found.hash !== null) allowed(found.hash, policy);
+    return found;
+  }
+  const found = readSignature(reader, policy);
+  lastSignature.element = new Uint8Array(reader.element);
+  lastSignature.found = found;
+  return found;
+}
+
+function readSignature(reader: DerReader, policy: Policy): SignatureAlgorithm {
   const algorithm = reader.enter(TAG.sequence);
   const key = algorithm.oid();
   if (key === SIGNATURE.rsaPss) return readPss(algorithm, policy);

@@ -10,12 +10,25 @@
 import { Buffer } from "node:buffer";
 import { CMS_CERTIFICATES_MAX } from "../../limits.ts";
 import { Certificate } from "./certificate.ts";
-import { context, der, DerError, DerReader, integer, octets, oid, sameBytes, sequence, TAG } from "./der.ts";
+import {
+  context,
+  der,
+  DerError,
+  DerReader,
+  integer,
+  octets,
+  oid,
+  oidBytes,
+  sameBytes,
+  sequence,
+  TAG,
+} from "./der.ts";
 import { SealError } from "./errors.ts";
 import { CMS } from "./oids.ts";
 import {
   digestOf,
   fits,
+  HASH_BYTES,
   type HashName,
   hashOf,
   readDigestAlgorithm,
@@ -93,7 +106,7 @@ function readSignedData(bytes: Uint8Array, { policy }: Trust): Signed {
   const outer = new DerReader(bytes);
   const info = outer.enter(TAG.sequence);
   outer.finish();
-  if (info.oid() !== CMS.signedData) throw new DerError("it is no SignedData");
+  if (!info.isOid(NAMES.signedData)) throw new DerError("it is no SignedData");
   const explicit = info.enter(context(0));
   info.finish();
   const data = explicit.enter(TAG.sequence);
@@ -140,7 +153,7 @@ function readSignedData(bytes: Uint8Array, { policy }: Trust): Signed {
 
 function readContent(data: DerReader): Uint8Array | null {
   const encapsulated = data.enter(TAG.sequence);
-  if (encapsulated.oid() !== CMS.data) throw new DerError("what is signed is no plain data");
+  if (!encapsulated.isOid(NAMES.data)) throw new DerError("what is signed is no plain data");
   const explicit = encapsulated.enterOptional(context(0));
   encapsulated.finish();
   const content = explicit?.expect(TAG.octetString).content ?? null;
@@ -173,16 +186,19 @@ function readAttributes(attributes: DerReader): Uint8Array {
   for (let count = 0; attributes.more; count++) {
     if (count >= ATTRIBUTES_MAX) throw new DerError("too many attributes are signed");
     const attribute = attributes.enter(TAG.sequence);
-    const name = attribute.oid();
+    const { at } = attribute;
+    const isDigest = attribute.isOid(NAMES.messageDigest);
+    attribute.at = at;
+    const isType = attribute.isOid(NAMES.contentType);
     const values = attribute.enter(TAG.set);
     attribute.finish();
-    if (name === CMS.messageDigest) {
+    if (isDigest) {
       if (digest !== null) throw new DerError("an attribute is there twice");
       digest = values.expect(TAG.octetString).content;
       values.finish();
-    } else if (name === CMS.contentType) {
+    } else if (isType) {
       if (typed) throw new DerError("an attribute is there twice");
-      if (values.oid() !== CMS.data) throw new DerError("the signed content type is another");
+      if (!values.isOid(NAMES.data)) throw new DerError("the signed content type is another");
       values.finish();
       typed = true;
     }
@@ -221,54 +237,60 @@ function isWho(certificate: Certificate, who: Uint8Array): boolean {
   return isNamed(certificate, issuer, serial);
 }
 
+/** Contents of object identifiers. */
+const NAMES = {
+  signedData: oidBytes(CMS.signedData),
+  data: oidBytes(CMS.data),
+  messageDigest: oidBytes(CMS.messageDigest),
+  contentType: oidBytes(CMS.contentType),
+};
+
 const DATA = oid(CMS.data);
 const CONTENT_TYPE = sequence(oid(CMS.contentType), der(TAG.set, DATA));
 const MESSAGE_DIGEST = oid(CMS.messageDigest);
 const SIGNED_DATA = oid(CMS.signedData);
 const VERSION_1 = integer(1);
+const DETACHED = sequence(DATA);
 
 /** Signs with one key. */
 export class SignedDataWriter {
   readonly #method: SigningMethod;
-  readonly #digestAlgorithms: Uint8Array;
+  /** What stands before the content, and behind it, and before the attributes: the same of all messages. */
+  readonly #front: Uint8Array;
   readonly #certificates: Uint8Array;
-  readonly #who: Uint8Array;
+  readonly #signerFront: Uint8Array;
+  /** The attributes, their digest empty. */
+  readonly #attributes: Uint8Array;
 
   /** @param chain Certificates that go with it: the signer's first, then the CAs above it, without the named one. */
   constructor(method: SigningMethod, chain: readonly Certificate[]) {
     const [own] = chain;
     this.#method = method;
-    this.#digestAlgorithms = der(TAG.set, method.digestAlgorithm);
+    this.#front = Buffer.concat([VERSION_1, der(TAG.set, method.digestAlgorithm)]);
     // A SET: in the order of their bytes.
     const sorted = chain.map((certificate) => certificate.der).sort(Buffer.compare);
     this.#certificates = der(context(0), ...sorted);
-    this.#who = sequence(own.issuer, integer(own.serial));
+    this.#signerFront = Buffer.concat([
+      VERSION_1,
+      sequence(own.issuer, integer(own.serial)),
+      method.digestAlgorithm,
+    ]);
+    const digest = octets(new Uint8Array(HASH_BYTES[method.hash]));
+    // By their lengths they are in order.
+    this.#attributes = der(TAG.set, CONTENT_TYPE, sequence(MESSAGE_DIGEST, der(TAG.set, digest)));
   }
 
   /** ContentInfo, DER. @param attached The content goes into it. */
   sign(content: Uint8Array, attached: boolean): Uint8Array {
     const method = this.#method;
-    const digest = octets(digestOf(method.hash, content));
-    // By their lengths they are in order.
-    const attributes = der(TAG.set, CONTENT_TYPE, sequence(MESSAGE_DIGEST, der(TAG.set, digest)));
-    const signature = method.sign(attributes);
+    const digest = digestOf(method.hash, content);
+    const attributes = new Uint8Array(this.#attributes);
+    attributes.set(digest, attributes.length - digest.length);
+    const signature = octets(method.sign(attributes));
     attributes[0] = context(0);
-    const signer = sequence(
-      VERSION_1,
-      this.#who,
-      method.digestAlgorithm,
-      attributes,
-      method.signatureAlgorithm,
-      octets(signature),
-    );
-    const encapsulated = attached ? sequence(DATA, der(context(0), octets(content))) : sequence(DATA);
-    const data = sequence(
-      VERSION_1,
-      this.#digestAlgorithms,
-      encapsulated,
-      this.#certificates,
-      der(TAG.set, signer),
-    );
+    const signer = sequence(this.#signerFront, attributes, method.signatureAlgorithm, signature);
+    const encapsulated = attached ? sequence(DATA, der(context(0), octets(content))) : DETACHED;
+    const data = sequence(this.#front, encapsulated, this.#certificates, der(TAG.set, signer));
     return sequence(SIGNED_DATA, der(context(0), data));
   }
 }
