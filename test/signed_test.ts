@@ -396,6 +396,46 @@ test(
   },
 );
 
+test("seal: examples/signed works as its README says", { skip: missing }, async () => {
+  const [target] = TARGETS;
+  const path = join(folder.path, "example");
+  mkdirSync(path);
+  const sockets: Record<string, string> = {
+    "tcp://127.0.0.1:22633": `ipc://${path}/collector`,
+    "tcp://127.0.0.1:10002": `ipc://${path}/host1`,
+    "examples/signed": path,
+  };
+  const here = (text: string) =>
+    Object.entries(sockets).reduce((done, [from, to]) => done.replaceAll(from, to), text);
+  const from = join(process.cwd(), "examples", "signed");
+  for (const name of ["collector.ini", "host1.ini"]) {
+    writeFileSync(join(path, name), here(readFileSync(join(from, name), "utf8")));
+  }
+  const blocks = [...readFileSync(join(from, "README.md"), "utf8").matchAll(/```sh\n([^]*?)```/g)];
+  const servers: ServerProcess[] = [];
+  try {
+    for (const line of blocks.flatMap(([, block]) => here(block).trim().split("\n"))) {
+      const [program, ...args] = [...line.replace(/ &$/, "").matchAll(/"([^"]*)"|\S+/g)]
+        .map(([word, quoted]) => quoted ?? word);
+      assert.equal(program, "./dist/ccserver");
+      if (line.endsWith("&")) {
+        const server = new ServerProcess(target, args);
+        servers.push(server);
+        await server.until(/listening on/);
+        continue;
+      }
+      const { code, output } = await run(args, target);
+      assert.equal(code, 0, `${line}: ${output}`);
+    }
+    const [collector] = servers;
+    await collector.until(/INFO for the collector alone/);
+    await collector.until(/refusing "log\.info" .*\(not-encrypted\)/);
+    assert.doesNotMatch(collector.output, /whoever this is/);
+  } finally {
+    for (const server of servers) await server.stop();
+  }
+});
+
 /** A config with these keys. */
 function edgeKeys(cms: string, more = ""): string {
   const file = join(folder.path, `keys${sites++}.ini`);

@@ -268,12 +268,14 @@ function checkBlobHash(claimed: unknown, blob: Uint8Array | null, legacy: boolea
 
 /** Random bytes that no id has been made of yet: the system is asked for many at once. */
 let pool = Buffer.alloc(0);
+let used = 0;
 
 function randomId(): string {
-  if (pool.length < ID_BYTES) pool = randomBytes(256 * ID_BYTES);
-  const id = pool.toString("hex", 0, ID_BYTES);
-  pool = pool.subarray(ID_BYTES);
-  return id;
+  if (used === pool.length) {
+    pool = randomBytes(256 * ID_BYTES);
+    used = 0;
+  }
+  return pool.toString("hex", used, used += ID_BYTES);
 }
 
 /** What tells messages of one signer apart; the original's have no id. */
