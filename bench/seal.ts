@@ -159,6 +159,10 @@ handler = ./nothing.mjs
   for (
     const [what, cms] of [
       ["verified", `cms-profile = modern\ncms-keystore = ${folder}\ncms-verify-ca = ca`],
+      [
+        "verified, cms-threads = 2",
+        `cms-profile = modern\ncms-keystore = ${folder}\ncms-verify-ca = ca\ncms-threads = 2`,
+      ],
       ["not verified", ""],
     ]
   ) {

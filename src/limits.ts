@@ -256,3 +256,6 @@ export const REPLAYS_IN_ALL = 1_000_000;
 
 /** From so long before the end of a certificate or CRL on it is told. */
 export const EXPIRY_WARNING_MS: number = 30 * 24 * 3_600_000;
+
+/** Messages of one client that are opened at one time, where that is done beside the main thread: past it the client waits. */
+export const OPENING_MAX = 64;

@@ -436,6 +436,45 @@ test("seal: examples/signed works as its README says", { skip: missing }, async 
   }
 });
 
+test(
+  "seal: cms-threads = 2 keeps each client's order, whatever is refused in between",
+  { skip: missing },
+  async () => {
+    const [target] = TARGETS;
+    await using centre = await site(target, "cms-profile = modern\ncms-verify-ca = ca\ncms-threads = 2");
+    const seal = await loadSeal(await loadConfig(edgeKeys("cms-sign = edge")));
+    const sealed = async (n: number, more: Partial<{ signature: Uint8Array }> = {}) => {
+      const draft = { type: "pub.x", fields: { word: `w${n}` }, time: Date.now() / 1000, hostname: "h" };
+      const { type, body, signature } = { ...await seal.seal(draft), ...more };
+      return message("", type, body, signature);
+    };
+    const messages: Buffer[] = [];
+    for (let n = 0; n < 500; n++) {
+      messages.push(await sealed(n));
+      // Refused at once, and after the arithmetic.
+      if (n % 7 === 0) messages.push(message("", "pub.x", '{"req":"pub.x"}', ""));
+      if (n % 11 === 0) messages.push(await sealed(n, { signature: new Uint8Array(100) }));
+    }
+    messages.push(await sealed(500));
+    const peers = await Promise.all(
+      [1, 2].map(() => RawPeer.overFile(centre.server.endpoint.replace("ipc://", ""))),
+    );
+    for (const peer of peers) peer.write(...messages);
+    const words = () =>
+      [...centre.server.output.matchAll(/pub\.x w(\d+), blob none, by edge/g)].map(([, n]) => Number(n));
+    await until("all of them", () => words().length === 1002);
+    // Of two clients with the same messages each number comes twice; a client's own are in order.
+    const seen = new Map<number, number>();
+    for (const n of words()) {
+      seen.set(n, (seen.get(n) ?? 0) + 1);
+      assert.ok((seen.get(n - 1) ?? 2) >= seen.get(n)!, `${n} came before ${n - 1}`);
+    }
+    for (const peer of peers) peer[Symbol.dispose]();
+    assert.equal((await centre.server.stop()).code, 0);
+    assert.match(centre.server.output, /count\.refused: 23\d/);
+  },
+);
+
 /** A config with these keys. */
 function edgeKeys(cms: string, more = ""): string {
   const file = join(folder.path, `keys${sites++}.ini`);

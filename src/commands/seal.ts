@@ -35,15 +35,21 @@ export async function openSeal(
   const settings = await settingsOf(config, environment, log);
   if (settings === null) return IDENTITY;
   // Loaded where it is wanted: cryptography costs every start of the program 10 ms.
-  const [{ CmsSeal }, { KeyStoreError }] = await Promise.all([
+  const [{ BesideSeal, CmsSeal }, { KeyStoreError }] = await Promise.all([
     import("../seal/cms_seal.ts"),
     import("../seal/cms/key_store.ts"),
   ]);
   try {
-    const seal = await CmsSeal.open(settings, environment, log, before instanceof CmsSeal ? before : null);
+    const replaced = before instanceof BesideSeal ? before.inner : before;
+    const seal = await CmsSeal.open(
+      settings,
+      environment,
+      log,
+      replaced instanceof CmsSeal ? replaced : null,
+    );
     const { expired, soon } = expiryTexts(seal.expiries, environment.clock.time());
     for (const warning of [...seal.keys.warnings, ...expired, ...soon]) log.warn("keys", warning);
-    return seal;
+    return settings.threads > 1 && settings.verifyCa !== null ? new BesideSeal(seal) : seal;
   } catch (error) {
     if (!(error instanceof KeyStoreError)) throw error;
     throw new ConfigError(error.findings.map((finding) => diagnosticOf(config, finding)));
@@ -88,6 +94,7 @@ async function settingsOf(
     timeWindowMs: options["cms-time-window"] * 1000,
     hostname: options["cms-hostname"],
     allow,
+    threads: options["cms-threads"],
     seenFile: options.pidfile === null ? null : seenFileOf(options.pidfile),
   };
 }

@@ -86,6 +86,8 @@ export interface ServerOptions extends ZmqValues {
   readonly "cms-profile": "modern" | "legacy" | "accept-legacy" | null;
   /** What a certificate must say of the host in a body. */
   readonly "cms-hostname": "off" | "cn" | "san";
+  /** 1: the main thread verifies. */
+  readonly "cms-threads": number;
 }
 
 /** Options about signatures, of a server and of a daemon of this program. */
@@ -111,6 +113,12 @@ export const SEAL_OPTIONS = {
     "modern (when missing): SHA-256, AES-GCM; legacy: written as the original (0.8) reads it, and both are read; " +
       "accept-legacy: written modern, and both are read",
     "legacy",
+  ),
+  "cms-threads": option(
+    integer(1, 2),
+    "1",
+    "2: signatures are verified beside the main thread, where the host has a processor to spare",
+    "2",
   ),
   "cms-hostname": option(
     choice("off", "cn", "san"),

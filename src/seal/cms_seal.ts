@@ -22,7 +22,7 @@ import {
 import { AllowTable } from "./allow.ts";
 import { SealError } from "./cms/errors.ts";
 import { type Keys, loadKeys } from "./cms/key_store.ts";
-import { type Verified, verifySignedData } from "./cms/signed_data.ts";
+import { type Verified, verifySignedData, verifySignedDataLater } from "./cms/signed_data.ts";
 import type { Logger } from "../log.ts";
 import { loadReplays, type Replays, saveReplays } from "./replays.ts";
 import { ENC1, isEncrypted } from "./identity.ts";
@@ -40,6 +40,12 @@ const BLOB_HASHES: Readonly<Record<string, string>> = {
   "SHA-384": "sha384",
   "SHA-512": "sha512",
 };
+
+/** Verifies on the main thread, or beside it. */
+type Verify = (...signed: Parameters<typeof verifySignedData>) => Verified | Promise<Verified>;
+
+const after = <T, U>(value: T | Promise<T>, next: (value: T) => U): U | Promise<U> =>
+  value instanceof Promise ? value.then(next) : next(value);
 
 /** What a message is when it has been opened. */
 class Opened implements OpenedParts {
@@ -136,13 +142,22 @@ export class CmsSeal implements Seal {
   }
 
   open(parts: SealedParts): OpenedParts {
+    return this.#open(parts, (...signed) => verifySignedData(...signed)) as OpenedParts;
+  }
+
+  /** The same, with the arithmetic of signatures beside the main thread. */
+  openLater(parts: SealedParts): OpenedParts | Promise<OpenedParts> {
+    return this.#open(parts, verifySignedDataLater);
+  }
+
+  #open(parts: SealedParts, verify: Verify): OpenedParts | Promise<OpenedParts> {
     const { recipient, trust } = this.#keys;
     const { body, signature } = parts;
     if (isEncrypted(body)) {
       if (recipient === null || trust === null) {
         throw new MessageError("encrypted", "the body is encrypted, and nothing here decrypts");
       }
-      return this.#openEncrypted(parts);
+      return this.#openEncrypted(parts, verify);
     }
     if (recipient !== null) {
       throw new SealError("not-encrypted", "it is not encrypted, and cms-decrypt wants that");
@@ -152,24 +167,32 @@ export class CmsSeal implements Seal {
       throw new SealError("unsigned", "it is not signed, and cms-verify-ca wants that");
     }
     checkSize(signature, SIGNATURE_MAX_BYTES);
-    const verified = verifySignedData(signature, body, trust, this.#clock.time());
-    return this.#check(parts.type, verified, parts.blob);
+    const { type, blob } = parts;
+    const verified = verify(signature, body, trust, this.#clock.time());
+    return after(verified, (verified) => this.#check(type, verified, blob));
   }
 
-  #openEncrypted({ type, signature, blob }: SealedParts): OpenedParts {
+  #openEncrypted(
+    { type, signature, blob }: SealedParts,
+    verify: Verify,
+  ): OpenedParts | Promise<OpenedParts> {
     const { recipient, trust } = this.#keys;
     checkSize(signature, BODY_MAX_BYTES + 2 * SIGNATURE_MAX_BYTES);
     const { content, sealed } = decryptEnvelope(signature, recipient!, trust!.policy);
-    let verified: Verified;
-    try {
-      verified = verifySignedData(content, null, trust!, this.#clock.time());
-    } catch (error) {
+    const checked = (verified: Verified) =>
+      this.#check(type, verified, sealed === null || blob === null ? blob : decryptBlob(sealed, type, blob));
+    const refused = (error: unknown): never => {
       // A wrong key of CBC shows as nonsense: what exactly is wrong with it would tell about the key.
-      if (sealed === null && error instanceof SealError && error.code === "bad-cms") throw undecryptable();
-      throw error;
+      throw sealed === null && error instanceof SealError && error.code === "bad-cms"
+        ? undecryptable()
+        : error;
+    };
+    try {
+      const verified = verify(content, null, trust!, this.#clock.time());
+      return verified instanceof Promise ? verified.then(checked).catch(refused) : checked(verified);
+    } catch (error) {
+      return refused(error);
     }
-    const plain = sealed === null || blob === null ? blob : decryptBlob(sealed, type, blob);
-    return this.#check(type, verified, plain);
   }
 
   /** What the signature covers. */
@@ -228,6 +251,36 @@ export class CmsSeal implements Seal {
     const { envelope, key, nonce } = encryptEnvelope(signer.sign(body, true), recipients, legacy);
     const sealed = legacy || blob === null ? blob : encryptBlob({ key, nonce }, type, blob);
     return { type, body: ENC1, signature: envelope, blob: sealed };
+  }
+}
+
+/** A seal that verifies beside the main thread. */
+export class BesideSeal implements Seal {
+  readonly asynchronous = true;
+  readonly inner: CmsSeal;
+
+  constructor(inner: CmsSeal) {
+    this.inner = inner;
+  }
+
+  get expiries(): readonly Expiry[] {
+    return this.inner.expiries;
+  }
+
+  open(parts: SealedParts): OpenedParts | Promise<OpenedParts> {
+    return this.inner.openLater(parts);
+  }
+
+  seal(draft: SealDraft): SealedParts {
+    return this.inner.seal(draft);
+  }
+
+  reload(): Promise<void> {
+    return this.inner.reload();
+  }
+
+  close(): Promise<void> {
+    return this.inner.close();
   }
 }
 

@@ -20,6 +20,8 @@ export interface SealSettings {
   /** 0: any time will do. */
   readonly timeWindowMs: number;
   readonly hostname: HostnameCheck;
+  /** 2: signatures are verified beside the main thread. */
+  readonly threads: number;
   /** Null: every signer may send everything. */
   readonly allow: readonly AllowRule[] | null;
   /** Where it is kept over a restart which messages have been handled; null: nowhere. */

@@ -11,6 +11,7 @@ const RELOADABLE: ReadonlySet<string> = new Set([
   "cms-keystore",
   "cms-profile",
   "cms-sign",
+  "cms-threads",
   "cms-time-window",
   "cms-verify-ca",
   "heartbeat",

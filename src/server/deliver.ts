@@ -2,6 +2,7 @@
 import type { Clock } from "../contracts/environment.ts";
 import type { OpenedParts, Seal } from "../contracts/seal.ts";
 import { errorStack } from "../errors.ts";
+import { OPENING_MAX } from "../limits.ts";
 import type { Logger } from "../log.ts";
 import { MessageError } from "../message/errors.ts";
 import { type CCMessage, inside } from "../message/message.ts";
@@ -15,10 +16,19 @@ import type { Delivery, Step } from "./plans.ts";
 import { sendFrom, sendOn } from "./post.ts";
 import { type Verdict, worse } from "./verdict.ts";
 
+/** Messages of one source that are being opened. */
+interface Line {
+  /** Settles when the last of them has been given to its handlers. */
+  last: Promise<void>;
+  count: number;
+  paused: boolean;
+}
+
 export class Deliverer {
   readonly #seal: Seal;
   readonly #statistics: Statistics;
   readonly #complaints: Complaints;
+  readonly #lines = new Map<Source, Line>();
   readonly #log: Logger;
 
   constructor(seal: Seal, statistics: Statistics, log: Logger, clock: Clock) {
@@ -108,29 +118,67 @@ export class Deliverer {
         body = opened;
       }
     } catch (error) {
+      if (this.#waits(source)) return this.#openLater(Promise.reject(error), message, steps, source, from);
       return this.#notOpened(message, error, steps, source, from);
+    }
+    if (this.#waits(source)) {
+      inside.keep(message);
+      return this.#openLater(body === null ? null : Promise.resolve(body), message, steps, source, from);
     }
     return this.#handleAll(message, body, steps, source, from);
   }
 
-  /** Nothing more comes from the source until then: its messages keep their order. */
+  /** Messages of one source are opened side by side, so many at most, and handled in their order. */
   async #openLater(
-    opened: Promise<Body>,
+    opened: Promise<Body> | null,
     message: CCMessage,
     steps: readonly Step[],
     source: Source | null,
     from: string,
   ): Promise<Verdict> {
-    source?.pause();
-    let body: Body;
+    const line = this.#enter(source);
+    const turn = line.last;
+    let next = () => {};
+    line.last = new Promise<void>((resolve) => next = resolve);
+    let handle: () => Verdict | Promise<Verdict>;
     try {
-      body = await opened;
+      const body = opened === null ? null : await opened;
+      handle = () => this.#handleAll(message, body, steps, source, from);
     } catch (error) {
-      return this.#notOpened(message, error, steps, source, from);
-    } finally {
-      source?.resume();
+      handle = () => this.#notOpened(message, error, steps, source, from);
     }
-    return this.#handleAll(message, body, steps, source, from);
+    await turn;
+    this.#leave(source, line);
+    try {
+      return handle();
+    } finally {
+      next();
+    }
+  }
+
+  /** Are messages of this source being opened? Those behind them wait. */
+  #waits(source: Source | null): boolean {
+    return source !== null && this.#lines.has(source);
+  }
+
+  #enter(source: Source | null): Line {
+    const line = source === null ? null : this.#lines.get(source);
+    const entered = line ?? { last: Promise.resolve(), count: 0, paused: false };
+    if (source === null) return entered;
+    if (line === undefined) this.#lines.set(source, entered);
+    if (++entered.count >= OPENING_MAX && !entered.paused) {
+      entered.paused = true;
+      source.pause();
+    }
+    return entered;
+  }
+
+  #leave(source: Source | null, line: Line): void {
+    if (source === null) return;
+    if (--line.count === 0) this.#lines.delete(source);
+    if (!line.paused || line.count > OPENING_MAX / 2) return;
+    line.paused = false;
+    source.resume();
   }
 
   #handleAll(

@@ -169,6 +169,7 @@ export class Pki {
       timeWindowMs: 0,
       hostname: "off",
       allow: null,
+      threads: 1,
       seenFile: null,
       ...more,
     };

@@ -1,5 +1,5 @@
 /** Signature algorithms: which are known, which are allowed, and how `node:crypto` is told of them. */
-import { constants, createHash, type KeyObject, sign, verify } from "node:crypto";
+import { constants, createHash, type KeyObject, sign, verify, type VerifyKeyObjectInput } from "node:crypto";
 import { context, der, DerError, type DerReader, integer, NULL, oid, oidText, sequence, TAG } from "./der.ts";
 import { SealError } from "./errors.ts";
 import { CIPHER, DIGEST, KEY, SIGNATURE } from "./oids.ts";
@@ -174,32 +174,55 @@ export function hashOf(algorithm: SignatureAlgorithm, digest: HashName): HashNam
 
 /** Does a signature fit? @throws {SealError} `bad-cms`: the key is of another kind than the algorithm. */
 export function fits(
-  { scheme, saltBytes }: SignatureAlgorithm,
+  algorithm: SignatureAlgorithm,
   hash: HashName,
   key: PublicKey,
   data: Uint8Array,
   signature: Uint8Array,
 ): boolean {
+  const [name, options] = verifyingOf(algorithm, hash, key);
+  try {
+    return verify(name, data, options, signature);
+  } catch {
+    // Some runtimes throw at a signature that is none.
+    return false;
+  }
+}
+
+/** The same beside the main thread. */
+export function fitsLater(
+  algorithm: SignatureAlgorithm,
+  hash: HashName,
+  key: PublicKey,
+  data: Uint8Array,
+  signature: Uint8Array,
+): Promise<boolean> {
+  const [name, options] = verifyingOf(algorithm, hash, key);
+  return new Promise((resolve) => {
+    try {
+      verify(name, data, options, signature, (error, result) => resolve(error === null && result));
+    } catch {
+      resolve(false);
+    }
+  });
+}
+
+/** What `node:crypto` wants to be told. */
+function verifyingOf(
+  { scheme, saltBytes }: SignatureAlgorithm,
+  hash: HashName,
+  key: PublicKey,
+): [hash: HashName | null, options: KeyObject | VerifyKeyObjectInput] {
   if (!SCHEMES[key.type].includes(scheme)) {
     throw new SealError("bad-cms", "the signature algorithm is for another kind of key than the signer's");
   }
-  try {
-    switch (scheme) {
-      case "pss":
-        return verify(hash, data, {
-          key: key.object,
-          padding: constants.RSA_PKCS1_PSS_PADDING,
-          saltLength: saltBytes,
-        }, signature);
-      case "ed25519":
-        return verify(null, data, key.object, signature);
-      default:
-        return verify(hash, data, key.object, signature);
-    }
-  } catch (error) {
-    if (error instanceof SealError) throw error;
-    // Some runtimes throw at a signature that is none.
-    return false;
+  switch (scheme) {
+    case "pss":
+      return [hash, { key: key.object, padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: saltBytes }];
+    case "ed25519":
+      return [null, key.object];
+    default:
+      return [hash, key.object];
   }
 }
 

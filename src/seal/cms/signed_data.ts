@@ -28,6 +28,7 @@ import { CMS } from "./oids.ts";
 import {
   digestOf,
   fits,
+  fitsLater,
   HASH_BYTES,
   type HashName,
   hashOf,
@@ -61,6 +62,11 @@ export interface Verified {
   readonly signer: TrustedSigner;
 }
 
+/** A SignedData of a trusted signer, and of just this content; what is left is the signature itself. */
+interface Unverified extends Verified {
+  readonly signed: Signed;
+}
+
 /**
  * Verifies a SignedData.
  *
@@ -74,6 +80,32 @@ export function verifySignedData(
   trust: Trust,
   now: number,
 ): Verified {
+  const unverified = prepare(bytes, detached, trust, now);
+  const { signer, signed: { algorithm, hash, attributes, signature } } = unverified;
+  if (!fits(algorithm, hash, signer.certificate.key, attributes, signature)) throw notFitting(unverified);
+  return unverified;
+}
+
+/** The same, with the arithmetic beside the main thread. */
+export async function verifySignedDataLater(
+  bytes: Uint8Array,
+  detached: Uint8Array | null,
+  trust: Trust,
+  now: number,
+): Promise<Verified> {
+  const unverified = prepare(bytes, detached, trust, now);
+  const { signer, signed: { algorithm, hash, attributes, signature } } = unverified;
+  const key = signer.certificate.key;
+  if (!await fitsLater(algorithm, hash, key, attributes, signature)) throw notFitting(unverified);
+  return unverified;
+}
+
+function notFitting({ signer }: Unverified): SealError {
+  return new SealError("bad-signature", `the signature is not that of "${signer.certificate.name}"`);
+}
+
+/** All but the arithmetic. */
+function prepare(bytes: Uint8Array, detached: Uint8Array | null, trust: Trust, now: number): Unverified {
   try {
     const signed = readSignedData(bytes, trust);
     if ((signed.content === null) !== (detached !== null)) {
@@ -92,11 +124,7 @@ export function verifySignedData(
         `what "${signer.certificate.name}" signed is something else: the digests differ`,
       );
     }
-    const { algorithm, hash, attributes, signature } = signed;
-    if (!fits(algorithm, hash, signer.certificate.key, attributes, signature)) {
-      throw new SealError("bad-signature", `the signature is not that of "${signer.certificate.name}"`);
-    }
-    return { content, signer };
+    return { content, signer, signed };
   } catch (error) {
     throw error instanceof DerError ? new SealError("bad-cms", `the signature: ${error.message}`) : error;
   }
