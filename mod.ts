@@ -309,6 +309,7 @@ export class CCServer implements AsyncDisposable {
    *
    * @returns Where it listens.
    * @throws {StartError}
+   * @throws {ConfigError} A key, certificate or CRL of its config cannot be used.
    */
   start(): Promise<string> {
     return this.#server.start();
