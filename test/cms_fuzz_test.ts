@@ -23,7 +23,7 @@ import { verifySignedData } from "../src/seal/cms/signed_data.ts";
 import { Trust } from "../src/seal/cms/trust.ts";
 import { CmsSeal } from "../src/seal/cms_seal.ts";
 import type { SealSettings } from "../src/seal/settings.ts";
-import { become, encoded, joined, nodesOf, parsed, type Tree } from "./helpers/der_tree.ts";
+import { become, encoded, joined, nodesOf, octetString, parsed, type Tree } from "./helpers/der_tree.ts";
 import { freshSeed, ROOT, secondsFor, seeded, skipFor, tempFolder, utf8 } from "./helpers/env.ts";
 import { HAS_OPENSSL, openssl, Pki } from "./helpers/pki.ts";
 
@@ -104,6 +104,31 @@ test("cms vectors: Ed25519 signers and X25519 recipients as another implementati
     assert.equal(opened.signer?.name, "ed signer", name);
   }
 });
+
+test(
+  "cms: what a key is derived from is bounded: more is refused as bad-cms, not by an error of the runtime",
+  {
+    skip: missing,
+  },
+  async () => {
+    const seal = await sealOf({ sign: "p256", encrypt: ["x25519"] });
+    const decrypting = await sealOf({ verifyCa: ["ca"], decrypt: "x25519" });
+    const { signature } = seal.seal({ type: TYPE, fields: {}, time: 1, hostname: "h" });
+    for (const [size, code] of [[400, "undecryptable"], [1000, "bad-cms"], [60_000, "bad-cms"]] as const) {
+      const ukm = { tag: 0xa1, children: [octetString(bytes(size))] };
+      const parameter = octetString(bytes(size));
+      const edits: ((info: Tree) => void)[] = [
+        (info) => void info.children!.splice(2, 0, ukm),
+        (info) => void info.children![2].children![1].children!.push(parameter),
+      ];
+      for (const edit of edits) {
+        const tree = parsed(signature);
+        edit(tree.children![1].children![0].children![1].children![0]);
+        assert.throws(() => decrypting.open(received(encoded(tree), utf8("ENC1"))), { code });
+      }
+    }
+  },
+);
 
 // Mutants
 
