@@ -17,7 +17,7 @@ import {
   publicEncrypt,
   randomBytes,
 } from "node:crypto";
-import { context, der, DerReader, NULL, octets, oid, oidText, sequence, TAG } from "./der.ts";
+import { context, der, DerError, DerReader, NULL, octets, oid, oidText, sequence, TAG } from "./der.ts";
 import { SealError } from "./errors.ts";
 import { CIPHER, KEY } from "./oids.ts";
 import type { PublicKey } from "./public_key.ts";
@@ -143,6 +143,9 @@ const DERIVATIONS = new Map<string, Derivation>([
   [CIPHER.ecdhHkdfSha256, "hkdf"],
 ]);
 
+/** Bytes of a sender's addition and of the wrap's name, for a derivation: some runtimes take no more than 1,024 in all. */
+const DERIVED_FROM_MAX_BYTES = 512;
+
 /** Bytes of the keys that key wraps take. */
 const WRAPS = new Map<string, number>([[CIPHER.aes128Wrap, 16], [CIPHER.aes256Wrap, 32]]);
 
@@ -171,6 +174,9 @@ export function agreedKey(
   const wrapName = wrap.oid();
   const wrapBytes = WRAPS.get(wrapName);
   if (wrapBytes === undefined) throw unknown(wrapName);
+  if (wrapAlgorithm.length + (ukm?.length ?? 0) > DERIVED_FROM_MAX_BYTES) {
+    throw new DerError("what a key is to be derived from is too long");
+  }
   const random = randomBytes(keyBytes);
   if (!(publicKey.type in CURVES)) return random;
   let shared: Uint8Array;
