@@ -178,11 +178,12 @@ export class CmsSeal implements Seal {
     if (timeWindowMs > 0) this.#checkTime(value.time, timeWindowMs);
     if (hostname !== "off") {
       const { certificate } = signer;
-      const names = hostname === "cn" ? [certificate.commonName] : certificate.hosts;
+      const { commonName } = certificate;
+      const names = hostname === "san" ? certificate.hosts : commonName === "" ? [] : [commonName];
       if (typeof value.hostname !== "string" || !names.includes(value.hostname)) {
         throw new SealError(
           "not-allowed",
-          `"${certificate.name}" signed for the host "${printable(String(value.hostname), 64)}": ` +
+          `"${certificate.name}" signed for ${hostText(value.hostname)}: ` +
             `cms-hostname = ${hostname} allows ${
               names.length === 0 ? "none" : printable(names.join(", "), 200)
             }`,
@@ -190,7 +191,7 @@ export class CmsSeal implements Seal {
       }
     }
     if (this.#replays === null) return new Opened(content, blob, signer, value);
-    const claim = this.#replays.claim(signer.fingerprint, idOf(value, content), 1000 * Number(value.time));
+    const claim = this.#replays.claim(signer.keyHash, idOf(value, content), 1000 * Number(value.time));
     return new Opened(content, blob, signer, value, claim);
   }
 
@@ -224,6 +225,11 @@ export class CmsSeal implements Seal {
     const sealed = legacy || blob === null ? blob : encryptBlob({ key, nonce }, type, blob);
     return { type, body: ENC1, signature: envelope, blob: sealed };
   }
+}
+
+/** What a body names as its host may be anything. */
+function hostText(hostname: unknown): string {
+  return typeof hostname === "string" ? `the host "${printable(hostname, 64)}"` : "a host that is no text";
 }
 
 function checkSize(signature: Uint8Array, maxBytes: number): void {

@@ -3,6 +3,7 @@
  * remembers it as long as it holds.
  */
 import { Buffer } from "node:buffer";
+import { createHash } from "node:crypto";
 import type { Signer } from "../../contracts/message.ts";
 import { SIGNERS_KNOWN } from "../../limits.ts";
 import { type Certificate, USAGE } from "./certificate.ts";
@@ -26,6 +27,8 @@ export interface TrustedSigner extends Signer {
   /** Short names of its subject's attributes, and their values. */
   readonly attributes: readonly (readonly [string, string])[];
   readonly certificate: Certificate;
+  /** SHA-256 of its public key, in hexadecimal: a certificate can be written in several ways, and be renewed. */
+  readonly keyHash: string;
   /** When that holds, milliseconds since 1970. */
   readonly from: number;
   readonly until: number;
@@ -83,6 +86,7 @@ export class Trust {
       commonName: certificate.commonName,
       attributes: certificate.attributes,
       certificate,
+      keyHash: createHash("sha256").update(certificate.key.spki).digest("hex"),
       from: Math.max(...way.map(({ from }) => from)),
       until: Math.min(...way.map(({ until }) => until)),
     };

@@ -1,0 +1,128 @@
+/** What a breaker of the seal has found: each of these was accepted, crashed or took long once. */
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import type { SealedParts } from "../src/contracts/seal.ts";
+import { Logger } from "../src/log.ts";
+import { MACHINE } from "../src/runtime/machine.ts";
+import { CmsSeal } from "../src/seal/cms_seal.ts";
+import type { SealSettings } from "../src/seal/settings.ts";
+import { skipFor, tempFolder, utf8 } from "./helpers/env.ts";
+import { changed, HAS_OPENSSL, type Node, openssl, parseDer, Pki } from "./helpers/pki.ts";
+
+const missing = skipFor(!HAS_OPENSSL && "there is no openssl");
+const folder = tempFolder();
+after(() => folder[Symbol.dispose]());
+
+let shared: Pki | null = null;
+
+/** One key store for all tests: keys take long to make. */
+function pki(): Pki {
+  if (shared !== null) return shared;
+  const made = new Pki(join(folder.path, "keys"));
+  made.ca("ca");
+  made.issue("p256", { by: "ca" });
+  made.issue("x25519", { kind: "x25519", by: "ca" });
+  return shared = made;
+}
+
+const SILENT = new Logger("test", { sink: () => {}, level: "ERROR", pid: 1, clock: MACHINE.clock });
+const TYPE = "pub.x";
+
+const sealOf = (more: Partial<SealSettings>, store = pki()) =>
+  CmsSeal.open(store.settings(more), MACHINE, SILENT);
+const draft = (fields: Record<string, unknown> = {}) => ({
+  type: TYPE,
+  fields,
+  time: Date.now() / 1000,
+  hostname: "h",
+});
+
+/** A body that openssl signs. */
+function signed(name: string, body: string, store = pki()): SealedParts {
+  const by = ["-signer", store.path(`${name}.crt`), "-inkey", store.path(`private/${name}.key`)];
+  const signature = openssl(["cms", "-sign", "-binary", "-outform", "DER", ...by], body);
+  return { type: TYPE, body: utf8(body), signature, blob: null };
+}
+
+function refused(seal: CmsSeal, parts: SealedParts, code: string, message = /./): void {
+  assert.throws(() => seal.open(parts), (error: Error & { code?: string }) => {
+    assert.equal(error.code, code, error.stack);
+    assert.match(error.message, message);
+    return true;
+  });
+}
+
+/** The certificates of a SignedData. */
+const certificatesOf = (root: Node): Node => root.children![1].children![0].children![3];
+
+/** The order of P-256. */
+const N = 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551n;
+
+/** The same ECDSA signature, written in the other way that verifies too: (r, n - s). */
+function twin(signature: Uint8Array): Uint8Array {
+  return changed(signature, ({ children }) => {
+    const digits = (N - BigInt(`0x${Buffer.from(children![1].bytes!).toString("hex")}`)).toString(16);
+    const bytes = Buffer.from(digits.padStart(digits.length + digits.length % 2, "0"), "hex");
+    children![1].bytes = bytes[0] >= 0x80 ? Uint8Array.of(0, ...bytes) : new Uint8Array(bytes);
+  });
+}
+
+test(
+  "break: a copy whose certificate is written in another way, or that names another certificate of the key, is seen",
+  {
+    skip: missing,
+  },
+  async () => {
+    const store = pki();
+    const sender = await sealOf({ sign: "p256" });
+    const seal = await sealOf({ verifyCa: ["ca"], timeWindowMs: 10_000 });
+    const message = sender.seal({ ...draft(), time: Date.now() / 1000 + 1 });
+    seal.open(message).claim!.settle(true);
+    assert.equal(seal.open(message).claim!.state, "seen");
+    // Nobody but the CA can sign it; but each of its signatures has a twin.
+    const rewritten = changed(message.signature, (root) => {
+      const certificate = certificatesOf(root).children![0];
+      const [, , signature] = certificate.children!;
+      signature.bytes = Uint8Array.of(0, ...twin(signature.bytes!.subarray(1)));
+    });
+    assert.equal(seal.open({ ...message, signature: rewritten }).claim!.state, "seen");
+    // A certificate that was renewed: who signed is not signed.
+    const request = openssl([
+      ...["req", "-new", "-config", store.path("p256.cnf"), "-key", store.path("private/p256.key")],
+      ...["-subj", "/O=Test/CN=p256"],
+    ]);
+    const renewed = openssl([
+      ...["x509", "-req", "-CA", store.path("ca.crt"), "-CAkey", store.path("private/ca.key")],
+      ...["-set_serial", "77", "-days", "400", "-outform", "DER"],
+    ], request);
+    const renamed = changed(message.signature, (root) => {
+      certificatesOf(root).children = [parseDer(renewed).node];
+      const [signer] = root.children![1].children![0].children![4].children!;
+      signer.children![1].children![1].bytes = Uint8Array.of(77);
+    });
+    assert.equal(seal.open({ ...message, signature: renamed }).claim!.state, "seen");
+  },
+);
+
+test("break: a certificate that names no host signs for none, also not for an empty one", {
+  skip: missing,
+}, async () => {
+  pki().issue("nameless", { by: "ca", commonName: "" });
+  const body = `{"req": "${TYPE}", "time": 1, "hostname": ""}`;
+  for (const hostname of ["cn", "san"] as const) {
+    const seal = await sealOf({ verifyCa: ["ca"], hostname });
+    refused(seal, signed("nameless", body), "not-allowed", /allows none/);
+  }
+});
+
+test("break: a hostname that is no text is refused, whatever it is", { skip: missing }, async () => {
+  for (const hostname of ["cn", "san"] as const) {
+    const seal = await sealOf({ verifyCa: ["ca"], hostname });
+    for (const value of ['{"toString": 1, "valueOf": 1}', "[[[]]]", "null", "{}"]) {
+      const body = `{"req": "${TYPE}", "time": 1, "hostname": ${value}}`;
+      refused(seal, signed("p256", body), "not-allowed", /signed for a host that is no text/);
+    }
+  }
+});
