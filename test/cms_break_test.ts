@@ -6,6 +6,9 @@ import { after, test } from "node:test";
 import type { SealedParts } from "../src/contracts/seal.ts";
 import { Logger } from "../src/log.ts";
 import { MACHINE } from "../src/runtime/machine.ts";
+import { context, der, octets, oid, sequence, TAG } from "../src/seal/cms/der.ts";
+import { encryptEnvelope } from "../src/seal/cms/enveloped_data.ts";
+import { DIGEST } from "../src/seal/cms/oids.ts";
 import { CmsSeal } from "../src/seal/cms_seal.ts";
 import type { SealSettings } from "../src/seal/settings.ts";
 import { skipFor, tempFolder, utf8 } from "./helpers/env.ts";
@@ -126,3 +129,46 @@ test("break: a hostname that is no text is refused, whatever it is", { skip: mis
     }
   }
 });
+
+/** One value so often that all are of so many bytes. */
+function often(value: Uint8Array, bytes: number): Uint8Array {
+  const all = new Uint8Array(value.length * Math.floor(bytes / value.length));
+  for (let at = 0; at < all.length; at += value.length) all.set(value, at);
+  return all;
+}
+
+test(
+  "break: what is large in an envelope is the content alone: names and lists of megabytes are refused at once",
+  {
+    skip: missing,
+  },
+  async () => {
+    const seal = await sealOf({ verifyCa: ["ca"], decrypt: "x25519" });
+    const { certificate } = seal.keys.recipient!;
+    const attached = (await sealOf({ sign: "p256" })).keys.signer!.sign(utf8(`{"req": "${TYPE}"}`), true);
+    const enveloped = (content: Uint8Array) => encryptEnvelope(content, [certificate], false).envelope;
+    const parts = (signature: Uint8Array) => ({ type: TYPE, body: utf8("ENC1"), signature, blob: null });
+    assert.equal(seal.open(parts(enveloped(attached))).signer!.name, "p256");
+    const digests = enveloped(changed(attached, (root) => {
+      const sha256 = sequence(oid(DIGEST.sha256));
+      root.children![1].children![0].children![1] = { tag: TAG.set, bytes: often(sha256, 15_000_000) };
+    }));
+    // The name of a stranger, who has written it himself.
+    const name = enveloped(changed(attached, (root) => {
+      const [, , , certificates, signers] = root.children![1].children![0].children!;
+      const [tbs] = certificates.children![0].children!;
+      const common = tbs.children![5].children!.at(-1)!.children![0];
+      common.children![1] = { tag: TAG.printableString, bytes: new Uint8Array(15_000_000).fill(65) };
+      tbs.children![3] = { tag: TAG.sequence, children: [] };
+      signers.children![0].children![1].children![0] = tbs.children![3];
+    }));
+    const recipients = changed(enveloped(attached), (root) => {
+      const agreement = root.children![1].children![0].children![1].children![0];
+      const other = sequence(der(context(0), octets(Uint8Array.of(1))), octets(new Uint8Array(0)));
+      agreement.children!.splice(-1, 1, { tag: TAG.sequence, bytes: often(other, 15_000_000) });
+    });
+    for (const signature of [digests, name, recipients]) {
+      refused(seal, parts(signature), "bad-cms", /more than \d+ bytes stand beside what is/);
+    }
+  },
+);

@@ -6,7 +6,7 @@ import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
 import type { Clock, Environment } from "../contracts/environment.ts";
 import type { Signer } from "../contracts/message.ts";
 import type { Claim, OpenedParts, Seal, SealDraft, SealedParts } from "../contracts/seal.ts";
-import { BODY_MAX_BYTES, SIGNATURE_MAX_BYTES } from "../limits.ts";
+import { BODY_MAX_BYTES, ENVELOPE_MAX_BYTES, SIGNATURE_MAX_BYTES } from "../limits.ts";
 import { parseBody } from "../message/body.ts";
 import { bodyOf } from "../message/draft.ts";
 import { MessageError } from "../message/errors.ts";
@@ -153,7 +153,7 @@ export class CmsSeal implements Seal {
 
   #openEncrypted({ type, signature, blob }: SealedParts): OpenedParts {
     const { recipient, trust } = this.#keys;
-    checkSize(signature, BODY_MAX_BYTES + 2 * SIGNATURE_MAX_BYTES);
+    checkSize(signature, BODY_MAX_BYTES + SIGNATURE_MAX_BYTES + ENVELOPE_MAX_BYTES);
     const { content, sealed } = decryptEnvelope(signature, recipient!, trust!.policy);
     let verified: Verified;
     try {
