@@ -1,6 +1,7 @@
 /** What a breaker of the seal has found: each of these was accepted, crashed or took long once. */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
+import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import type { SealedParts } from "../src/contracts/seal.ts";
@@ -170,5 +171,69 @@ test(
     for (const signature of [digests, name, recipients]) {
       refused(seal, parts(signature), "bad-cms", /more than \d+ bytes stand beside what is/);
     }
+  },
+);
+
+test(
+  "break: what is revoked is not passed over: cut lists, lists of nobody, parts of lists, and lists of a CA that may not sign one",
+  {
+    skip: missing,
+  },
+  async () => {
+    const store = new Pki(join(folder.path, "lists"));
+    store.ca("ca");
+    store.issue("bad", { by: "ca" });
+    store.revoke("ca", ["bad"]);
+    const list = store.read("ca.crl");
+    const message = (await sealOf({ sign: "bad" }, store)).seal(draft());
+    const open = () => sealOf({ verifyCa: ["ca"] }, store);
+    const seal = await open();
+    refused(seal, message, "revoked");
+    const bytes = new Uint8Array(Buffer.from(list.replace(/-----[^-]+-----/g, ""), "base64"));
+    const wrong = new Uint8Array(bytes);
+    wrong[wrong.length - 1] ^= 1;
+    const cases: [Uint8Array | string, RegExp][] = [
+      ["", /ca\.crl has no CRL/],
+      [list.slice(0, -10), /ca\.crl is cut short/],
+      [list + list.slice(0, -10), /ca\.crl is cut short/],
+      [list.replaceAll("X509 CRL", "CERTIFICATE"), /ca\.crl has no CRL/],
+      [wrong, /ca\.crl is not signed by the CA that it names/],
+    ];
+    // A part of a list, written by who did not know that this is critical.
+    for (const extension of [27, 28]) {
+      const part = changed(bytes, ({ children }) => {
+        children![0].children!.at(-1)!.children![0].children!.push({
+          tag: TAG.sequence,
+          children: [{ tag: TAG.oid, bytes: Uint8Array.of(0x55, 0x1d, extension) }, {
+            tag: TAG.octetString,
+            bytes: Uint8Array.of(0x30, 0),
+          }],
+        });
+      });
+      cases.push([part, /an extension that must be understood/]);
+    }
+    for (const [text, message] of cases) {
+      writeFileSync(store.path("ca.crl"), text);
+      await assert.rejects(open(), message);
+    }
+    // The CA's certificate does not say that it signs lists.
+    const mute = new Pki(join(folder.path, "mute"));
+    mute.ca("ca", { extensions: "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign" });
+    mute.issue("bad", { by: "ca" });
+    mute.revoke("ca", ["bad"]);
+    writeFileSync(
+      mute.path("ca.crt"),
+      openssl([
+        ...["req", "-x509", "-new", "-config", mute.path("ca.cnf"), "-key", mute.path("private/ca.key")],
+        ...["-subj", "/O=Test/CN=ca", "-addext", "basicConstraints=critical,CA:TRUE"],
+        ...["-addext", "keyUsage=critical,keyCertSign"],
+      ]),
+    );
+    refused(
+      await sealOf({ verifyCa: ["ca"] }, mute),
+      (await sealOf({ sign: "bad" }, mute)).seal(draft()),
+      "wrong-usage",
+      /its keyUsage does not let it sign one/,
+    );
   },
 );

@@ -171,16 +171,18 @@ class Search {
       if (!named && (ca.ca !== true || !ca.mayUse(USAGE.keyCertSign))) return null;
       this.#check(certificate);
       this.#checkCa(ca, below, named);
-      const list = this.#listOf(ca);
-      if (list === null) return [hopOf(certificate)];
-      const since = list.since(certificate);
-      if (since !== null) {
-        throw new SealError(
-          "revoked",
-          `the certificate of "${certificate.name}" is revoked since ${dateText(since)}`,
-        );
+      const hops = [hopOf(certificate)];
+      for (const list of this.#listsOf(ca)) {
+        const since = list.since(certificate);
+        if (since !== null) {
+          throw new SealError(
+            "revoked",
+            `the certificate of "${certificate.name}" is revoked since ${dateText(since)}`,
+          );
+        }
+        hops.push({ from: -Infinity, until: list.nextUpdate ?? Infinity });
       }
-      return [hopOf(certificate), { from: -Infinity, until: list.nextUpdate ?? Infinity }];
+      return hops;
     } catch (error) {
       if (!(error instanceof SealError)) throw error;
       this.#why = error;
@@ -225,16 +227,26 @@ class Search {
     if (named) this.#check(ca);
   }
 
-  /** The CA's newest list; null: there is none. */
-  #listOf(ca: Certificate): RevocationList | null {
+  /** The CA's newest list, or several of the same second; none: it has none. */
+  #listsOf(ca: Certificate): readonly RevocationList[] {
     const { lists, policy } = this.#parts;
-    const own = lists.filter((list) => list.isOf(ca, policy)).sort((a, b) => b.updated - a.updated);
-    if (own.length === 0) return null;
-    const [{ nextUpdate }] = own;
-    if (nextUpdate !== null && this.#now > nextUpdate) {
-      throw new SealError("expired", `the CRL of "${ca.name}" was to be replaced by ${dateText(nextUpdate)}`);
+    const own = lists.filter((list) => list.isOf(ca, policy));
+    if (own.length === 0) return own;
+    // To pass it over would trust what is revoked there.
+    if (!ca.mayUse(USAGE.cRLSign)) {
+      throw new SealError("wrong-usage", `"${ca.name}" has a CRL, and its keyUsage does not let it sign one`);
     }
-    return own[0];
+    const updated = Math.max(...own.map((list) => list.updated));
+    const newest = own.filter((list) => list.updated === updated);
+    for (const { nextUpdate } of newest) {
+      if (nextUpdate !== null && this.#now > nextUpdate) {
+        throw new SealError(
+          "expired",
+          `the CRL of "${ca.name}" was to be replaced by ${dateText(nextUpdate)}`,
+        );
+      }
+    }
+    return newest;
   }
 }
 
