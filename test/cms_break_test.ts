@@ -1,15 +1,17 @@
 /** What a breaker of the seal has found: each of these was accepted, crashed or took long once. */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
+import { generateKeyPairSync, sign } from "node:crypto";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, test } from "node:test";
 import type { SealedParts } from "../src/contracts/seal.ts";
 import { Logger } from "../src/log.ts";
 import { MACHINE } from "../src/runtime/machine.ts";
-import { context, der, octets, oid, sequence, TAG } from "../src/seal/cms/der.ts";
+import { Certificate } from "../src/seal/cms/certificate.ts";
+import { bits, context, der, integer, octets, oid, sequence, TAG, time } from "../src/seal/cms/der.ts";
 import { encryptEnvelope } from "../src/seal/cms/enveloped_data.ts";
-import { DIGEST } from "../src/seal/cms/oids.ts";
+import { CERT, DIGEST, SIGNATURE } from "../src/seal/cms/oids.ts";
 import { CmsSeal } from "../src/seal/cms_seal.ts";
 import type { SealSettings } from "../src/seal/settings.ts";
 import { skipFor, tempFolder, utf8 } from "./helpers/env.ts";
@@ -237,3 +239,43 @@ test(
     );
   },
 );
+
+test("break: keys that a stranger sends along verify nothing: they may be as slow as he likes", {
+  skip: missing,
+}, async () => {
+  const seal = await sealOf({ verifyCa: ["ca"] });
+  const message = (await sealOf({ sign: "p256" })).seal(draft());
+  const { privateKey, publicKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
+  const common = sequence(oid(CERT.commonName), octets(utf8("evil")));
+  const name = sequence(der(TAG.set, common));
+  const ecdsa = sequence(oid(SIGNATURE.ecdsaWithSha256));
+  const constraints = sequence(
+    oid(CERT.basicConstraints),
+    octets(sequence(der(TAG.boolean, Uint8Array.of(255)))),
+  );
+  const valid = sequence(time(Date.now() - 1e9), time(Date.now() + 1e9));
+  const spki = new Uint8Array(publicKey.export({ format: "der", type: "spki" }));
+  // Each has issued all the others.
+  const certificates = Array.from({ length: 10 }, (_, i) => {
+    const head = [der(context(0), integer(2)), integer(1000 + i), ecdsa, name, valid, name, spki];
+    const tbs = sequence(...head, der(context(3), sequence(constraints)));
+    return parseDer(sequence(tbs, ecdsa, bits(sign("sha256", tbs, privateKey)))).node;
+  });
+  const signature = changed(message.signature, (root) => {
+    certificatesOf(root).children = certificates;
+    const [signer] = root.children![1].children![0].children![4].children!;
+    signer.children![1] = parseDer(sequence(name, integer(1000))).node;
+  });
+  const { isSignedBy } = Certificate.prototype;
+  let verified = 0;
+  Certificate.prototype.isSignedBy = function (...parts) {
+    verified++;
+    return isSignedBy.apply(this, parts);
+  };
+  try {
+    refused(seal, { ...message, signature }, "untrusted");
+  } finally {
+    Certificate.prototype.isSignedBy = isSignedBy;
+  }
+  assert.equal(verified, 0);
+});
