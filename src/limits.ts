@@ -231,6 +231,9 @@ export const CMS_CERTIFICATES_MAX = 10;
 /** Bytes of a signature beside its content: certificates, attributes and the signature itself. */
 export const SIGNATURE_MAX_BYTES = 64 * 1024;
 
+/** Bytes of an envelope beside what is encrypted: a hundred recipients with the longest keys. */
+export const ENVELOPE_MAX_BYTES = 128 * 1024;
+
 /** Signers whose certificates are remembered as trusted; each takes some 3 KB. */
 export const SIGNERS_KNOWN = 4096;
 

@@ -7,7 +7,7 @@ import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
 import type { Clock, Environment } from "../contracts/environment.ts";
 import type { Signer } from "../contracts/message.ts";
 import type { Claim, Expiry, OpenedParts, Seal, SealDraft, SealedParts } from "../contracts/seal.ts";
-import { BODY_MAX_BYTES, SIGNATURE_MAX_BYTES } from "../limits.ts";
+import { BODY_MAX_BYTES, ENVELOPE_MAX_BYTES, SIGNATURE_MAX_BYTES } from "../limits.ts";
 import { parseBody } from "../message/body.ts";
 import { bodyOf } from "../message/draft.ts";
 import { MessageError } from "../message/errors.ts";
@@ -177,7 +177,7 @@ export class CmsSeal implements Seal {
     verify: Verify,
   ): OpenedParts | Promise<OpenedParts> {
     const { recipient, trust } = this.#keys;
-    checkSize(signature, BODY_MAX_BYTES + 2 * SIGNATURE_MAX_BYTES);
+    checkSize(signature, BODY_MAX_BYTES + SIGNATURE_MAX_BYTES + ENVELOPE_MAX_BYTES);
     const { content, sealed } = decryptEnvelope(signature, recipient!, trust!.policy);
     const checked = (verified: Verified) =>
       this.#check(type, verified, sealed === null || blob === null ? blob : decryptBlob(sealed, type, blob));
@@ -206,11 +206,12 @@ export class CmsSeal implements Seal {
     if (timeWindowMs > 0) this.#checkTime(value.time, timeWindowMs);
     if (hostname !== "off") {
       const { certificate } = signer;
-      const names = hostname === "cn" ? [certificate.commonName] : certificate.hosts;
+      const { commonName } = certificate;
+      const names = hostname === "san" ? certificate.hosts : commonName === "" ? [] : [commonName];
       if (typeof value.hostname !== "string" || !names.includes(value.hostname)) {
         throw new SealError(
           "not-allowed",
-          `"${certificate.name}" signed for the host "${printable(String(value.hostname), 64)}": ` +
+          `"${certificate.name}" signed for ${hostText(value.hostname)}: ` +
             `cms-hostname = ${hostname} allows ${
               names.length === 0 ? "none" : printable(names.join(", "), 200)
             }`,
@@ -218,7 +219,7 @@ export class CmsSeal implements Seal {
       }
     }
     if (this.#replays === null) return new Opened(content, blob, signer, value);
-    const claim = this.#replays.claim(signer.fingerprint, idOf(value, content), 1000 * Number(value.time));
+    const claim = this.#replays.claim(signer.keyHash, idOf(value, content), 1000 * Number(value.time));
     return new Opened(content, blob, signer, value, claim);
   }
 
@@ -282,6 +283,11 @@ export class BesideSeal implements Seal {
   close(): Promise<void> {
     return this.inner.close();
   }
+}
+
+/** What a body names as its host may be anything. */
+function hostText(hostname: unknown): string {
+  return typeof hostname === "string" ? `the host "${printable(hostname, 64)}"` : "a host that is no text";
 }
 
 function checkSize(signature: Uint8Array, maxBytes: number): void {

@@ -71,7 +71,7 @@ export class Replays {
   /**
    * Claims a message.
    *
-   * @param signer SHA-256 of the certificate, in hexadecimal.
+   * @param signer SHA-256 of the public key, in hexadecimal. Which certificate is meant is not signed, and those have twins.
    * @param id What tells messages of one signer apart, as latin-1.
    * @throws {SealError} `out-of-time`: it is older than what is remembered.
    */
@@ -237,10 +237,10 @@ const TRIM_EVERY = 1024;
 /** A clock is seldom wrong more often. */
 const RANGES_MAX = 16;
 
-const MAGIC = "cc-seen-1";
+const MAGIC = "cc-seen-2";
 
 /** Stands in the file while a server runs: one that finds it there knows that the last was killed. */
-const RUNNING: Uint8Array = latin1Bytes("cc-seen-1 running");
+const RUNNING: Uint8Array = latin1Bytes("cc-seen-2 running");
 const REPLAYS_FILE_MAX_BYTES = 128 * 1024 * 1024;
 
 /**

@@ -1,12 +1,16 @@
 /** A certificate revocation list (RFC 5280): whole ones of one CA; neither deltas nor lists about other CAs. */
-import { hex } from "../../text.ts";
-import { type Certificate, isSigned, USAGE } from "./certificate.ts";
+import { hex, latin1 } from "../../text.ts";
+import { type Certificate, isSigned } from "./certificate.ts";
 import { context, DerError, DerReader, oidText, sameBytes, TAG } from "./der.ts";
 import { CERT } from "./oids.ts";
 import type { Policy } from "./signatures.ts";
 
 /** Extensions of the list that are understood, and may be critical. */
 const UNDERSTOOD: readonly string[] = [CERT.crlNumber, CERT.authorityKeyIdentifier];
+/** With these it has only a part of what is revoked, whether they are critical or not. */
+const PARTIAL: readonly string[] = [CERT.deltaCRLIndicator, CERT.issuingDistributionPoint];
+/** Keys of which it is remembered whether they have signed it. */
+const KEYS_REMEMBERED = 64;
 
 export class RevocationList {
   readonly issuer: Uint8Array;
@@ -23,6 +27,8 @@ export class RevocationList {
   readonly #signed: Uint8Array;
   readonly #algorithm: Uint8Array;
   readonly #signature: Uint8Array;
+  /** By keys. To verify a long list takes as long as a thousand messages. */
+  readonly #signedBy = new Map<string, boolean>();
 
   /** @throws {DerError} It is none, or says what is not understood. */
   constructor(bytes: Uint8Array) {
@@ -67,8 +73,16 @@ export class RevocationList {
 
   /** Is it this CA's? @throws {DerError} @throws {SealError} `weak-algorithm` */
   isOf(issuer: Certificate, policy: Policy): boolean {
-    return sameBytes(this.issuer, issuer.subject) && issuer.mayUse(USAGE.cRLSign) &&
-      isSigned(this.#signed, this.#algorithm, this.#signature, issuer.key, policy);
+    if (!sameBytes(this.issuer, issuer.subject)) return false;
+    const { key } = issuer;
+    const name = latin1(key.spki);
+    let found = this.#signedBy.get(name);
+    if (found === undefined) {
+      found = isSigned(this.#signed, this.#algorithm, this.#signature, key, policy);
+      if (this.#signedBy.size >= KEYS_REMEMBERED) this.#signedBy.clear();
+      this.#signedBy.set(name, found);
+    }
+    return found;
   }
 
   /** Since when a certificate of its issuer is revoked, milliseconds since 1970; null: it is not. */
@@ -87,7 +101,7 @@ function checkExtensions(list: DerReader, understood: readonly string[]): Map<st
     const value = extension.enter(TAG.octetString);
     extension.finish();
     if (understood.includes(name)) values.set(name, value);
-    else if (critical) {
+    else if (critical || PARTIAL.includes(name)) {
       throw new DerError(`a CRL has an extension that must be understood and is not: ${oidText(name)}`);
     }
   }

@@ -10,7 +10,7 @@
  */
 import { Buffer } from "node:buffer";
 import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
-import { CMS_RECIPIENTS_MAX } from "../../limits.ts";
+import { CMS_RECIPIENTS_MAX, ENVELOPE_MAX_BYTES } from "../../limits.ts";
 import { utf8 } from "../../text.ts";
 import { type Certificate, USAGE } from "./certificate.ts";
 import {
@@ -129,6 +129,9 @@ function decrypt(bytes: Uint8Array, recipient: Recipient, policy: Policy): Decry
   algorithm.finish();
   const ciphertext = encrypted.expect(context(0, false)).content;
   encrypted.finish();
+  if (bytes.length - ciphertext.length > ENVELOPE_MAX_BYTES) {
+    throw new DerError(`more than ${ENVELOPE_MAX_BYTES} bytes stand beside what is encrypted`);
+  }
   const attributes = data.optional(context(1)) ? new Uint8Array(data.element) : null;
   if (attributes !== null) attributes[0] = TAG.set;
   const mac = authenticated ? data.expect(TAG.octetString).content : null;

@@ -18,7 +18,7 @@ import { checkRecipient, type Recipient } from "./enveloped_data.ts";
 import { SealError } from "./errors.ts";
 import { pemBlocks } from "./pem.ts";
 import { PublicKey } from "./public_key.ts";
-import { signingMethod } from "./signatures.ts";
+import { type Policy, signingMethod } from "./signatures.ts";
 import { SignedDataWriter } from "./signed_data.ts";
 import { Trust } from "./trust.ts";
 
@@ -61,6 +61,12 @@ export async function readCertificate(path: string, files: Files): Promise<Certi
   const block = bytes[0] === 0x30 ? bytes : pemBlocks(new TextDecoder().decode(bytes))[0]?.bytes;
   if (block === undefined) throw new CCError("bad-keys", `${path} has no certificate in PEM`);
   return new Certificate(block);
+}
+
+/** A list, and the name of its file. */
+interface NamedList {
+  readonly name: string;
+  readonly list: RevocationList;
 }
 
 class Loader {
@@ -115,11 +121,14 @@ class Loader {
       checkRecipient(chain[0], false);
       return { certificate: chain[0], key, publicKey: chain[0].key };
     });
+    await this.#checkLists(lists, [...anchors, ...others], policy);
     if (this.#findings.length > 0) throw new KeyStoreError(this.#findings);
     const expiries = [...this.#expiries].map(([name, until]) => ({ name, until }));
     return {
       signer,
-      trust: verifyCa === null ? null : new Trust({ anchors, others, lists, policy }),
+      trust: verifyCa === null
+        ? null
+        : new Trust({ anchors, others, lists: lists.map(({ list }) => list), policy }),
       recipients,
       recipient,
       expiries,
@@ -127,7 +136,7 @@ class Loader {
     };
   }
 
-  async #attempt<T>(option: SealOption, what: () => Promise<T>): Promise<T | null> {
+  async #attempt<T>(option: SealOption, what: () => T | Promise<T>): Promise<T | null> {
     try {
       return await what();
     } catch (error) {
@@ -160,18 +169,46 @@ class Loader {
   }
 
   /** What is revoked must not be passed over: a list that cannot be read is an error. */
-  async #lists(names: readonly string[]): Promise<RevocationList[]> {
-    const lists: RevocationList[] = [];
+  async #lists(names: readonly string[]): Promise<NamedList[]> {
+    const lists: NamedList[] = [];
     for (const name of names.filter((name) => name.endsWith(".crl"))) {
       await this.#attempt("cms-keystore", async () => {
-        for (const bytes of await this.#blocks(name, "X509 CRL", CRL_MAX_BYTES)) {
+        const blocks = await this.#blocks(name, "X509 CRL", CRL_MAX_BYTES);
+        if (blocks.length === 0) throw new CCError("bad-keys", `${this.#path(name)} has no CRL`);
+        for (const bytes of blocks) {
           const list = told(name, () => new RevocationList(bytes));
-          lists.push(list);
+          lists.push({ name, list });
           if (list.nextUpdate !== null) this.#expiry(name, list.nextUpdate);
         }
       });
     }
     return lists;
+  }
+
+  /** A list that is not signed by the CA that it names counts for nobody: an error where that CA has no other. */
+  async #checkLists(
+    lists: readonly NamedList[],
+    certificates: readonly Certificate[],
+    policy: Policy,
+  ): Promise<void> {
+    const isFrom = ({ list }: NamedList, { subject }: Certificate) => sameBytes(subject, list.issuer);
+    const isOf = ({ name, list }: NamedList) =>
+      certificates.some((ca) => isFrom({ name, list }, ca) && told(name, () => list.isOf(ca, policy)));
+    for (const one of lists) {
+      await this.#attempt("cms-keystore", () => {
+        if (isOf(one)) return;
+        if (!certificates.some((ca) => isFrom(one, ca))) {
+          this.#warnings.push(`${one.name} is of a CA whose certificate is not in the key store`);
+          return;
+        }
+        const wrong = `${this.#path(one.name)} is not signed by the CA that it names`;
+        const others = lists.filter((other) =>
+          other !== one && sameBytes(other.list.issuer, one.list.issuer)
+        );
+        if (!others.some(isOf)) throw new CCError("bad-keys", wrong);
+        this.#warnings.push(`${wrong}: it is passed over`);
+      });
+    }
   }
 
   /** The certificates of a name that is used: its own first. */
@@ -226,8 +263,12 @@ class Loader {
   async #blocks(file: string, label: string, maxBytes: number): Promise<Uint8Array[]> {
     const bytes = await this.#bytes(file, maxBytes);
     if (bytes[0] === 0x30) return [bytes];
-    const blocks = pemBlocks(new TextDecoder().decode(bytes));
-    return blocks.filter((block) => block.label === label).map((block) => block.bytes);
+    const text = new TextDecoder().decode(bytes);
+    const blocks = pemBlocks(text).filter((block) => block.label === label);
+    if (blocks.length < text.split(`-----BEGIN ${label}-----`).length - 1) {
+      throw new CCError("bad-keys", `${this.#path(file)} is cut short, or not well written`);
+    }
+    return blocks.map((block) => block.bytes);
   }
 
   async #bytes(file: string, maxBytes: number): Promise<Uint8Array> {

@@ -8,7 +8,7 @@
  * ```
  */
 import { Buffer } from "node:buffer";
-import { CMS_CERTIFICATES_MAX } from "../../limits.ts";
+import { CMS_CERTIFICATES_MAX, SIGNATURE_MAX_BYTES } from "../../limits.ts";
 import { Certificate } from "./certificate.ts";
 import {
   context,
@@ -143,6 +143,10 @@ function readSignedData(bytes: Uint8Array, { policy }: Trust): Signed {
   if (version !== 1 && version !== 3) throw new DerError(`SignedData of version ${version}`);
   const digests = data.enter(TAG.set);
   const content = readContent(data);
+  // In an envelope it may be as large as a body: names of megabytes would take seconds.
+  if (bytes.length - (content?.length ?? 0) > SIGNATURE_MAX_BYTES) {
+    throw new DerError(`more than ${SIGNATURE_MAX_BYTES} bytes stand beside what is signed`);
+  }
   const certificates = readCertificates(data.enterOptional(context(0)));
   data.optional(context(1));
   const signers = data.enter(TAG.set);

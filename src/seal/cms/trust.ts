@@ -3,8 +3,10 @@
  * remembers it as long as it holds.
  */
 import { Buffer } from "node:buffer";
+import { createHash } from "node:crypto";
 import type { Signer } from "../../contracts/message.ts";
 import { SIGNERS_KNOWN } from "../../limits.ts";
+import { latin1 } from "../../text.ts";
 import { type Certificate, USAGE } from "./certificate.ts";
 import type { RevocationList } from "./crl.ts";
 import { sameBytes } from "./der.ts";
@@ -16,6 +18,8 @@ import type { Policy } from "./signatures.ts";
 const CHAIN_MAX = 6;
 /** Signatures that are verified to find one way: a peer may send many CAs of the same name. */
 const CHAIN_CHECKS_MAX = 32;
+/** CAs that are looked at for it. */
+const CHAIN_STEPS_MAX = 32;
 
 /** Purposes that a signer's certificate may have been issued for: mail, as `openssl cms` wants it, or those of the original's. */
 const SIGNER_PURPOSES = [CERT.emailProtection, CERT.clientAuth, CERT.serverAuth, CERT.anyExtendedKeyUsage];
@@ -26,6 +30,8 @@ export interface TrustedSigner extends Signer {
   /** Short names of its subject's attributes, and their values. */
   readonly attributes: readonly (readonly [string, string])[];
   readonly certificate: Certificate;
+  /** SHA-256 of its public key, in hexadecimal: a certificate can be written in several ways, and be renewed. */
+  readonly keyHash: string;
   /** When that holds, milliseconds since 1970. */
   readonly from: number;
   readonly until: number;
@@ -44,9 +50,17 @@ export class Trust {
   readonly #parts: TrustParts;
   /** By the end of the certificate, which is its signature's: as good as a hash. */
   readonly #known = new Map<number, TrustedSigner>();
+  /** CAs of the key store, by their names. */
+  readonly #cas = new Map<string, Certificate[]>();
 
   constructor(parts: TrustParts) {
     this.#parts = parts;
+    for (const ca of parts.others.filter(isCa)) {
+      const name = latin1(ca.subject);
+      const known = this.#cas.get(name);
+      if (known === undefined) this.#cas.set(name, [ca]);
+      else known.push(ca);
+    }
   }
 
   get policy(): Policy {
@@ -72,7 +86,7 @@ export class Trust {
    * @throws {SealError} Why it is not, by what is nearest to being right.
    */
   find(certificate: Certificate, sent: readonly Certificate[], now: number): TrustedSigner {
-    const search = new Search(this.#parts, sent, now);
+    const search = new Search(this.#parts, this.#cas, sent, now);
     const way = search.from(certificate);
     if (!certificate.mayUse(USAGE.digitalSignature | USAGE.nonRepudiation)) {
       throw new SealError("wrong-usage", `the keyUsage of "${certificate.name}" does not let it sign`);
@@ -83,6 +97,7 @@ export class Trust {
       commonName: certificate.commonName,
       attributes: certificate.attributes,
       certificate,
+      keyHash: createHash("sha256").update(certificate.key.spki).digest("hex"),
       from: Math.max(...way.map(({ from }) => from)),
       until: Math.min(...way.map(({ until }) => until)),
     };
@@ -98,6 +113,9 @@ function keyOf(bytes: Uint8Array): number {
   return key;
 }
 
+/** Does it say that it is a CA? */
+const isCa = (ca: Certificate): boolean => ca.ca === true && ca.mayUse(USAGE.keyCertSign);
+
 /** A certificate on the way, and when it may be relied on. */
 interface Hop {
   readonly from: number;
@@ -107,15 +125,25 @@ interface Hop {
 /** One search for a way to a named CA. */
 class Search {
   readonly #parts: TrustParts;
-  readonly #cas: readonly Certificate[];
+  /** CAs of the key store, by their names. */
+  readonly #cas: ReadonlyMap<string, readonly Certificate[]>;
+  readonly #sent: readonly Certificate[];
   readonly #now: number;
+  readonly #tried = new Map<Certificate, Map<Certificate, boolean>>();
   #checks = 0;
+  #steps = 0;
   /** Why the way that came farthest ends. */
   #why: SealError | null = null;
 
-  constructor(parts: TrustParts, sent: readonly Certificate[], now: number) {
+  constructor(
+    parts: TrustParts,
+    cas: ReadonlyMap<string, readonly Certificate[]>,
+    sent: readonly Certificate[],
+    now: number,
+  ) {
     this.#parts = parts;
-    this.#cas = [...parts.others, ...sent];
+    this.#cas = cas;
+    this.#sent = sent;
     this.#now = now;
   }
 
@@ -130,21 +158,32 @@ class Search {
       );
   }
 
-  /** @param below What stands below the issuer that is looked for, `certificate` last. */
+  /**
+   * Goes up by names, and verifies on the way down: no key verifies anything before it is known whose it is. A peer's own
+   * keys, as long as they may be, cost nothing.
+   *
+   * @param below What stands below the issuer that is looked for, `certificate` last.
+   */
   #up(certificate: Certificate, below: readonly Certificate[]): readonly Hop[] | null {
     for (const anchor of this.#parts.anchors) {
       const hops = this.#under(certificate, anchor, below, true);
       if (hops !== null) return [...hops, hopOf(anchor)];
     }
-    if (below.length > CHAIN_MAX) return null;
-    for (const ca of this.#cas) {
+    if (below.length > CHAIN_MAX || ++this.#steps > CHAIN_STEPS_MAX) return null;
+    for (const ca of this.#issuers(certificate)) {
       if (below.some(({ der }) => sameBytes(der, ca.der))) continue;
-      const hops = this.#under(certificate, ca, below, false);
-      if (hops === null) continue;
       const rest = this.#up(ca, [...below, ca]);
-      if (rest !== null) return [...hops, ...rest];
+      const hops = rest === null ? null : this.#under(certificate, ca, below, false);
+      if (hops !== null) return [...hops, ...rest!];
     }
     return null;
+  }
+
+  /** What has the name of its issuer. What merely comes along, or lies there, is no CA unless it says so. */
+  #issuers({ issuer }: Certificate): readonly Certificate[] {
+    const stored = this.#cas.get(latin1(issuer)) ?? [];
+    const sent = this.#sent.filter((ca) => isCa(ca) && sameBytes(ca.subject, issuer));
+    return [...stored, ...sent];
   }
 
   /** Has this CA issued it, and may it be relied on now? */
@@ -159,29 +198,39 @@ class Search {
     if (authorityKeyId !== null && ca.subjectKeyId !== null && !sameBytes(authorityKeyId, ca.subjectKeyId)) {
       return null;
     }
-    if (++this.#checks > CHAIN_CHECKS_MAX) return null;
     try {
-      const { policy } = this.#parts;
-      if (!certificate.isSignedBy(ca.key, policy)) return null;
-      // What merely comes along, or lies there, is no CA unless it says so.
-      if (!named && (ca.ca !== true || !ca.mayUse(USAGE.keyCertSign))) return null;
+      if (!this.#isSignedBy(certificate, ca)) return null;
       this.#check(certificate);
       this.#checkCa(ca, below, named);
-      const list = this.#listOf(ca);
-      if (list === null) return [hopOf(certificate)];
-      const since = list.since(certificate);
-      if (since !== null) {
-        throw new SealError(
-          "revoked",
-          `the certificate of "${certificate.name}" is revoked since ${dateText(since)}`,
-        );
+      const hops = [hopOf(certificate)];
+      for (const list of this.#listsOf(ca)) {
+        const since = list.since(certificate);
+        if (since !== null) {
+          throw new SealError(
+            "revoked",
+            `the certificate of "${certificate.name}" is revoked since ${dateText(since)}`,
+          );
+        }
+        hops.push({ from: -Infinity, until: list.nextUpdate ?? Infinity });
       }
-      return [hopOf(certificate), { from: -Infinity, until: list.nextUpdate ?? Infinity }];
+      return hops;
     } catch (error) {
       if (!(error instanceof SealError)) throw error;
       this.#why = error;
       return null;
     }
+  }
+
+  /** Tried once, whatever number of ways lead there. */
+  #isSignedBy(certificate: Certificate, ca: Certificate): boolean {
+    let tried = this.#tried.get(certificate);
+    if (tried === undefined) this.#tried.set(certificate, tried = new Map());
+    let found = tried.get(ca);
+    if (found === undefined) {
+      found = ++this.#checks <= CHAIN_CHECKS_MAX && certificate.isSignedBy(ca.key, this.#parts.policy);
+      tried.set(ca, found);
+    }
+    return found;
   }
 
   #check(certificate: Certificate): void {
@@ -221,16 +270,26 @@ class Search {
     if (named) this.#check(ca);
   }
 
-  /** The CA's newest list; null: there is none. */
-  #listOf(ca: Certificate): RevocationList | null {
+  /** The CA's newest list, or several of the same second; none: it has none. */
+  #listsOf(ca: Certificate): readonly RevocationList[] {
     const { lists, policy } = this.#parts;
-    const own = lists.filter((list) => list.isOf(ca, policy)).sort((a, b) => b.updated - a.updated);
-    if (own.length === 0) return null;
-    const [{ nextUpdate }] = own;
-    if (nextUpdate !== null && this.#now > nextUpdate) {
-      throw new SealError("expired", `the CRL of "${ca.name}" was to be replaced by ${dateText(nextUpdate)}`);
+    const own = lists.filter((list) => list.isOf(ca, policy));
+    if (own.length === 0) return own;
+    // To pass it over would trust what is revoked there.
+    if (!ca.mayUse(USAGE.cRLSign)) {
+      throw new SealError("wrong-usage", `"${ca.name}" has a CRL, and its keyUsage does not let it sign one`);
     }
-    return own[0];
+    const updated = Math.max(...own.map((list) => list.updated));
+    const newest = own.filter((list) => list.updated === updated);
+    for (const { nextUpdate } of newest) {
+      if (nextUpdate !== null && this.#now > nextUpdate) {
+        throw new SealError(
+          "expired",
+          `the CRL of "${ca.name}" was to be replaced by ${dateText(nextUpdate)}`,
+        );
+      }
+    }
+    return newest;
   }
 }
 

@@ -1,0 +1,281 @@
+/** What a breaker of the seal has found: each of these was accepted, crashed or took long once. */
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { generateKeyPairSync, sign } from "node:crypto";
+import { writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { after, test } from "node:test";
+import type { SealedParts } from "../src/contracts/seal.ts";
+import { Logger } from "../src/log.ts";
+import { MACHINE } from "../src/runtime/machine.ts";
+import { Certificate } from "../src/seal/cms/certificate.ts";
+import { bits, context, der, integer, octets, oid, sequence, TAG, time } from "../src/seal/cms/der.ts";
+import { encryptEnvelope } from "../src/seal/cms/enveloped_data.ts";
+import { CERT, DIGEST, SIGNATURE } from "../src/seal/cms/oids.ts";
+import { CmsSeal } from "../src/seal/cms_seal.ts";
+import type { SealSettings } from "../src/seal/settings.ts";
+import { skipFor, tempFolder, utf8 } from "./helpers/env.ts";
+import { changed, HAS_OPENSSL, type Node, openssl, parseDer, Pki } from "./helpers/pki.ts";
+
+const missing = skipFor(!HAS_OPENSSL && "there is no openssl");
+const folder = tempFolder();
+after(() => folder[Symbol.dispose]());
+
+let shared: Pki | null = null;
+
+/** One key store for all tests: keys take long to make. */
+function pki(): Pki {
+  if (shared !== null) return shared;
+  const made = new Pki(join(folder.path, "keys"));
+  made.ca("ca");
+  made.issue("p256", { by: "ca" });
+  made.issue("x25519", { kind: "x25519", by: "ca" });
+  return shared = made;
+}
+
+const SILENT = new Logger("test", { sink: () => {}, level: "ERROR", pid: 1, clock: MACHINE.clock });
+const TYPE = "pub.x";
+
+const sealOf = (more: Partial<SealSettings>, store = pki()) =>
+  CmsSeal.open(store.settings(more), MACHINE, SILENT);
+const draft = (fields: Record<string, unknown> = {}) => ({
+  type: TYPE,
+  fields,
+  time: Date.now() / 1000,
+  hostname: "h",
+});
+
+/** A body that openssl signs. */
+function signed(name: string, body: string, store = pki()): SealedParts {
+  const by = ["-signer", store.path(`${name}.crt`), "-inkey", store.path(`private/${name}.key`)];
+  const signature = openssl(["cms", "-sign", "-binary", "-outform", "DER", ...by], body);
+  return { type: TYPE, body: utf8(body), signature, blob: null };
+}
+
+function refused(seal: CmsSeal, parts: SealedParts, code: string, message = /./): void {
+  assert.throws(() => seal.open(parts), (error: Error & { code?: string }) => {
+    assert.equal(error.code, code, error.stack);
+    assert.match(error.message, message);
+    return true;
+  });
+}
+
+/** The certificates of a SignedData. */
+const certificatesOf = (root: Node): Node => root.children![1].children![0].children![3];
+
+/** The order of P-256. */
+const N = 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551n;
+
+/** The same ECDSA signature, written in the other way that verifies too: (r, n - s). */
+function twin(signature: Uint8Array): Uint8Array {
+  return changed(signature, ({ children }) => {
+    const digits = (N - BigInt(`0x${Buffer.from(children![1].bytes!).toString("hex")}`)).toString(16);
+    const bytes = Buffer.from(digits.padStart(digits.length + digits.length % 2, "0"), "hex");
+    children![1].bytes = bytes[0] >= 0x80 ? Uint8Array.of(0, ...bytes) : new Uint8Array(bytes);
+  });
+}
+
+test(
+  "break: a copy whose certificate is written in another way, or that names another certificate of the key, is seen",
+  {
+    skip: missing,
+  },
+  async () => {
+    const store = pki();
+    const sender = await sealOf({ sign: "p256" });
+    const seal = await sealOf({ verifyCa: ["ca"], timeWindowMs: 10_000 });
+    const message = sender.seal({ ...draft(), time: Date.now() / 1000 + 1 });
+    seal.open(message).claim!.settle(true);
+    assert.equal(seal.open(message).claim!.state, "seen");
+    // Nobody but the CA can sign it; but each of its signatures has a twin.
+    const rewritten = changed(message.signature, (root) => {
+      const certificate = certificatesOf(root).children![0];
+      const [, , signature] = certificate.children!;
+      signature.bytes = Uint8Array.of(0, ...twin(signature.bytes!.subarray(1)));
+    });
+    assert.equal(seal.open({ ...message, signature: rewritten }).claim!.state, "seen");
+    // A certificate that was renewed: who signed is not signed.
+    const request = openssl([
+      ...["req", "-new", "-config", store.path("p256.cnf"), "-key", store.path("private/p256.key")],
+      ...["-subj", "/O=Test/CN=p256"],
+    ]);
+    const renewed = openssl([
+      ...["x509", "-req", "-CA", store.path("ca.crt"), "-CAkey", store.path("private/ca.key")],
+      ...["-set_serial", "77", "-days", "400", "-outform", "DER"],
+    ], request);
+    const renamed = changed(message.signature, (root) => {
+      certificatesOf(root).children = [parseDer(renewed).node];
+      const [signer] = root.children![1].children![0].children![4].children!;
+      signer.children![1].children![1].bytes = Uint8Array.of(77);
+    });
+    assert.equal(seal.open({ ...message, signature: renamed }).claim!.state, "seen");
+  },
+);
+
+test("break: a certificate that names no host signs for none, also not for an empty one", {
+  skip: missing,
+}, async () => {
+  pki().issue("nameless", { by: "ca", commonName: "" });
+  const body = `{"req": "${TYPE}", "time": 1, "hostname": ""}`;
+  for (const hostname of ["cn", "san"] as const) {
+    const seal = await sealOf({ verifyCa: ["ca"], hostname });
+    refused(seal, signed("nameless", body), "not-allowed", /allows none/);
+  }
+});
+
+test("break: a hostname that is no text is refused, whatever it is", { skip: missing }, async () => {
+  for (const hostname of ["cn", "san"] as const) {
+    const seal = await sealOf({ verifyCa: ["ca"], hostname });
+    for (const value of ['{"toString": 1, "valueOf": 1}', "[[[]]]", "null", "{}"]) {
+      const body = `{"req": "${TYPE}", "time": 1, "hostname": ${value}}`;
+      refused(seal, signed("p256", body), "not-allowed", /signed for a host that is no text/);
+    }
+  }
+});
+
+/** One value so often that all are of so many bytes. */
+function often(value: Uint8Array, bytes: number): Uint8Array {
+  const all = new Uint8Array(value.length * Math.floor(bytes / value.length));
+  for (let at = 0; at < all.length; at += value.length) all.set(value, at);
+  return all;
+}
+
+test(
+  "break: what is large in an envelope is the content alone: names and lists of megabytes are refused at once",
+  {
+    skip: missing,
+  },
+  async () => {
+    const seal = await sealOf({ verifyCa: ["ca"], decrypt: "x25519" });
+    const { certificate } = seal.keys.recipient!;
+    const attached = (await sealOf({ sign: "p256" })).keys.signer!.sign(utf8(`{"req": "${TYPE}"}`), true);
+    const enveloped = (content: Uint8Array) => encryptEnvelope(content, [certificate], false).envelope;
+    const parts = (signature: Uint8Array) => ({ type: TYPE, body: utf8("ENC1"), signature, blob: null });
+    assert.equal(seal.open(parts(enveloped(attached))).signer!.name, "p256");
+    const digests = enveloped(changed(attached, (root) => {
+      const sha256 = sequence(oid(DIGEST.sha256));
+      root.children![1].children![0].children![1] = { tag: TAG.set, bytes: often(sha256, 15_000_000) };
+    }));
+    // The name of a stranger, who has written it himself.
+    const name = enveloped(changed(attached, (root) => {
+      const [, , , certificates, signers] = root.children![1].children![0].children!;
+      const [tbs] = certificates.children![0].children!;
+      const common = tbs.children![5].children!.at(-1)!.children![0];
+      common.children![1] = { tag: TAG.printableString, bytes: new Uint8Array(15_000_000).fill(65) };
+      tbs.children![3] = { tag: TAG.sequence, children: [] };
+      signers.children![0].children![1].children![0] = tbs.children![3];
+    }));
+    const recipients = changed(enveloped(attached), (root) => {
+      const agreement = root.children![1].children![0].children![1].children![0];
+      const other = sequence(der(context(0), octets(Uint8Array.of(1))), octets(new Uint8Array(0)));
+      agreement.children!.splice(-1, 1, { tag: TAG.sequence, bytes: often(other, 15_000_000) });
+    });
+    for (const signature of [digests, name, recipients]) {
+      refused(seal, parts(signature), "bad-cms", /more than \d+ bytes stand beside what is/);
+    }
+  },
+);
+
+test(
+  "break: what is revoked is not passed over: cut lists, lists of nobody, parts of lists, and lists of a CA that may not sign one",
+  {
+    skip: missing,
+  },
+  async () => {
+    const store = new Pki(join(folder.path, "lists"));
+    store.ca("ca");
+    store.issue("bad", { by: "ca" });
+    store.revoke("ca", ["bad"]);
+    const list = store.read("ca.crl");
+    const message = (await sealOf({ sign: "bad" }, store)).seal(draft());
+    const open = () => sealOf({ verifyCa: ["ca"] }, store);
+    const seal = await open();
+    refused(seal, message, "revoked");
+    const bytes = new Uint8Array(Buffer.from(list.replace(/-----[^-]+-----/g, ""), "base64"));
+    const wrong = new Uint8Array(bytes);
+    wrong[wrong.length - 1] ^= 1;
+    const cases: [Uint8Array | string, RegExp][] = [
+      ["", /ca\.crl has no CRL/],
+      [list.slice(0, -10), /ca\.crl is cut short/],
+      [list + list.slice(0, -10), /ca\.crl is cut short/],
+      [list.replaceAll("X509 CRL", "CERTIFICATE"), /ca\.crl has no CRL/],
+      [wrong, /ca\.crl is not signed by the CA that it names/],
+    ];
+    // A part of a list, written by who did not know that this is critical.
+    for (const extension of [27, 28]) {
+      const part = changed(bytes, ({ children }) => {
+        children![0].children!.at(-1)!.children![0].children!.push({
+          tag: TAG.sequence,
+          children: [{ tag: TAG.oid, bytes: Uint8Array.of(0x55, 0x1d, extension) }, {
+            tag: TAG.octetString,
+            bytes: Uint8Array.of(0x30, 0),
+          }],
+        });
+      });
+      cases.push([part, /an extension that must be understood/]);
+    }
+    for (const [text, message] of cases) {
+      writeFileSync(store.path("ca.crl"), text);
+      await assert.rejects(open(), message);
+    }
+    // The CA's certificate does not say that it signs lists.
+    const mute = new Pki(join(folder.path, "mute"));
+    mute.ca("ca", { extensions: "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign" });
+    mute.issue("bad", { by: "ca" });
+    mute.revoke("ca", ["bad"]);
+    writeFileSync(
+      mute.path("ca.crt"),
+      openssl([
+        ...["req", "-x509", "-new", "-config", mute.path("ca.cnf"), "-key", mute.path("private/ca.key")],
+        ...["-subj", "/O=Test/CN=ca", "-addext", "basicConstraints=critical,CA:TRUE"],
+        ...["-addext", "keyUsage=critical,keyCertSign"],
+      ]),
+    );
+    refused(
+      await sealOf({ verifyCa: ["ca"] }, mute),
+      (await sealOf({ sign: "bad" }, mute)).seal(draft()),
+      "wrong-usage",
+      /its keyUsage does not let it sign one/,
+    );
+  },
+);
+
+test("break: keys that a stranger sends along verify nothing: they may be as slow as he likes", {
+  skip: missing,
+}, async () => {
+  const seal = await sealOf({ verifyCa: ["ca"] });
+  const message = (await sealOf({ sign: "p256" })).seal(draft());
+  const { privateKey, publicKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
+  const common = sequence(oid(CERT.commonName), octets(utf8("evil")));
+  const name = sequence(der(TAG.set, common));
+  const ecdsa = sequence(oid(SIGNATURE.ecdsaWithSha256));
+  const constraints = sequence(
+    oid(CERT.basicConstraints),
+    octets(sequence(der(TAG.boolean, Uint8Array.of(255)))),
+  );
+  const valid = sequence(time(Date.now() - 1e9), time(Date.now() + 1e9));
+  const spki = new Uint8Array(publicKey.export({ format: "der", type: "spki" }));
+  // Each has issued all the others.
+  const certificates = Array.from({ length: 10 }, (_, i) => {
+    const head = [der(context(0), integer(2)), integer(1000 + i), ecdsa, name, valid, name, spki];
+    const tbs = sequence(...head, der(context(3), sequence(constraints)));
+    return parseDer(sequence(tbs, ecdsa, bits(sign("sha256", tbs, privateKey)))).node;
+  });
+  const signature = changed(message.signature, (root) => {
+    certificatesOf(root).children = certificates;
+    const [signer] = root.children![1].children![0].children![4].children!;
+    signer.children![1] = parseDer(sequence(name, integer(1000))).node;
+  });
+  const { isSignedBy } = Certificate.prototype;
+  let verified = 0;
+  Certificate.prototype.isSignedBy = function (...parts) {
+    verified++;
+    return isSignedBy.apply(this, parts);
+  };
+  try {
+    refused(seal, { ...message, signature }, "untrusted");
+  } finally {
+    Certificate.prototype.isSignedBy = isSignedBy;
+  }
+  assert.equal(verified, 0);
+});
