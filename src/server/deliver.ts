@@ -29,6 +29,7 @@ export class Deliverer {
   readonly #statistics: Statistics;
   readonly #complaints: Complaints;
   readonly #lines = new Map<Source, Line>();
+  #opening = 0;
   readonly #log: Logger;
 
   constructor(seal: Seal, statistics: Statistics, log: Logger, clock: Clock) {
@@ -148,12 +149,18 @@ export class Deliverer {
       handle = () => this.#notOpened(message, error, steps, source, from);
     }
     await turn;
-    this.#leave(source, line);
     try {
       return handle();
     } finally {
+      // Who goes on at once comes behind it.
+      this.#leave(source, line);
       next();
     }
+  }
+
+  /** Is no message being opened? */
+  get idle(): boolean {
+    return this.#opening === 0;
   }
 
   /** Are messages of this source being opened? Those behind them wait. */
@@ -163,6 +170,7 @@ export class Deliverer {
 
   #enter(source: Source | null): Line {
     const line = source === null ? null : this.#lines.get(source);
+    this.#opening++;
     const entered = line ?? { last: Promise.resolve(), count: 0, paused: false };
     if (source === null) return entered;
     if (line === undefined) this.#lines.set(source, entered);
@@ -174,6 +182,7 @@ export class Deliverer {
   }
 
   #leave(source: Source | null, line: Line): void {
+    this.#opening--;
     if (source === null) return;
     if (--line.count === 0) this.#lines.delete(source);
     if (!line.paused || line.count > OPENING_MAX / 2) return;

@@ -397,6 +397,7 @@ export class Server {
     this.#router?.stopListening();
     await this.#settled(hosts, left(ANSWERS_SHARE));
     await this.#router?.drain(left(DRAIN_SHARE));
+    await this.#opened(left(DRAIN_SHARE));
     await endAll(hosts, left(1), clock.now);
     await this.#router?.close(left(1));
     this.#dispatcher.table = null;
@@ -430,8 +431,18 @@ export class Server {
   async #settled(hosts: readonly Host[], ms: number): Promise<void> {
     const { clock } = this.environment;
     const until = clock.now() + ms;
-    const settled = () => (this.#router?.idle ?? true) && hosts.every((host) => host.settled);
+    const settled = () =>
+      (this.#router?.idle ?? true) && this.#deliverer.idle && hosts.every((host) => host.settled);
     while (!settled() && clock.now() < until) {
+      await new Promise<void>((resolve) => void clock.after(SETTLED_LOOK_MS, resolve));
+    }
+  }
+
+  /** Waits until what had come has been given to its handlers, at most `ms`. */
+  async #opened(ms: number): Promise<void> {
+    const { clock } = this.environment;
+    const until = clock.now() + ms;
+    while (!this.#deliverer.idle && clock.now() < until) {
       await new Promise<void>((resolve) => void clock.after(SETTLED_LOOK_MS, resolve));
     }
   }
