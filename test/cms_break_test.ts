@@ -279,3 +279,23 @@ test("break: keys that a stranger sends along verify nothing: they may be as slo
   }
   assert.equal(verified, 0);
 });
+
+test(
+  "break: a CA that may only issue certificates for some names lets nobody in, critical or not, as these are not read",
+  {
+    skip: missing,
+  },
+  async () => {
+    const store = pki();
+    const extensions = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\nnameConstraints=";
+    store.ca("narrow", { by: "ca", extensions: `${extensions}permitted;dirName:narrow\n[narrow]\nO=Other` });
+    store.issue("wide", { by: "narrow" });
+    const message = signed("wide", `{"req": "${TYPE}", "time": 1}`);
+    refused(
+      await sealOf({ verifyCa: ["ca"] }),
+      message,
+      "wrong-usage",
+      /must be understood, and is not: 2\.5\.29\.30/,
+    );
+  },
+);
