@@ -5,6 +5,7 @@ import { generateKeyPairSync, sign } from "node:crypto";
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, test } from "node:test";
+import type { AnyHandlerDefinition, Outcome } from "../mod.ts";
 import type { SealedParts } from "../src/contracts/seal.ts";
 import { Logger } from "../src/log.ts";
 import { MACHINE } from "../src/runtime/machine.ts";
@@ -14,7 +15,10 @@ import { encryptEnvelope } from "../src/seal/cms/enveloped_data.ts";
 import { CERT, DIGEST, SIGNATURE } from "../src/seal/cms/oids.ts";
 import { CmsSeal } from "../src/seal/cms_seal.ts";
 import type { SealSettings } from "../src/seal/settings.ts";
-import { skipFor, tempFolder, utf8 } from "./helpers/env.ts";
+import { MonitoredServer } from "../src/observe/monitor.ts";
+import { skipFor, tempFolder, until, utf8 } from "./helpers/env.ts";
+import { message, RawPeer } from "./helpers/raw.ts";
+import { configOf, h, keptLog, opening, own } from "./helpers/server.ts";
 import { changed, HAS_OPENSSL, type Node, openssl, parseDer, Pki } from "./helpers/pki.ts";
 
 const missing = skipFor(!HAS_OPENSSL && "there is no openssl");
@@ -299,3 +303,54 @@ test(
     );
   },
 );
+
+/** A server that verifies and knows copies, in this process. */
+async function verifying(sections: string, handlers: AnyHandlerDefinition[]) {
+  const { log, lines } = keptLog();
+  const seal = await sealOf({ verifyCa: ["ca"], timeWindowMs: 60_000 });
+  const server = new MonitoredServer(configOf(sections, handlers), { environment: MACHINE, log, seal });
+  const endpoint = await server.start();
+  const peer = await RawPeer.open(Number(/:(\d+)$/.exec(endpoint)![1]));
+  const sender = await sealOf({ sign: "p256" });
+  return {
+    lines,
+    sealed: () => sender.seal({ ...draft(), time: Date.now() / 1000 + 1 }),
+    send: ({ type, body, signature }: SealedParts) => peer.write(message("", type, body, signature)),
+    async [Symbol.asyncDispose]() {
+      peer.close();
+      await server.stop();
+    },
+  };
+}
+
+test("break: who passes a message on unread, to two handlers, has it handled by both, and its copy by none", {
+  skip: missing,
+}, async () => {
+  const got: string[] = [];
+  const verdicts: Outcome[] = ["retry"];
+  const passer = own("passer", ({ pass }) => ({
+    plan: () => ({ raw: true }),
+    async handle(message): Promise<Outcome> {
+      await pass(message, "h:one");
+      await pass(message, "h:two");
+      return verdicts.shift() ?? "ok";
+    },
+  }));
+  const one = opening("one", () => (got.push("one"), "ok"));
+  const two = opening("two", () => (got.push("two"), "ok"));
+  await using s = await verifying(
+    `[routes]\npub = h:p\nnone = h:one, h:two\n${h("p", "passer")}${h("one", "one")}${h("two", "two")}`,
+    [passer, one, two],
+  );
+  const message = s.sealed();
+  s.send(message);
+  await until("both", () => got.length === 2);
+  // It was to come again.
+  s.send(message);
+  await until("both again", () => got.length === 4);
+  // A copy, and another, on the same connection: in order.
+  s.send(message);
+  s.send(s.sealed());
+  await until("another", () => got.length >= 6);
+  assert.equal(got.length, 6);
+});

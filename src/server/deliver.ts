@@ -74,8 +74,7 @@ export class Deliverer {
   ): Verdict | Promise<Verdict> {
     inside.enter(message);
     if (steps.length > 1) inside.share(message);
-    // A handler that passes it on is under way with it.
-    const first = !inside.isClaimed(message);
+    const first = inside.begin(message);
     const verdict = this.#open(message, steps, source, from, plain);
     return isPromise(verdict)
       ? verdict.then((settled) => handled(message, first, settled))
@@ -210,7 +209,7 @@ function isSealed({ reader }: Step): boolean {
   return reader !== null && !reader.unsealed;
 }
 
-/** All are done with it. @param first It was opened for them, not for a handler that has passed it on. */
+/** All are done with it. @param first They got it first, not from a handler that passes it on and is under way. */
 function handled(message: CCMessage, first: boolean, verdict: Verdict): Verdict {
   if (first) inside.settle(message, verdict === "ok" || verdict === "dropped");
   inside.leave(message);

@@ -107,7 +107,7 @@ export function openMessage(message: CCMessage, seal: Seal, shared: boolean): Bo
   const bodyOf = (opened: OpenedParts): Body | Promise<Body> => {
     const { claim } = opened;
     // Of a message that is passed on it is the one who gave it who knows.
-    if (claim === undefined || inside.isClaimed(message)) return openedBody(message, opened, shared);
+    if (claim === undefined || inside.isLetIn(message)) return openedBody(message, opened, shared);
     if (claim.state === "seen") throw new DuplicateError();
     if (claim.state === "new") {
       inside.claim(message, claim);
@@ -121,7 +121,11 @@ export function openMessage(message: CCMessage, seal: Seal, shared: boolean): Bo
 }
 
 /** A message that has been handled before is not handled again. */
-export class DuplicateError extends Error {}
+export class DuplicateError extends Error {
+  constructor() {
+    super("it is a copy of one that has been handled");
+  }
+}
 
 /** The body of a message that is open. */
 export function openedBody(message: CCMessage, opened: OpenedParts, shared: boolean): Body {
