@@ -2,11 +2,11 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { generateKeyPairSync, sign } from "node:crypto";
-import { writeFileSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import type { AnyHandlerDefinition, Outcome } from "../mod.ts";
-import type { SealedParts } from "../src/contracts/seal.ts";
+import { type AnyHandlerDefinition, loadSeal, type Outcome } from "../mod.ts";
+import type { OpenedParts, SealedParts } from "../src/contracts/seal.ts";
 import { Logger } from "../src/log.ts";
 import { MACHINE } from "../src/runtime/machine.ts";
 import { Certificate } from "../src/seal/cms/certificate.ts";
@@ -354,3 +354,37 @@ test("break: who passes a message on unread, to two handlers, has it handled by 
   await until("another", () => got.length >= 6);
   assert.equal(got.length, 6);
 });
+
+test(
+  "break: a client with a server's config leaves alone what that has seen; a reload with another pidfile does too",
+  {
+    skip: missing,
+  },
+  async () => {
+    const pidfile = join(folder.path, "server.pid");
+    const options = (pidfile: string) =>
+      `pidfile = ${pidfile}\ncms-keystore = ${pki().folder}\ncms-profile = modern\ncms-verify-ca = ca\n` +
+      "cms-time-window = 60\n[routes]\n";
+    const config = configOf(options(pidfile));
+    const seal = await loadSeal(config);
+    const sender = await sealOf({ sign: "p256" });
+    // The server's clock may be behind.
+    const sealed = sender.seal({ ...draft(), time: Date.now() / 1000 - 5 });
+    const opened = seal.open(sealed) as OpenedParts;
+    opened.claim!.settle(true);
+    assert.equal((seal.open(sealed) as OpenedParts).claim!.state, "seen");
+    await seal.close?.();
+    assert.equal(existsSync(join(folder.path, "server.seen")), false);
+
+    const asked: (string | null)[] = [];
+    const server = new MonitoredServer(config, {
+      environment: MACHINE,
+      log: keptLog().log,
+      seal: ({ options: { pidfile } }) => (asked.push(pidfile), sealOf({ verifyCa: ["ca"] })),
+    });
+    await server.start();
+    await server.reload(configOf(options(join(folder.path, "other.pid"))));
+    await server.stop();
+    assert.deepEqual(asked, [pidfile, pidfile]);
+  },
+);
