@@ -10,7 +10,20 @@ import type { OpenedParts, SealedParts } from "../src/contracts/seal.ts";
 import { Logger } from "../src/log.ts";
 import { MACHINE } from "../src/runtime/machine.ts";
 import { Certificate } from "../src/seal/cms/certificate.ts";
-import { bits, context, der, integer, octets, oid, sequence, TAG, time } from "../src/seal/cms/der.ts";
+import {
+  bits,
+  context,
+  der,
+  DerError,
+  DerReader,
+  integer,
+  octets,
+  oid,
+  sequence,
+  TAG,
+  time,
+} from "../src/seal/cms/der.ts";
+import { RevocationList } from "../src/seal/cms/crl.ts";
 import { encryptEnvelope } from "../src/seal/cms/enveloped_data.ts";
 import { CERT, DIGEST, SIGNATURE } from "../src/seal/cms/oids.ts";
 import { CmsSeal } from "../src/seal/cms_seal.ts";
@@ -388,3 +401,32 @@ test(
     assert.deepEqual(asked, [pidfile, pidfile]);
   },
 );
+
+test("break: times are those of the calendar, and a list of 100,000 revoked is read before anybody notices", () => {
+  const read = (tag: number, text: string) => new DerReader(der(tag, utf8(text))).time();
+  for (
+    const at of [0, Date.UTC(1999, 11, 31, 23, 59, 59), Date.UTC(2000, 1, 29), Date.UTC(2049, 11, 31), 4e12]
+  ) {
+    assert.equal(new DerReader(time(at)).time(), at);
+  }
+  assert.equal(read(TAG.generalizedTime, "01000101000000Z"), Date.UTC(100, 0, 1));
+  for (
+    const text of [
+      ...["20010229000000Z", "21000229000000Z", "20011301000000Z", "20010001000000Z", "20010100000000Z"],
+      ...["20010431000000Z", "20010101240000Z", "20010101006000Z", "20010101000060Z", "00000101000000Z"],
+      ...["2001010100000Z", "20010101000000z", "200101010000000", "2001010100000:Z", "", "Z"],
+    ]
+  ) assert.throws(() => read(TAG.generalizedTime, text), DerError, text);
+  const entry = (serial: number) => sequence(integer(serial), time(1000 * serial));
+  const serials = Array.from({ length: 100_000 }, (_, i) => 1_000_000 + 7 * i);
+  const algorithm = sequence(oid(SIGNATURE.ecdsaWithSha256));
+  const head = [integer(1), algorithm, sequence(), time(0)];
+  const tbs = sequence(...head, der(TAG.sequence, Buffer.concat([...serials, 1_000_000].map(entry))));
+  const begin = performance.now();
+  const { revoked } = new RevocationList(sequence(tbs, algorithm, bits(new Uint8Array(64))));
+  assert.ok(performance.now() - begin < 2000, "slow machines included");
+  assert.equal(revoked.size, serials.length);
+  const since = (serial: number) => revoked.get(new DerReader(integer(serial)).integer());
+  for (const serial of serials) assert.equal(since(serial), 1000 * serial);
+  assert.deepEqual([since(1), since(1_000_001), since(0)], [null, null, null]);
+});
