@@ -364,7 +364,7 @@ export function loadSeal(
   config: ServerConfig,
   { environment = MACHINE, log }: Pick<ServeOptions, "environment" | "log"> = {},
 ): Promise<Seal> {
-  return openSeal(config, environment, loggerOf(log));
+  return openSeal(config, environment, loggerOf(log), null, true);
 }
 
 /** What a client is made with: an identity, bounds, and where its log lines go. */

@@ -2,19 +2,36 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { generateKeyPairSync, sign } from "node:crypto";
-import { writeFileSync } from "node:fs";
+import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import type { SealedParts } from "../src/contracts/seal.ts";
+import { type AnyHandlerDefinition, loadSeal, type Outcome } from "../mod.ts";
+import type { OpenedParts, SealedParts } from "../src/contracts/seal.ts";
 import { Logger } from "../src/log.ts";
 import { MACHINE } from "../src/runtime/machine.ts";
 import { Certificate } from "../src/seal/cms/certificate.ts";
-import { bits, context, der, integer, octets, oid, sequence, TAG, time } from "../src/seal/cms/der.ts";
+import {
+  bits,
+  context,
+  der,
+  DerError,
+  DerReader,
+  integer,
+  octets,
+  oid,
+  sequence,
+  TAG,
+  time,
+} from "../src/seal/cms/der.ts";
+import { RevocationList } from "../src/seal/cms/crl.ts";
 import { encryptEnvelope } from "../src/seal/cms/enveloped_data.ts";
 import { CERT, DIGEST, SIGNATURE } from "../src/seal/cms/oids.ts";
 import { CmsSeal } from "../src/seal/cms_seal.ts";
 import type { SealSettings } from "../src/seal/settings.ts";
-import { skipFor, tempFolder, utf8 } from "./helpers/env.ts";
+import { MonitoredServer } from "../src/observe/monitor.ts";
+import { skipFor, tempFolder, until, utf8 } from "./helpers/env.ts";
+import { message, RawPeer } from "./helpers/raw.ts";
+import { configOf, h, keptLog, opening, own } from "./helpers/server.ts";
 import { changed, HAS_OPENSSL, type Node, openssl, parseDer, Pki } from "./helpers/pki.ts";
 
 const missing = skipFor(!HAS_OPENSSL && "there is no openssl");
@@ -278,4 +295,138 @@ test("break: keys that a stranger sends along verify nothing: they may be as slo
     Certificate.prototype.isSignedBy = isSignedBy;
   }
   assert.equal(verified, 0);
+});
+
+test(
+  "break: a CA that may only issue certificates for some names lets nobody in, critical or not, as these are not read",
+  {
+    skip: missing,
+  },
+  async () => {
+    const store = pki();
+    const extensions = "basicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\nnameConstraints=";
+    store.ca("narrow", { by: "ca", extensions: `${extensions}permitted;dirName:narrow\n[narrow]\nO=Other` });
+    store.issue("wide", { by: "narrow" });
+    const message = signed("wide", `{"req": "${TYPE}", "time": 1}`);
+    refused(
+      await sealOf({ verifyCa: ["ca"] }),
+      message,
+      "wrong-usage",
+      /must be understood, and is not: 2\.5\.29\.30/,
+    );
+  },
+);
+
+/** A server that verifies and knows copies, in this process. */
+async function verifying(sections: string, handlers: AnyHandlerDefinition[]) {
+  const { log, lines } = keptLog();
+  const seal = await sealOf({ verifyCa: ["ca"], timeWindowMs: 60_000 });
+  const server = new MonitoredServer(configOf(sections, handlers), { environment: MACHINE, log, seal });
+  const endpoint = await server.start();
+  const peer = await RawPeer.open(Number(/:(\d+)$/.exec(endpoint)![1]));
+  const sender = await sealOf({ sign: "p256" });
+  return {
+    lines,
+    sealed: () => sender.seal({ ...draft(), time: Date.now() / 1000 + 1 }),
+    send: ({ type, body, signature }: SealedParts) => peer.write(message("", type, body, signature)),
+    async [Symbol.asyncDispose]() {
+      peer.close();
+      await server.stop();
+    },
+  };
+}
+
+test("break: who passes a message on unread, to two handlers, has it handled by both, and its copy by none", {
+  skip: missing,
+}, async () => {
+  const got: string[] = [];
+  const verdicts: Outcome[] = ["retry"];
+  const passer = own("passer", ({ pass }) => ({
+    plan: () => ({ raw: true }),
+    async handle(message): Promise<Outcome> {
+      await pass(message, "h:one");
+      await pass(message, "h:two");
+      return verdicts.shift() ?? "ok";
+    },
+  }));
+  const one = opening("one", () => (got.push("one"), "ok"));
+  const two = opening("two", () => (got.push("two"), "ok"));
+  await using s = await verifying(
+    `[routes]\npub = h:p\nnone = h:one, h:two\n${h("p", "passer")}${h("one", "one")}${h("two", "two")}`,
+    [passer, one, two],
+  );
+  const message = s.sealed();
+  s.send(message);
+  await until("both", () => got.length === 2);
+  // It was to come again.
+  s.send(message);
+  await until("both again", () => got.length === 4);
+  // A copy, and another, on the same connection: in order.
+  s.send(message);
+  s.send(s.sealed());
+  await until("another", () => got.length >= 6);
+  assert.equal(got.length, 6);
+});
+
+test(
+  "break: a client with a server's config leaves alone what that has seen; a reload with another pidfile does too",
+  {
+    skip: missing,
+  },
+  async () => {
+    const pidfile = join(folder.path, "server.pid");
+    const options = (pidfile: string) =>
+      `pidfile = ${pidfile}\ncms-keystore = ${pki().folder}\ncms-profile = modern\ncms-verify-ca = ca\n` +
+      "cms-time-window = 60\n[routes]\n";
+    const config = configOf(options(pidfile));
+    const seal = await loadSeal(config);
+    const sender = await sealOf({ sign: "p256" });
+    // The server's clock may be behind.
+    const sealed = sender.seal({ ...draft(), time: Date.now() / 1000 - 5 });
+    const opened = seal.open(sealed) as OpenedParts;
+    opened.claim!.settle(true);
+    assert.equal((seal.open(sealed) as OpenedParts).claim!.state, "seen");
+    await seal.close?.();
+    assert.equal(existsSync(join(folder.path, "server.seen")), false);
+
+    const asked: (string | null)[] = [];
+    const server = new MonitoredServer(config, {
+      environment: MACHINE,
+      log: keptLog().log,
+      seal: ({ options: { pidfile } }) => (asked.push(pidfile), sealOf({ verifyCa: ["ca"] })),
+    });
+    await server.start();
+    await server.reload(configOf(options(join(folder.path, "other.pid"))));
+    await server.stop();
+    assert.deepEqual(asked, [pidfile, pidfile]);
+  },
+);
+
+test("break: times are those of the calendar, and a list of 100,000 revoked is read before anybody notices", () => {
+  const read = (tag: number, text: string) => new DerReader(der(tag, utf8(text))).time();
+  for (
+    const at of [0, Date.UTC(1999, 11, 31, 23, 59, 59), Date.UTC(2000, 1, 29), Date.UTC(2049, 11, 31), 4e12]
+  ) {
+    assert.equal(new DerReader(time(at)).time(), at);
+  }
+  assert.equal(read(TAG.generalizedTime, "01000101000000Z"), Date.UTC(100, 0, 1));
+  for (
+    const text of [
+      ...["20010229000000Z", "21000229000000Z", "20011301000000Z", "20010001000000Z", "20010100000000Z"],
+      ...["20010431000000Z", "20010101240000Z", "20010101006000Z", "20010101000060Z", "00000101000000Z"],
+      ...["2001010100000Z", "20010101000000z", "200101010000000", "2001010100000:Z", "", "Z"],
+    ]
+  ) assert.throws(() => read(TAG.generalizedTime, text), DerError, text);
+  const entry = (serial: number) => sequence(integer(serial), time(1000 * serial));
+  const serials = Array.from({ length: 100_000 }, (_, i) => 1_000_000 + 7 * i);
+  const algorithm = sequence(oid(SIGNATURE.ecdsaWithSha256));
+  const head = [integer(1), algorithm, sequence(), time(0)];
+  const tbs = sequence(...head, der(TAG.sequence, Buffer.concat([...serials, 1_000_000].map(entry))));
+  const begin = performance.now();
+  const { revoked } = new RevocationList(sequence(tbs, algorithm, bits(new Uint8Array(64))));
+  assert.ok(performance.now() - begin < 2000, "slow machines included");
+  assert.equal(revoked.size, serials.length);
+  const since = (serial: number) => revoked.get(new DerReader(integer(serial)).integer());
+  for (const serial of serials) assert.equal(since(serial), 1000 * serial);
+  assert.deepEqual([since(1), since(1_000_001), since(0)], [null, null, null]);
 });

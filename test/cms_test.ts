@@ -413,7 +413,7 @@ test("cms: who is not under a named CA, now, for that purpose, is refused", { sk
       ["leaf_as_ca", "untrusted", /./],
       ["below_no_cert_sign", "untrusted", /./],
       ["for_code", "wrong-usage", /extendedKeyUsage of "for_code"/],
-      ["odd", "wrong-usage", /critical extension that is not understood: 1\.2\.3\.4/],
+      ["odd", "wrong-usage", /an extension that must be understood, and is not: 1\.2\.3\.4/],
       ["constrained", "wrong-usage", /2\.5\.29\.30/],
       ["by_sha1", "weak-algorithm", /SHA-1/],
     ] as const

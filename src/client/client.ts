@@ -370,6 +370,7 @@ const DROP_TEXTS: Readonly<Record<string, string>> = {
   unasked: "nobody takes such messages here",
   invalid: "it is not a CC message",
   unreadable: "its body cannot be read",
+  duplicate: "it is a copy of one that has come before",
 };
 
 /** @throws {Error} Its body is no JSON object. */

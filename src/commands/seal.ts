@@ -24,6 +24,7 @@ type SealConfig = Pick<ServerConfig, "file" | "options" | "lines"> & Partial<Pic
  *
  * @param log Is told what is not wrong, but perhaps not meant.
  * @param before Whose place it takes: what that has seen stays known.
+ * @param ofClient Is it for a client, which leaves alone what a server of that config keeps?
  * @throws {ConfigError} With the lines that name what is wrong.
  */
 export async function openSeal(
@@ -31,9 +32,11 @@ export async function openSeal(
   environment: Environment,
   log: SealLog,
   before: Seal | null = null,
+  ofClient = false,
 ): Promise<Seal> {
-  const settings = await settingsOf(config, environment, log);
-  if (settings === null) return IDENTITY;
+  const found = await settingsOf(config, environment, log);
+  if (found === null) return IDENTITY;
+  const settings = { ...found, ofClient };
   // Loaded where it is wanted: cryptography costs every start of the program 10 ms.
   const [{ BesideSeal, CmsSeal }, { KeyStoreError }] = await Promise.all([
     import("../seal/cms_seal.ts"),
@@ -111,10 +114,8 @@ export async function sealOfFile(file: string, { environment, tell }: Program): 
     if (found.wrong.length > 0) {
       throw new Exit(EXIT.config, `ccserver: ${file}: its [ccserver] is wrong: --check tells how`);
     }
-    const seal = await openSeal(found, environment, {
-      warn: (_where, text) => tell(`ccserver: ${text}`),
-      warnRarely: () => {},
-    });
+    const warn = (_where: string, text: string) => tell(`ccserver: ${text}`);
+    const seal = await openSeal(found, environment, { warn, warnRarely: () => {} }, null, true);
     if (seal === IDENTITY) {
       throw new Exit(EXIT.config, `ccserver: ${file}: it has neither cms-sign nor cms-verify-ca`);
     }

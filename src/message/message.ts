@@ -51,8 +51,11 @@ export let inside: {
   refuse(message: CCMessage): boolean;
   /** It has not come before, and counts as handled or not when it is over. */
   claim(message: CCMessage, claim: Claim): void;
-  isClaimed(message: CCMessage): boolean;
-  /** Has it been handled for good? */
+  /** Has it been let in? Whoever it is passed to gets it too. */
+  isLetIn(message: CCMessage): boolean;
+  /** Handlers get it; true: none that has passed it on is under way with it. */
+  begin(message: CCMessage): boolean;
+  /** Those who got it first are done with it: has it been handled for good? */
   settle(message: CCMessage, handled: boolean): void;
   /** An upstream has got it: it sends it, or has dropped it and counts that. */
   give(message: CCMessage): void;
@@ -98,6 +101,8 @@ export class CCMessage implements Message {
   #users = 0;
   #refused = false;
   #claim: Claim | null = null;
+  #letIn = false;
+  #begun = false;
   #given = false;
   #over = false;
 
@@ -235,11 +240,20 @@ export class CCMessage implements Message {
         message.#refused = true;
         return first;
       },
-      claim: (message, claim) => void (message.#claim = claim),
-      isClaimed: (message) => message.#claim !== null,
+      claim(message, claim) {
+        message.#claim = claim;
+        message.#letIn = true;
+      },
+      isLetIn: (message) => message.#letIn,
+      begin(message) {
+        const first = !message.#begun;
+        message.#begun = true;
+        return first;
+      },
       settle(message, handled) {
         message.#claim?.settle(handled);
         message.#claim = null;
+        message.#begun = false;
       },
       give: (message) => void (message.#given = true),
       given: (message) => message.#given,

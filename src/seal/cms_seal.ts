@@ -24,7 +24,7 @@ import { SealError } from "./cms/errors.ts";
 import { type Keys, loadKeys } from "./cms/key_store.ts";
 import { type Verified, verifySignedData, verifySignedDataLater } from "./cms/signed_data.ts";
 import type { Logger } from "../log.ts";
-import { loadReplays, type Replays, saveReplays } from "./replays.ts";
+import { loadReplays, Replays, saveReplays } from "./replays.ts";
 import { ENC1, isEncrypted } from "./identity.ts";
 import { checkForOriginal } from "./original.ts";
 import type { SealSettings } from "./settings.ts";
@@ -113,15 +113,17 @@ export class CmsSeal implements Seal {
     let replays: Replays | null = null;
     if (windowMs > 0 && keys.trust !== null) {
       replays = before === null ? null : before.#replays;
-      replays ??= await loadReplays({ clock, log }, windowMs, seenFile, files);
+      replays ??= settings.ofClient
+        ? new Replays({ clock, log }, windowMs)
+        : await loadReplays({ clock, log }, windowMs, seenFile, files);
       replays.windowMs = windowMs;
     }
     return new CmsSeal(settings, environment, keys, replays);
   }
 
   async close(): Promise<void> {
-    const { seenFile } = this.settings;
-    if (this.#replays === null || seenFile === null) return;
+    const { seenFile, ofClient } = this.settings;
+    if (this.#replays === null || seenFile === null || ofClient) return;
     await saveReplays(this.#replays, seenFile, this.#environment.files).catch(
       () => {/* the next start knows by that */},
     );

@@ -26,6 +26,8 @@ export interface SealSettings {
   readonly allow: readonly AllowRule[] | null;
   /** Where it is kept over a restart which messages have been handled; null: nowhere. */
   readonly seenFile: string | null;
+  /** A client's: it handled nothing before it was started, and what its server keeps is the server's own. */
+  readonly ofClient?: boolean;
 }
 
 /** Which option a finding is about. */

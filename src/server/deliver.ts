@@ -85,8 +85,7 @@ export class Deliverer {
   ): Verdict | Promise<Verdict> {
     inside.enter(message);
     if (steps.length > 1) inside.share(message);
-    // A handler that passes it on is under way with it.
-    const first = !inside.isClaimed(message);
+    const first = inside.begin(message);
     const verdict = this.#open(message, steps, source, from, plain);
     return isPromise(verdict)
       ? verdict.then((settled) => handled(message, first, settled))
@@ -276,7 +275,7 @@ function notVerified(error: unknown): unknown {
   return new MessageError("cannot-verify", "it is encrypted, and is to be verified: that needs cms-decrypt");
 }
 
-/** All are done with it. @param first It was opened for them, not for a handler that has passed it on. */
+/** All are done with it. @param first They got it first, not from a handler that passes it on and is under way. */
 function handled(message: CCMessage, first: boolean, verdict: Verdict): Verdict {
   if (first) inside.settle(message, verdict === "ok" || verdict === "dropped");
   inside.leave(message);

@@ -115,7 +115,7 @@ export function openMessage(
     const { claim } = opened;
     // Of a message that is passed on it is the one who gave it who knows.
     if (!handles) claim?.settle(false);
-    if (claim === undefined || !handles || inside.isClaimed(message)) {
+    if (claim === undefined || !handles || inside.isLetIn(message)) {
       return openedBody(message, opened, shared);
     }
     if (claim.state === "seen") throw new DuplicateError();
@@ -131,7 +131,11 @@ export function openMessage(
 }
 
 /** A message that has been handled before is not handled again. */
-export class DuplicateError extends Error {}
+export class DuplicateError extends Error {
+  constructor() {
+    super("it is a copy of one that has been handled");
+  }
+}
 
 /** The body of a message that is open. */
 export function openedBody(message: CCMessage, opened: OpenedParts, shared: boolean): Body {

@@ -45,7 +45,8 @@ export class Reload {
   ended: readonly Host[] = [];
   readonly #before: Generation;
   readonly #next: ServerConfig;
-  readonly #config: ServerConfig;
+  /** The next one, without what needs a restart. */
+  readonly config: ServerConfig;
   readonly #parts: ReloadParts;
 
   constructor(before: Generation, next: ServerConfig, parts: ReloadParts) {
@@ -53,7 +54,7 @@ export class Reload {
     this.#next = next;
     this.#parts = parts;
     this.changes = compareConfigs(before.config, next);
-    this.#config = withoutRestarts(before.config, next, this.changes);
+    this.config = withoutRestarts(before.config, next, this.changes);
   }
 
   /**
@@ -64,7 +65,7 @@ export class Reload {
    */
   async prepare(): Promise<Generation | null> {
     const { stopped, makeHost, startHost } = this.#parts;
-    const config = this.#config;
+    const config = this.config;
     const hosts = new Map<string, Host>();
     const fresh: Host[] = [];
     try {
@@ -95,7 +96,7 @@ export class Reload {
   /** The handler of this name that runs, if it can stay: unchanged, or able to change. Sections as text are for `create`. */
   #kept(name: string): Host | null {
     const running = this.#before.hosts.get(name);
-    const section = this.#config.handlers.get(name);
+    const section = this.config.handlers.get(name);
     if (running === undefined || section === undefined) return null;
     return sameHandler(running.config, section) ||
         running.config.definition === section.definition && running.reconfigurable &&
@@ -109,7 +110,7 @@ export class Reload {
     const reconfigured: (readonly [Host, HandlerConfig])[] = [];
     try {
       for (const [name, host] of actingLast(hosts)) {
-        const [before, section] = [host.config, this.#config.handlers.get(name)!];
+        const [before, section] = [host.config, this.config.handlers.get(name)!];
         if (fresh.includes(host) || sameHandler(before, section)) continue;
         if (await host.reconfigure(section, this.#parts.stopped)) reconfigured.push([host, before]);
         else await this.#replace(name, hosts, fresh);
@@ -122,7 +123,7 @@ export class Reload {
 
   /** It would not take its new options: another one does. */
   async #replace(name: string, hosts: Map<string, Host>, fresh: Host[]): Promise<void> {
-    const host = this.#parts.makeHost(name, this.#config);
+    const host = this.#parts.makeHost(name, this.config);
     fresh.push(host);
     hosts.set(name, host);
     host.join(hosts);
@@ -150,7 +151,7 @@ export class Reload {
     }
     for (const name of this.changes.restart) {
       const key = name as keyof ServerOptions;
-      const [next, stays] = [this.#next, this.#config].map(({ options }) =>
+      const [next, stays] = [this.#next, this.config].map(({ options }) =>
         options[key] === null ? "its default" : JSON.stringify(options[key])
       );
       log.warn("reload", `${name}: ${next} needs a restart; it stays ${stays}`);
@@ -161,7 +162,7 @@ export class Reload {
   /** Ends what is not in the new generation. */
   async endOthers(): Promise<void> {
     if (this.ended.length === 0) return;
-    const { zmq_linger } = this.#config.options;
+    const { zmq_linger } = this.config.options;
     // Replies to what was sent before still come for a while; a server that stops does not wait for them.
     const { clock, stopped } = this.#parts;
     await within(clock, zmq_linger, new Promise(() => {}), stopped);

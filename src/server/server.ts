@@ -307,7 +307,7 @@ export class Server {
     });
     const before = this.#generation.hosts;
     // What is wrong with keys leaves all as it is.
-    const seal = await this.#makeSeal(next, this.#seal.now);
+    const seal = await this.#makeSeal(reload.config, this.#seal.now);
     const generation = await reload.prepare();
     if (generation === null) return reload.changes;
     this.#seal.use(seal);

@@ -21,7 +21,7 @@ import type {
 } from "../socket/types.ts";
 import type { HandlerCounter, Statistics } from "./counts.ts";
 import type { Guard } from "./guard.ts";
-import { BodyReader, openMessage, unsealedBody } from "./opener.ts";
+import { BodyReader, DuplicateError, openMessage, unsealedBody } from "./opener.ts";
 import { Pinger } from "./pinger.ts";
 import type { Post } from "./post.ts";
 
@@ -173,9 +173,10 @@ export class HandlerUpstream implements Upstream, MessageSink {
       const encrypted = inside.parts(message).body.length <= ENCRYPTED_BYTES;
       const body = encrypted ? openMessage(message, this.#parts.seal, false) : unsealedBody(message, false);
       // A pong that has to be decrypted first is none of a server that answers pings: nothing is lost.
-      if (!(body instanceof Promise)) this.#pinger!.pong(PONG.read(body) as EchoResponse);
+      if (body instanceof Promise) body.catch(() => {});
+      else this.#pinger!.pong(PONG.read(body) as EchoResponse);
     } catch (error) {
-      if (!(error instanceof MessageError)) throw error;
+      if (!(error instanceof MessageError || error instanceof DuplicateError)) throw error;
       const text = `unreadable pong from ${this.endpoint}: ${error.message}`;
       this.#parts.log.warnRarely("pong", this.endpoint, text);
     }

@@ -108,7 +108,9 @@ export class Certificate {
       const value = extension.enter(TAG.octetString);
       extension.finish();
       if (this.#take(name, value)) value.finish();
-      if (critical && !UNDERSTOOD.includes(name)) this.unknownCritical ??= oidText(name);
+      // Constraints of names bind whoever does not read them too: nothing of theirs is to be let through.
+      const must = critical || name === CERT.nameConstraints;
+      if (must && !UNDERSTOOD.includes(name)) this.unknownCritical ??= oidText(name);
     }
   }
 

@@ -1,5 +1,5 @@
 /** A certificate revocation list (RFC 5280): whole ones of one CA; neither deltas nor lists about other CAs. */
-import { hex, latin1 } from "../../text.ts";
+import { latin1 } from "../../text.ts";
 import { type Certificate, isSigned } from "./certificate.ts";
 import { context, DerError, DerReader, oidText, sameBytes, TAG } from "./der.ts";
 import { CERT } from "./oids.ts";
@@ -12,14 +12,60 @@ const PARTIAL: readonly string[] = [CERT.deltaCRLIndicator, CERT.issuingDistribu
 /** Keys of which it is remembered whether they have signed it. */
 const KEYS_REMEMBERED = 64;
 
+/** Bytes of the shortest entry: a serial number, and a time. */
+const ENTRY_MIN_BYTES = 18;
+
+/** A table of serial numbers: to make texts of half a million would hold up a server that runs for seconds. */
+class RevokedSerials {
+  /** By hash: places in {@link #serials}, from 1 on; 0: nothing. */
+  readonly #slots: Int32Array;
+  readonly #serials: Uint8Array[] = [];
+  readonly #since: number[] = [];
+
+  /** @param entries All that there will be. */
+  constructor(entries: Uint8Array) {
+    this.#slots = new Int32Array(2 ** Math.ceil(Math.log2(2 + 2 * entries.length / ENTRY_MIN_BYTES)));
+  }
+
+  get size(): number {
+    return this.#serials.length;
+  }
+
+  add(serial: Uint8Array, since: number): void {
+    const slot = this.#slotOf(serial);
+    if (this.#slots[slot] !== 0) return;
+    this.#serials.push(serial);
+    this.#since.push(since);
+    this.#slots[slot] = this.#serials.length;
+  }
+
+  /** Since when it is revoked, milliseconds since 1970; null: it is not. */
+  get(serial: Uint8Array): number | null {
+    const place = this.#slots[this.#slotOf(serial)];
+    return place === 0 ? null : this.#since[place - 1];
+  }
+
+  /** Where it is, or would be. */
+  #slotOf(serial: Uint8Array): number {
+    const slots = this.#slots;
+    let hash = 0x811c9dc5;
+    for (let i = 0; i < serial.length; i++) hash = Math.imul(hash ^ serial[i], 0x01000193);
+    let slot = (hash ^ hash >>> 15) & slots.length - 1;
+    while (slots[slot] !== 0 && !sameBytes(this.#serials[slots[slot] - 1], serial)) {
+      slot = slot + 1 & slots.length - 1;
+    }
+    return slot;
+  }
+}
+
 export class RevocationList {
   readonly issuer: Uint8Array;
   /** Milliseconds since 1970. */
   readonly updated: number;
   /** From then on there should be another; null: it does not say. */
   readonly nextUpdate: number | null;
-  /** Serial numbers in hexadecimal, and since when. */
-  readonly revoked: ReadonlyMap<string, number>;
+  /** Serial numbers, and since when. */
+  readonly revoked: RevokedSerials;
   /** The entries as they stand there, one after the other, DER. */
   readonly entries: Uint8Array;
   /** Another one for each list of its CA; null: it does not say. */
@@ -51,18 +97,16 @@ export class RevocationList {
     this.nextUpdate = list.nextTag === TAG.utcTime || list.nextTag === TAG.generalizedTime
       ? list.time()
       : null;
-    const revoked = new Map<string, number>();
     const entries = list.enterOptional(TAG.sequence);
     this.entries = entries === null ? new Uint8Array() : list.content;
+    this.revoked = new RevokedSerials(this.entries);
     while (entries?.more) {
       const entry = entries.enter(TAG.sequence);
-      const serial = hex(entry.integer());
-      revoked.set(serial, entry.time());
+      this.revoked.add(entry.integer(), entry.time());
       const extensions = entry.enterOptional(TAG.sequence);
       entry.finish();
       if (extensions !== null) checkExtensions(extensions, [CERT.reasonCode]);
     }
-    this.revoked = revoked;
     const extensions = list.enterOptional(context(0));
     list.finish();
     const all = extensions?.enter(TAG.sequence);
@@ -87,7 +131,7 @@ export class RevocationList {
 
   /** Since when a certificate of its issuer is revoked, milliseconds since 1970; null: it is not. */
   since({ serial }: Certificate): number | null {
-    return this.revoked.get(hex(serial)) ?? null;
+    return this.revoked.get(serial);
   }
 }
 

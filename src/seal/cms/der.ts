@@ -220,20 +220,24 @@ export class DerReader {
   /** A point in time, milliseconds since 1970. @throws {DerError} */
   time(): number {
     this.next();
-    const { tag } = this;
+    const { tag, buf, from, to } = this;
     if (tag !== TAG.utcTime && tag !== TAG.generalizedTime) throw new DerError("a time is none");
-    const text = String.fromCharCode(...this.content.subarray(0, 20));
     const digits = tag === TAG.utcTime ? 12 : 14;
-    if (!new RegExp(`^\\d{${digits}}Z$`).test(text)) {
-      throw new DerError("a time is not written as RFC 5280 wants it");
+    let right = to - from === digits + 1 && buf[to - 1] === 0x5a /* Z */;
+    for (let i = from; right && i < to - 1; i++) right = buf[i] >= 0x30 && buf[i] <= 0x39;
+    if (!right) throw new DerError("a time is not written as RFC 5280 wants it");
+    // A long CRL has half a million: no text is made of them.
+    const two = (at: number) => 10 * buf[at] + buf[at + 1] - 11 * 0x30;
+    const at = to - 11;
+    const short = two(at - 2);
+    const year = tag === TAG.generalizedTime ? 100 * two(from) + short : short + (short < 50 ? 2000 : 1900);
+    const [month, day, hour, minute, second] = [two(at), two(at + 2), two(at + 4), two(at + 6), two(at + 8)];
+    const leap = month === 2 && year % 4 === 0 && (year % 100 !== 0 || year % 400 === 0);
+    const days = (MONTH_DAYS[month - 1] ?? 0) + (leap ? 1 : 0);
+    if (year < 100 || day < 1 || day > days || hour > 23 || minute > 59 || second > 59) {
+      throw new DerError("a time is none");
     }
-    const full = tag === TAG.generalizedTime ? text : `${Number(text.slice(0, 2)) < 50 ? 20 : 19}${text}`;
-    const [year, rest] = [full.slice(0, 4), full.slice(4)];
-    const [month, day, hour, minute, second] = rest.match(/\d\d/g)!;
-    const iso = `${year}-${month}-${day}T${hour}:${minute}:${second}.000Z`;
-    const ms = Date.parse(iso);
-    if (Number.isNaN(ms) || new Date(ms).toISOString() !== iso) throw new DerError("a time is none");
-    return ms;
+    return Date.UTC(year, month - 1, day, hour, minute, second);
   }
 }
 
@@ -241,6 +245,8 @@ export class DerReader {
 export function oidBytes(key: string): Uint8Array {
   return Uint8Array.from(key, (char) => char.charCodeAt(0));
 }
+
+const MONTH_DAYS: readonly number[] = [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
 
 /** `1.2.840.113549.1.7.2` as a text whose characters are the bytes of its encoding: what OIDs are compared by. */
 export function oidKey(dotted: string): string {

@@ -244,7 +244,7 @@ class Search {
     if (unknownCritical !== null) {
       throw new SealError(
         "wrong-usage",
-        `the certificate of "${name}" has a critical extension that is not understood: ${unknownCritical}`,
+        `the certificate of "${name}" has an extension that must be understood, and is not: ${unknownCritical}`,
       );
     }
     if (!certificate.mayServe(...SIGNER_PURPOSES)) {
