@@ -8,6 +8,8 @@
  */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
+import { spawnSync } from "node:child_process";
+import { constants, createHash, createPrivateKey, type KeyObject, sign } from "node:crypto";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
@@ -19,17 +21,33 @@ import { MACHINE } from "../src/runtime/machine.ts";
 import { Certificate } from "../src/seal/cms/certificate.ts";
 import { RevocationList } from "../src/seal/cms/crl.ts";
 import { DerError } from "../src/seal/cms/der.ts";
+import { pem } from "../src/seal/cms/pem.ts";
 import { verifySignedData } from "../src/seal/cms/signed_data.ts";
 import { Trust } from "../src/seal/cms/trust.ts";
 import { CmsSeal } from "../src/seal/cms_seal.ts";
 import type { SealSettings } from "../src/seal/settings.ts";
-import { become, encoded, joined, nodesOf, octetString, parsed, type Tree } from "./helpers/der_tree.ts";
+import {
+  become,
+  encoded,
+  joined,
+  nodesOf,
+  octetString,
+  oidOf,
+  parsed,
+  seq,
+  set,
+  textOf,
+  type Tree,
+  value,
+} from "./helpers/der_tree.ts";
 import { freshSeed, ROOT, secondsFor, seeded, skipFor, tempFolder, utf8 } from "./helpers/env.ts";
 import { HAS_OPENSSL, openssl, Pki } from "./helpers/pki.ts";
 
 const SEED = freshSeed();
 /** By hand: for so long, whatever the number. */
 const SECONDS = secondsFor(0);
+/** What is accepted and shown to openssl: a process each. */
+const ACCEPTED = SECONDS > 0 ? 1000 : 150;
 const MUTANTS = SECONDS > 0 ? 20_000 : 2_000;
 /** No mutant holds others up for longer, or takes more memory. */
 const MUTANT_MAX_MS = 50;
@@ -376,5 +394,495 @@ test(`cms fuzz: mutants are refused with a documented code, or are what the orig
   const longest = `longest ${counts.longest.toFixed(1)} ms (${counts.kind})`;
   console.log(
     `cms fuzz, seed ${SEED}: ${n} mutants, ${counts.refused} refused, ${counts.same} as the original, ${longest}`,
+  );
+});
+
+// Against openssl
+
+/** A certificate that is issued anew, and by whose key. */
+interface Issued {
+  readonly name: "ca" | "mid" | "rsa" | "p256" | "p384";
+  readonly tree: Tree;
+}
+
+const keys = new Map<string, KeyObject>();
+/** A private key of the store. */
+function privateKey(name: string): KeyObject {
+  const known = keys.get(name) ?? createPrivateKey(readFileSync(keyOf(name)));
+  keys.set(name, known);
+  return known;
+}
+
+const NOW = Date.now();
+const YEAR = 365 * 86_400_000;
+const digits = (ms: number) => new Date(ms).toISOString().replace(/[-:T]|\.\d+/g, "");
+const times: readonly (() => Tree)[] = [
+  () => textOf(0x17, digits(NOW + pick([-3, -1, 1, 3]) * YEAR).slice(2)),
+  () => textOf(0x17, digits(NOW + pick([-1, 1]) * 86_400_000).slice(2)),
+  () => textOf(0x18, digits(NOW + pick([-1, 1]) * YEAR)),
+  () => textOf(0x18, pick(["20500101000000Z", "99991231235959Z", "19000101000000Z", "20300101000000.5Z"])),
+  () =>
+    textOf(
+      0x17,
+      pick(["491231235959Z", "500101000000Z", "3001010000Z", "300101000000+0000", "300231000000Z"]),
+    ),
+];
+
+const bool = (value: boolean) => ({ tag: 1, bytes: Uint8Array.of(value ? 0xff : 0) });
+function extension(dotted: string, content: Tree, critical = random() < 0.5): Tree {
+  return seq(oidOf(dotted), ...(critical ? [bool(true)] : []), octetString(encoded(content)));
+}
+
+const directory = (name: string) => ({
+  tag: 0xa4,
+  children: [parsed(certificateBytes(name)).children![0].children![5]],
+});
+const certificateBytes = (name: string) => pki().certificate(name);
+const dns = (tag: number, name: string) => textOf(tag, name);
+
+/** Extensions that are set, whatever was there. */
+const EXTENSIONS: readonly [string, () => Tree][] = [
+  ["2.5.29.19", () => seq()],
+  ["2.5.29.19", () => seq(bool(true))],
+  ["2.5.29.19", () => seq(bool(true), value(2, int(3)))],
+  ["2.5.29.19", () => seq(...pick([[], [bool(false)]]), value(2, pick([0, 3, 0xff])))],
+  ["2.5.29.19", () => seq(bool(true), value(2, 0xff))],
+  ["2.5.29.15", () => value(3, pick([0, 1, 5]), pick([0x80, 0x04, 0x06, 0xc0, 0x20, 0xff, 0]))],
+  ["2.5.29.15", () => value(3, 7, pick([0, 0x80]), 0x80)],
+  ["2.5.29.15", () => value(3, 0)],
+  ["2.5.29.37", () => seq(...pick([[], [oidOf("1.3.6.1.5.5.7.3.4")], [oidOf("2.5.29.37.0")]]))],
+  ["2.5.29.37", () => seq(oidOf(pick(["1.3.6.1.5.5.7.3.3", "1.3.6.1.5.5.7.3.8", "1.3.6.1.5.5.7.3.2"])))],
+  ["2.5.29.14", () => octetString(bytes(pick([0, 20])))],
+  ["2.5.29.35", () => seq({ tag: 0x80, bytes: bytes(20) })],
+  ["2.5.29.35", () => seq()],
+  [
+    "2.5.29.35",
+    () => seq({ tag: 0xa1, children: [directory(pick(["ca", "mid", "rsa"]))] }, value(0x82, 1, 2)),
+  ],
+  ["2.5.29.35", () => seq(value(0x82, 1, 2))],
+  ["2.5.29.17", () => seq(dns(0x82, pick(["a.example", "", "*.b"])))],
+  ["2.5.29.17", () => seq()],
+  ["2.5.29.17", () => seq(value(0x87, 1, 2, 3))],
+  ["2.5.29.30", () => seq({ tag: 0xa0, children: [seq(dns(0x82, "other.example"))] })],
+  [
+    "2.5.29.30",
+    () => seq({ tag: pick([0xa0, 0xa1]), children: [seq(directory(pick(["ca", "rsa", "p256"])))] }),
+  ],
+  ["2.5.29.32", () => seq(seq(oidOf("2.5.29.32.0")))],
+  ["2.5.29.36", () => seq(value(0x80, 0))],
+  ["2.5.29.54", () => value(2, 0)],
+  ["2.5.29.31", () => seq(seq({ tag: 0xa0, children: [{ tag: 0xa0, children: [dns(0x86, "http://a/")] }] }))],
+  ["1.3.6.1.5.5.7.1.14", () => seq(seq(oidOf("1.3.6.1.5.5.7.21.1")))],
+  ["2.16.840.1.113730.1.1", () => value(3, 0, pick([0x20, 0x04, 0x80]))],
+  ["1.2.3.4", () => octetString(bytes(5))],
+  // No such value.
+  ["2.5.29.17", () => octetString(bytes(5))],
+  ["2.5.29.31", () => octetString(bytes(5))],
+  ["2.5.29.30", () => octetString(bytes(5))],
+  ["2.5.29.32", () => octetString(bytes(5))],
+];
+
+const tbsOf = ({ tree }: Issued) => tree.children![0];
+const extensionsOf = (issued: Issued) =>
+  tbsOf(issued).children!.find(({ tag }) => tag === 0xa3)?.children![0];
+
+/** Changes of what a certificate says; each tells what it did. */
+const CERTIFICATE_EDITS: readonly ((issued: Issued) => string)[] = [
+  (issued) => {
+    const at = int(2);
+    const time = pick(times)();
+    tbsOf(issued).children![4].children![at] = time;
+    return `${["notBefore", "notAfter"][at]} ${new TextDecoder().decode(time.bytes)}`;
+  },
+  ...Array.from({ length: 6 }, () => (issued: Issued) => {
+    const [dotted, make] = pick(EXTENSIONS);
+    const name = encoded(oidOf(dotted));
+    const list = extensionsOf(issued);
+    if (list === undefined) return "nothing";
+    const others = list.children!.filter(({ children }) => base64(encoded(children![0])) !== base64(name));
+    const content = make();
+    const critical = random() < 0.4;
+    list.children = [...others, extension(dotted, content, critical)];
+    return `${critical ? "critical " : ""}${dotted} ${Buffer.from(encoded(content)).toString("hex")}`;
+  }),
+  (issued) => {
+    const list = extensionsOf(issued);
+    if (list === undefined || list.children!.length === 0) return "nothing";
+    const at = int(list.children!.length);
+    if (random() < 0.5) list.children!.splice(at, 1);
+    else list.children!.push(structuredClone(list.children![at]));
+    return `extension ${at} away, or twice`;
+  },
+  (issued) => {
+    const { children } = tbsOf(issued);
+    if (random() < 0.5) children![0].children![0].bytes = Uint8Array.of(pick([0, 1, 2, 3, 4]));
+    else if (children![0].tag === 0xa0) children!.shift();
+    return "version";
+  },
+  (issued) => {
+    const { children } = tbsOf(issued);
+    tbsOf(issued).children = children!.filter(({ tag }) => tag !== 0xa3);
+    if (random() < 0.5) children![0].children![0].bytes = Uint8Array.of(0);
+    return "no extensions";
+  },
+  (issued) => {
+    // Where it was, for the issuer's: a signer is named by it.
+    tbsOf(issued).children![1] = pick([
+      () => value(2, 0),
+      () => value(2, 0x80, 1),
+      () => ({ tag: 2, bytes: bytes(25).map((b) => b | 1) }),
+      () => value(2, 0, 1),
+      () => value(2, 7),
+    ])();
+    return "serial";
+  },
+  (issued) => {
+    tbsOf(issued).children![5] = pick([
+      () => seq(),
+      () => seq(set(seq(oidOf("2.5.4.3"), textOf(pick([0x0c, 0x13, 0x16, 0x1e]), "other")))),
+    ])();
+    return "subject";
+  },
+  (issued) => {
+    const key = tbsOf(issued).children![6];
+    const { node } = pick(nodesOf(key));
+    node.bytes = node.bytes === undefined ? undefined : changedBytes(node.bytes);
+    return "key";
+  },
+  (issued) => {
+    tbsOf(issued).children!.splice(7, 0, { tag: pick([0x81, 0x82]), bytes: Uint8Array.of(0, 1, 2) });
+    return "unique identifier";
+  },
+];
+
+/** Signs it with its issuer's key: ECDSA. */
+function issue({ tree }: Issued, by: string): void {
+  const hash = pick(["sha256", "sha256", "sha384", "sha512"]);
+  const dotted = {
+    sha256: "1.2.840.10045.4.3.2",
+    sha384: "1.2.840.10045.4.3.3",
+    sha512: "1.2.840.10045.4.3.4",
+  }[hash]!;
+  const algorithm = seq(oidOf(dotted));
+  const at = tree.children![0].children![0].tag === 0xa0 ? 2 : 1;
+  tree.children![0].children![at] = algorithm;
+  tree.children![1] = algorithm;
+  const signature = sign(hash, encoded(tree.children![0]), privateKey(by));
+  tree.children![2] = { tag: 3, bytes: joined([Uint8Array.of(0), signature]) };
+}
+
+const HASHES: Readonly<Record<string, string>> = {
+  sha1: "1.3.14.3.2.26",
+  sha256: "2.16.840.1.101.3.4.2.1",
+  sha384: "2.16.840.1.101.3.4.2.2",
+  sha512: "2.16.840.1.101.3.4.2.3",
+};
+const digestAlgorithm = (hash: string) => seq(oidOf(HASHES[hash]), ...(random() < 0.5 ? [value(5)] : []));
+
+/** Signs attributes. @returns AlgorithmIdentifier, and the signature. */
+function signs(name: string, hash: string, data: Uint8Array): [Tree, Uint8Array] {
+  const key = privateKey(name);
+  const last = { sha1: 1, sha256: 2, sha384: 3, sha512: 4 }[hash];
+  if (name !== "rsa") {
+    return [
+      seq(oidOf(hash === "sha1" ? "1.2.840.10045.4.1" : `1.2.840.10045.4.3.${last}`)),
+      sign(hash, data, key),
+    ];
+  }
+  if (random() < 0.5) {
+    const named = { sha1: 5, sha256: 11, sha384: 12, sha512: 13 }[hash];
+    const dotted = random() < 0.5 ? "1.2.840.113549.1.1.1" : `1.2.840.113549.1.1.${named}`;
+    return [seq(oidOf(dotted), ...(random() < 0.8 ? [value(5)] : [])), sign(hash, data, key)];
+  }
+  const saltLength = pick([20, 32, 0, 48, 64]);
+  const mask = random() < 0.9 ? hash : pick(["sha1", "sha256"]);
+  const algorithm = seq(
+    oidOf("1.2.840.113549.1.1.10"),
+    seq(
+      { tag: 0xa0, children: [digestAlgorithm(hash)] },
+      { tag: 0xa1, children: [seq(oidOf("1.2.840.113549.1.1.8"), digestAlgorithm(mask))] },
+      { tag: 0xa2, children: [value(2, random() < 0.9 ? saltLength : 33)] },
+      ...(random() < 0.2 ? [{ tag: 0xa3, children: [value(2, pick([1, 1, 2]))] }] : []),
+    ),
+  );
+  const padding = constants.RSA_PKCS1_PSS_PADDING;
+  return [algorithm, sign(hash, data, { key, padding, saltLength })];
+}
+
+const DATA = "1.2.840.113549.1.7.1";
+const attribute = (dotted: string, ...values: Tree[]) => seq(oidOf(dotted), set(...values));
+
+/** Something that both are asked about. */
+interface Case {
+  readonly signature: Uint8Array;
+  readonly content: Uint8Array;
+  readonly attached: boolean;
+  readonly anchor: Uint8Array;
+  /** Certificates that lie in the store. */
+  readonly stored: readonly Uint8Array[];
+  readonly list: Uint8Array | null;
+  /** What was done to it. */
+  readonly edits: readonly string[];
+  /** The message before its last changes, and by the same signer. */
+  readonly plain: Uint8Array;
+}
+
+/** `certificates`: as openssl has issued them. */
+function makeCase(original: ReadonlyMap<string, Uint8Array>): Case {
+  const edits: string[] = [];
+  const issued = (name: Issued["name"]): Issued => ({ name, tree: parsed(original.get(name)!) });
+  const leaf = issued(pick(["rsa", "p256", "p384"]));
+  const mid = issued("mid");
+  const ca = issued("ca");
+  const by = leaf.name === "p256" ? "mid" : "ca";
+  if (random() < 0.6) {
+    for (let n = pick([1, 1, 2]); n > 0; n--) {
+      const one = pick(by === "mid" ? [leaf, mid, ca] : [leaf, leaf, ca]);
+      // What comes after a version is looked for behind it.
+      if (tbsOf(one).children![0].tag !== 0xa0) continue;
+      edits.push(`${one.name}: ${pick(CERTIFICATE_EDITS)(one)}`);
+      issue(one, one === leaf ? by : "ca");
+    }
+  }
+  const content = body(pick(["a", "b"]));
+  const attached = random() < 0.3;
+  const hash = pick(["sha256", "sha256", "sha384", "sha512", "sha1"]);
+  const attributes = [
+    attribute("1.2.840.113549.1.9.3", oidOf(DATA)),
+    attribute("1.2.840.113549.1.9.4", octetString(createHash(hash).update(content).digest())),
+  ];
+  const change = (text: string, probability: number, what: () => void) => {
+    if (random() >= probability) return;
+    edits.push(text);
+    what();
+  };
+  change("signing time", 0.3, () => attributes.push(attribute("1.2.840.113549.1.9.5", pick(times)())));
+  change("another attribute", 0.1, () => attributes.push(attribute("1.2.3.4", ...pick([[], [value(5)]]))));
+  change("an attribute twice", 0.05, () => attributes.push(structuredClone(pick(attributes))));
+  change("an attribute away", 0.03, () => attributes.splice(int(attributes.length), 1));
+  change("two values", 0.03, () => {
+    const { children } = pick(attributes).children![1];
+    children!.push(...structuredClone(children!));
+  });
+  change(
+    "another digest",
+    0.02,
+    () => void (attributes[1] = attribute("1.2.840.113549.1.9.4", octetString(bytes(32)))),
+  );
+  change("many attributes", 0.02, () => {
+    for (let n = int(20); n > 0; n--) attributes.push(attribute(`1.2.3.${n}`, value(5)));
+  });
+  const order = (a: Tree, b: Tree) => Buffer.compare(encoded(a), encoded(b));
+  if (random() < 0.9) attributes.sort(order);
+  else edits.push("attributes as they came");
+  const [algorithm, signature] = signs(leaf.name, hash, encoded(set(...attributes)));
+  const tbs = tbsOf(leaf).children!;
+  const shift = tbs[0].tag === 0xa0 ? 0 : -1;
+  const signer = seq(
+    value(2, 1),
+    seq(tbs[3 + shift], tbs[1 + shift]),
+    digestAlgorithm(hash),
+    { tag: 0xa0, children: attributes },
+    algorithm,
+    octetString(signature),
+  );
+  const digests = [digestAlgorithm(hash)];
+  let certificates: Tree[] = [leaf.tree, ...(by === "mid" ? [mid.tree] : [])];
+  const stored: Uint8Array[] = [];
+  const whole = () =>
+    encoded(seq(oidOf("1.2.840.113549.1.7.2"), {
+      tag: 0xa0,
+      children: [seq(
+        version,
+        set(...digests),
+        seq(oidOf(type), ...(attached ? [{ tag: 0xa0, children: [octetString(content)] }] : [])),
+        ...(certificates.length > 0 ? [{ tag: 0xa0, children: certificates }] : []),
+        ...lists,
+        set(...signers),
+      )],
+    }));
+  const version = value(2, 1);
+  const lists: Tree[] = [];
+  const signers = [signer];
+  let type = DATA;
+  const plain = whole();
+  change("other digests named", 0.1, () => void digests.unshift(digestAlgorithm(pick(Object.keys(HASHES)))));
+  change("no digest named", 0.02, () => void digests.pop());
+  change("more certificates", 0.2, () => {
+    for (let n = 1 + int(3); n > 0; n--) certificates.push(parsed(original.get(pick([...original.keys()]))!));
+  });
+  change(
+    "a certificate that is none",
+    0.05,
+    () => void certificates.push(pick([seq(), seq(value(5)), value(4)])),
+  );
+  change("certificates in another order", 0.3, () => void certificates.reverse());
+  change("no certificates, they are stored", 0.1, () => {
+    stored.push(...certificates.filter(({ tag }) => tag === 0x30).map(encoded));
+    certificates = [];
+  });
+  change("a CRL", 0.05, () => void lists.push({ tag: 0xa1, children: [parsed(original.get("list")!)] }));
+  change(
+    "a CRL that is none",
+    0.05,
+    () => void lists.push({ tag: 0xa1, children: [pick([seq(), value(5)])] }),
+  );
+  change("unsigned attributes", 0.1, () => {
+    const countersigned = attribute("1.2.840.113549.1.9.6", pick([seq(), value(5)]));
+    const children = pick([
+      [attribute("1.2.3.4", value(5))],
+      [countersigned],
+      [value(5)],
+      [seq()],
+      [attribute("1.2.3.4")],
+      [],
+    ]);
+    signer.children!.push({ tag: 0xa1, children });
+  });
+  change("versions", 0.05, () => void (pick([version, signer.children![0]]).bytes = Uint8Array.of(int(5))));
+  change("another type", 0.02, () => void (type = "1.2.840.113549.1.7.5"));
+  change("two signers", 0.02, () => void signers.push(structuredClone(signer)));
+  let made = whole();
+  change("changed bytes", 0.15, () => void (made = mutated(made, plain)));
+  let list: Uint8Array | null = null;
+  if (by === "ca" && random() < 0.25) {
+    const tree = parsed(original.get("list")!);
+    edits.push(`CRL: ${random() < 0.8 ? pick(LIST_EDITS)(tree, tbs[1 + shift]) : "as it is"}`);
+    issueList(tree);
+    list = encoded(tree);
+  }
+  return { signature: made, content, attached, anchor: encoded(ca.tree), stored, list, edits, plain };
+}
+
+const listExtensions = (list: Tree) => list.children![0].children!.at(-1)!.children![0].children!;
+
+/** Changes of what a CRL says; `serial` is the signer's. */
+const LIST_EDITS: readonly ((list: Tree, serial: Tree) => string)[] = [
+  (list) => {
+    const time = pick(times)();
+    list.children![0].children![3] = time;
+    return `thisUpdate ${new TextDecoder().decode(time.bytes)}`;
+  },
+  (list) => {
+    const time = pick(times)();
+    list.children![0].children![4] = time;
+    return `nextUpdate ${new TextDecoder().decode(time.bytes)}`;
+  },
+  (list) => (list.children![0].children!.splice(4, 1), "no nextUpdate"),
+  (list) => {
+    const [dotted, content] = pick<[string, () => Tree]>([
+      ["2.5.29.28", () => seq({ tag: pick([0x81, 0x82, 0x84, 0x85]), bytes: Uint8Array.of(0xff) })],
+      ["2.5.29.27", () => value(2, 1)],
+      ["2.5.29.46", () => seq()],
+      ["2.5.29.35", () => seq({ tag: 0x80, bytes: bytes(20) })],
+      ["2.5.29.20", () => value(2, 1, 2)],
+      ["1.2.3.4", () => value(5)],
+    ]);
+    const critical = random() < 0.5;
+    listExtensions(list).push(extension(dotted, content(), critical));
+    return `${critical ? "critical " : ""}${dotted}`;
+  },
+  (list, serial) => {
+    const entries = list.children![0].children!.find((child, i) => i > 3 && child.tag === 0x30)!;
+    const reason = pick([0, 1, 6, 8, 9]);
+    const time = pick(times)();
+    const extensions = random() < 0.5 ? [] : [seq(extension("2.5.29.21", value(0x0a, reason)))];
+    entries.children!.push(seq(serial, time, ...extensions));
+    return `the signer is revoked: ${reason}, ${new TextDecoder().decode(time.bytes)}`;
+  },
+  (list) => {
+    const entries = list.children![0].children!.find((child, i) => i > 3 && child.tag === 0x30)!;
+    const dotted = pick(["2.5.29.29", "1.2.3.4"]);
+    entries.children!.push(
+      seq(value(2, 1), textOf(0x17, "200101000000Z"), seq(extension(dotted, seq(directory("ca"))))),
+    );
+    return `an entry with ${dotted}`;
+  },
+  (list) => (list.children![0].children!.shift(), "version"),
+  (list) => (list.children![0].children![2] = seq(), "issuer"),
+];
+
+function issueList(tree: Tree): void {
+  const signature = sign("sha256", encoded(tree.children![0]), privateKey("ca"));
+  tree.children![2] = { tag: 3, bytes: joined([Uint8Array.of(0), signature]) };
+}
+
+/** Does the seal take it? @returns False: it is refused. */
+function sealTakes(one: Case): boolean {
+  const { signature, content, attached, anchor, stored, list, plain } = one;
+  try {
+    const trust = new Trust({
+      anchors: [new Certificate(anchor)],
+      others: stored.map((der) => new Certificate(der)),
+      lists: list === null ? [] : [new RevocationList(list)],
+      policy: { legacy: random() < 0.8 },
+    });
+    const detached = attached ? null : content;
+    // As in a server: a signer that is known is not looked for again.
+    if (random() < 0.5) {
+      try {
+        verifySignedData(plain, detached, trust, NOW);
+      } catch { /* then it is not known */ }
+    }
+    const verified = verifySignedData(signature, detached, trust, NOW);
+    assert.equal(base64(verified.content), base64(content));
+    return true;
+  } catch (error) {
+    if (error instanceof MessageError || error instanceof DerError) return false;
+    throw error;
+  }
+}
+
+/** Does openssl? @returns What it says against it; null: it takes it. */
+function opensslRefuses({ signature, content, attached, anchor, stored, list }: Case): string | null {
+  const file = (name: string, of: Uint8Array | string) => {
+    const path = join(folder.path, name);
+    writeFileSync(path, of);
+    return path;
+  };
+  const trusted = pem("CERTIFICATE", anchor) + (list === null ? "" : pem("X509 CRL", list));
+  const { status, stderr } = spawnSync("openssl", [
+    ...["cms", "-verify", "-binary", "-inform", "DER", "-in", file("signature", signature)],
+    ...["-CAfile", file("trusted", trusted), "-no-CApath", "-no-CAstore", "-purpose", "any"],
+    ...(attached ? [] : ["-content", file("content", content)]),
+    ...(stored.length === 0
+      ? []
+      : ["-certfile", file("stored", stored.map((der) => pem("CERTIFICATE", der)).join(""))]),
+    ...(list === null ? [] : ["-crl_check"]),
+    ...["-out", join(folder.path, "out")],
+  ]);
+  return status === 0 ? null : /Verify error:.*|Type=.*/.exec(String(stderr))?.[0] ?? String(stderr);
+}
+
+test(`cms fuzz: what is accepted is accepted by openssl (seed ${SEED})`, { skip: missing }, () => {
+  const list = openssl(["crl", "-in", pki().path("ca.crl"), "-outform", "DER"]);
+  const original = new Map(
+    ["ca", "mid", "rsa", "p256", "p384"].map((name) => [name, certificateBytes(name)]),
+  );
+  original.set("list", list);
+  const until = performance.now() + SECONDS * 1000;
+  const counts = { accepted: 0, refused: 0, asked: 0, stricter: 0 };
+  const faults: string[] = [];
+  while (counts.accepted < ACCEPTED || performance.now() < until) {
+    const one = makeCase(original);
+    if (sealTakes(one)) {
+      counts.accepted++;
+      const why = opensslRefuses(one);
+      if (why !== null) faults.push(`${one.edits.join(", ")}: ${why}`);
+    } else {
+      counts.refused++;
+      // A share of them, to know by how much we are stricter.
+      if (random() > 0.1) continue;
+      counts.asked++;
+      if (opensslRefuses(one) === null) counts.stricter++;
+    }
+  }
+  console.log(
+    `cms against openssl, seed ${SEED}: ${counts.accepted} accepted by both, ${counts.refused} refused; of ` +
+      `${counts.asked} of those, openssl would take ${counts.stricter}`,
+  );
+  assert.ok(
+    faults.length === 0,
+    `seed ${SEED}: accepted here, and refused by openssl:\n${faults.join("\n")}`,
   );
 });
