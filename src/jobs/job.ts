@@ -563,8 +563,9 @@ export class Job {
         runs = true;
         this.#endedEarly = false;
         this.#notices.excuse();
-        this.#set("running");
+        // Who sees it run may rely on that the next server knows it too.
         if (values.notify) await this.#writeState(running);
+        this.#set("running");
       }
       if (!runs && aliveMs >= upMs) {
         return await this.#endFor(running, began, `not ready within ${upMs / 1000} s`);
