@@ -9,7 +9,8 @@
  */
 import { Buffer } from "node:buffer";
 import { CMS_CERTIFICATES_MAX } from "../../limits.ts";
-import { Certificate } from "./certificate.ts";
+import type { Certificate } from "./certificate.ts";
+import { RevocationList } from "./crl.ts";
 import { context, der, DerError, DerReader, integer, octets, oid, sameBytes, sequence, TAG } from "./der.ts";
 import { SealError } from "./errors.ts";
 import { CMS } from "./oids.ts";
@@ -103,7 +104,9 @@ function readSignedData(bytes: Uint8Array, { policy }: Trust): Signed {
   const digests = data.enter(TAG.set);
   const content = readContent(data);
   const certificates = readCertificates(data.enterOptional(context(0)));
-  data.optional(context(1));
+  // They are not used: lists are those of the key store. But they must be some.
+  const lists = data.enterOptional(context(1));
+  while (lists?.more) void new RevocationList(lists.expect(TAG.sequence).element);
   const signers = data.enter(TAG.set);
   data.finish();
   if (!signers.more) throw new DerError("nobody has signed");
@@ -124,7 +127,8 @@ function readSignedData(bytes: Uint8Array, { policy }: Trust): Signed {
   const signedAttributes = asSet(signer.element);
   const algorithm = readSignatureAlgorithm(signer, policy);
   const signature = signer.expect(TAG.octetString).content;
-  signer.optional(context(1));
+  const unsigned = signer.enterOptional(context(1));
+  while (unsigned?.more) readAttribute(unsigned);
   signer.finish();
   return {
     content,
@@ -166,16 +170,23 @@ function asSet(element: Uint8Array): Uint8Array {
   return bytes;
 }
 
+/** @returns Its name and its values. */
+function readAttribute(attributes: DerReader): [string, DerReader] {
+  const attribute = attributes.enter(TAG.sequence);
+  const name = attribute.oid();
+  const values = attribute.enter(TAG.set);
+  attribute.finish();
+  return [name, values];
+}
+
 /** @returns The digest of the content. */
 function readAttributes(attributes: DerReader): Uint8Array {
   let digest: Uint8Array | null = null;
   let typed = false;
+  let timed = false;
   for (let count = 0; attributes.more; count++) {
     if (count >= ATTRIBUTES_MAX) throw new DerError("too many attributes are signed");
-    const attribute = attributes.enter(TAG.sequence);
-    const name = attribute.oid();
-    const values = attribute.enter(TAG.set);
-    attribute.finish();
+    const [name, values] = readAttribute(attributes);
     if (name === CMS.messageDigest) {
       if (digest !== null) throw new DerError("an attribute is there twice");
       digest = values.expect(TAG.octetString).content;
@@ -185,6 +196,10 @@ function readAttributes(attributes: DerReader): Uint8Array {
       if (values.oid() !== CMS.data) throw new DerError("the signed content type is another");
       values.finish();
       typed = true;
+    } else if (name === CMS.signingTime) {
+      if (timed) throw new DerError("an attribute is there twice");
+      values.next().finish();
+      timed = true;
     }
   }
   if (!typed || digest === null) {
@@ -194,11 +209,15 @@ function readAttributes(attributes: DerReader): Uint8Array {
 }
 
 function signerOf({ certificates, who }: Signed, trust: Trust, now: number): TrustedSigner {
+  let signer: TrustedSigner | null = null;
   for (const bytes of certificates) {
     const known = trust.known(bytes, now);
-    if (known !== null && isWho(known.certificate, who)) return known;
+    // What is none is refused, whether the signer is known already or not.
+    if (known === null) trust.read(bytes);
+    else if (signer === null && isWho(known.certificate, who)) signer = known;
   }
-  const sent = certificates.map((bytes) => new Certificate(new Uint8Array(bytes)));
+  if (signer !== null) return signer;
+  const sent = certificates.map((bytes) => trust.read(bytes));
   const own = [...sent, ...trust.stored].find((certificate) => isWho(certificate, who));
   if (own === undefined) {
     throw new SealError(

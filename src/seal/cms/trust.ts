@@ -5,7 +5,7 @@
 import { Buffer } from "node:buffer";
 import type { Signer } from "../../contracts/message.ts";
 import { SIGNERS_KNOWN } from "../../limits.ts";
-import { type Certificate, USAGE } from "./certificate.ts";
+import { Certificate, USAGE } from "./certificate.ts";
 import type { RevocationList } from "./crl.ts";
 import { sameBytes } from "./der.ts";
 import { SealError } from "./errors.ts";
@@ -16,6 +16,10 @@ import type { Policy } from "./signatures.ts";
 const CHAIN_MAX = 6;
 /** Signatures that are verified to find one way: a peer may send many CAs of the same name. */
 const CHAIN_CHECKS_MAX = 32;
+
+/** Certificates that are kept although nobody has vouched for them, so that they are read once; longer ones are not. */
+const READ_MAX = 64;
+const READ_MAX_BYTES = 4096;
 
 /** Purposes that a signer's certificate may have been issued for: mail, as `openssl cms` wants it, or those of the original's. */
 const SIGNER_PURPOSES = [CERT.emailProtection, CERT.clientAuth, CERT.serverAuth, CERT.anyExtendedKeyUsage];
@@ -45,6 +49,8 @@ export class Trust {
   /** By the end of the certificate, which is its signature's: as good as a hash. */
   readonly #known = new Map<number, TrustedSigner>();
 
+  readonly #read = new Map<number, Certificate>();
+
   constructor(parts: TrustParts) {
     this.#parts = parts;
   }
@@ -58,6 +64,18 @@ export class Trust {
     const found = this.#known.get(keyOf(certificate));
     if (found === undefined || now < found.from || now > found.until) return null;
     return Buffer.compare(found.certificate.der, certificate) === 0 ? found : null;
+  }
+
+  /** A certificate that came with a message. @throws {DerError} It is none. */
+  read(bytes: Uint8Array): Certificate {
+    const key = keyOf(bytes);
+    const found = this.#read.get(key);
+    if (found !== undefined && Buffer.compare(found.der, bytes) === 0) return found;
+    const certificate = new Certificate(new Uint8Array(bytes));
+    if (bytes.length > READ_MAX_BYTES) return certificate;
+    if (this.#read.size >= READ_MAX) this.#read.delete(this.#read.keys().next().value!);
+    this.#read.set(key, certificate);
+    return certificate;
   }
 
   /** Certificates of the key store that may be a signer's. */
@@ -154,11 +172,7 @@ class Search {
     below: readonly Certificate[],
     named: boolean,
   ): Hop[] | null {
-    if (!sameBytes(certificate.issuer, ca.subject)) return null;
-    const { authorityKeyId } = certificate;
-    if (authorityKeyId !== null && ca.subjectKeyId !== null && !sameBytes(authorityKeyId, ca.subjectKeyId)) {
-      return null;
-    }
+    if (!certificate.mayBeUnder(ca)) return null;
     if (++this.#checks > CHAIN_CHECKS_MAX) return null;
     try {
       const { policy } = this.#parts;
@@ -176,7 +190,7 @@ class Search {
           `the certificate of "${certificate.name}" is revoked since ${dateText(since)}`,
         );
       }
-      return [hopOf(certificate), { from: -Infinity, until: list.nextUpdate ?? Infinity }];
+      return [hopOf(certificate), { from: list.updated, until: list.nextUpdate ?? Infinity }];
     } catch (error) {
       if (!(error instanceof SealError)) throw error;
       this.#why = error;
@@ -224,8 +238,12 @@ class Search {
   /** The CA's newest list; null: there is none. */
   #listOf(ca: Certificate): RevocationList | null {
     const { lists, policy } = this.#parts;
-    const own = lists.filter((list) => list.isOf(ca, policy)).sort((a, b) => b.updated - a.updated);
-    if (own.length === 0) return null;
+    const all = lists.filter((list) => list.isOf(ca, policy)).sort((a, b) => b.updated - a.updated);
+    if (all.length === 0) return null;
+    const own = all.filter(({ updated }) => updated <= this.#now);
+    if (own.length === 0) {
+      throw new SealError("expired", `the CRL of "${ca.name}" is valid from ${dateText(all[0].updated)} on`);
+    }
     const [{ nextUpdate }] = own;
     if (nextUpdate !== null && this.#now > nextUpdate) {
       throw new SealError("expired", `the CRL of "${ca.name}" was to be replaced by ${dateText(nextUpdate)}`);
