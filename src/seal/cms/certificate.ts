@@ -1,7 +1,7 @@
 /** A certificate (RFC 5280), as far as it matters here: whose key, for what, how long, and by whom. */
 import { createHash } from "node:crypto";
 import { hex, printable } from "../../text.ts";
-import { context, DerError, DerReader, oidText, TAG } from "./der.ts";
+import { context, DerError, DerReader, oidText, sameBytes, TAG } from "./der.ts";
 import { SealError } from "./errors.ts";
 import { CERT } from "./oids.ts";
 import { PublicKey } from "./public_key.ts";
@@ -21,16 +21,17 @@ export const USAGE = {
 const EXTENSIONS_MAX = 32;
 const ITEMS_MAX = 100;
 
-/** Extensions that are understood, and may be critical. Policies are: none is asked for. */
+/** Extensions that are understood, and may be critical. Policies are: none is asked for. Identifiers of keys must not be. */
 const UNDERSTOOD: readonly string[] = [
   CERT.basicConstraints,
   CERT.keyUsage,
   CERT.extendedKeyUsage,
   CERT.subjectAltName,
-  CERT.subjectKeyIdentifier,
-  CERT.authorityKeyIdentifier,
   CERT.certificatePolicies,
 ];
+
+/** Those that limit what a certificate is good for, and are not understood: they count as critical, even if a CA forgot that. */
+const LIMITING: readonly string[] = [CERT.nameConstraints, CERT.proxyCertInfo];
 
 export class Certificate {
   readonly der: Uint8Array;
@@ -52,6 +53,9 @@ export class Certificate {
   purposes: readonly string[] | null = null;
   subjectKeyId: Uint8Array | null = null;
   authorityKeyId: Uint8Array | null = null;
+  /** The issuer's own issuer, its names as they stand there, and its serial number, where it says them. */
+  authorityIssuer: Uint8Array | null = null;
+  authoritySerial: Uint8Array | null = null;
   /** DNS names of subjectAltName. */
   hosts: readonly string[] = [];
   /** An extension that must be understood, and is not; null: none. */
@@ -108,9 +112,8 @@ export class Certificate {
       const value = extension.enter(TAG.octetString);
       extension.finish();
       if (this.#take(name, value)) value.finish();
-      // Constraints of names bind whoever does not read them too: nothing of theirs is to be let through.
-      const must = critical || name === CERT.nameConstraints;
-      if (must && !UNDERSTOOD.includes(name)) this.unknownCritical ??= oidText(name);
+      const mustBe = critical || LIMITING.includes(name);
+      if (mustBe && !UNDERSTOOD.includes(name)) this.unknownCritical ??= oidText(name);
     }
   }
 
@@ -136,6 +139,9 @@ export class Certificate {
       case CERT.authorityKeyIdentifier: {
         const identifier = value.enter(TAG.sequence);
         if (identifier.optional(context(0, false))) this.authorityKeyId = identifier.content;
+        if (identifier.optional(context(1))) this.authorityIssuer = identifier.content;
+        if (identifier.optional(context(2, false))) this.authoritySerial = identifier.content;
+        identifier.finish();
         return true;
       }
       case CERT.subjectAltName:
@@ -182,6 +188,23 @@ export class Certificate {
   /** May its key be used for one of these? */
   mayUse(usage: number): boolean {
     return this.keyUsage === null || (this.keyUsage & usage) !== 0;
+  }
+
+  /** Is this one its issuer, by all that it says of that? */
+  mayBeUnder(ca: Certificate): boolean {
+    const { authorityKeyId, authorityIssuer, authoritySerial } = this;
+    if (!sameBytes(this.issuer, ca.subject)) return false;
+    if (authorityKeyId !== null && ca.subjectKeyId !== null && !sameBytes(authorityKeyId, ca.subjectKeyId)) {
+      return false;
+    }
+    if (authoritySerial !== null && !sameBytes(authoritySerial, ca.serial)) return false;
+    if (authorityIssuer === null) return true;
+    const names = new DerReader(authorityIssuer);
+    while (names.more) {
+      // Only the name of a directory can be compared.
+      if (names.next().tag === context(4)) return sameBytes(names.content, ca.issuer);
+    }
+    return true;
   }
 
   /** Has this CA's key signed it? @throws {SealError} `weak-algorithm` @throws {DerError} */
@@ -273,6 +296,7 @@ function textOf(tag: number, bytes: Uint8Array): string {
     case TAG.utf8String:
       return new TextDecoder().decode(bytes);
     case TAG.bmpString: {
+      if (bytes.length % 2 !== 0) throw new DerError("a text is cut short");
       let text = "";
       for (let i = 0; i + 1 < bytes.length; i += 2) text += String.fromCharCode(bytes[i] << 8 | bytes[i + 1]);
       return text;

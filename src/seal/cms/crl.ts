@@ -5,8 +5,8 @@ import { context, DerError, DerReader, oidText, sameBytes, TAG } from "./der.ts"
 import { CERT } from "./oids.ts";
 import type { Policy } from "./signatures.ts";
 
-/** Extensions of the list that are understood, and may be critical. */
-const UNDERSTOOD: readonly string[] = [CERT.crlNumber, CERT.authorityKeyIdentifier];
+/** Extensions of the list that may be critical: they say nothing that matters here. */
+const HARMLESS: readonly string[] = [CERT.authorityKeyIdentifier];
 /** With these it has only a part of what is revoked, whether they are critical or not. */
 const PARTIAL: readonly string[] = [CERT.deltaCRLIndicator, CERT.issuingDistributionPoint];
 /** Keys of which it is remembered whether they have signed it. */
@@ -111,7 +111,7 @@ export class RevocationList {
     list.finish();
     const all = extensions?.enter(TAG.sequence);
     extensions?.finish();
-    const found = all === undefined ? null : checkExtensions(all, UNDERSTOOD).get(CERT.crlNumber);
+    const found = all === undefined ? null : checkExtensions(all, HARMLESS).get(CERT.crlNumber);
     this.number = found?.integer() ?? null;
   }
 
@@ -135,8 +135,8 @@ export class RevocationList {
   }
 }
 
-/** @returns The values of those that are understood. */
-function checkExtensions(list: DerReader, understood: readonly string[]): Map<string, DerReader> {
+/** @returns Their values. @throws {DerError} One must be understood, and is none of these. */
+function checkExtensions(list: DerReader, harmless: readonly string[]): Map<string, DerReader> {
   const values = new Map<string, DerReader>();
   while (list.more) {
     const extension = list.enter(TAG.sequence);
@@ -144,8 +144,8 @@ function checkExtensions(list: DerReader, understood: readonly string[]): Map<st
     const critical = extension.nextTag === TAG.boolean && extension.boolean();
     const value = extension.enter(TAG.octetString);
     extension.finish();
-    if (understood.includes(name)) values.set(name, value);
-    else if (critical || PARTIAL.includes(name)) {
+    values.set(name, value);
+    if ((critical || PARTIAL.includes(name)) && !harmless.includes(name)) {
       throw new DerError(`a CRL has an extension that must be understood and is not: ${oidText(name)}`);
     }
   }

@@ -210,6 +210,10 @@ export class DerReader {
     if (to - from < 1 || to - from > 3 || buf[from] > 7) {
       throw new DerError("named bits are too many, or none");
     }
+    const unused = buf[from];
+    if (unused > 0 && (to - from === 1 || (buf[to - 1] & (1 << unused) - 1) !== 0)) {
+      throw new DerError("bits are set that are none");
+    }
     let bits = 0;
     for (let i = from + 1; i < to; i++) {
       for (let bit = 0; bit < 8; bit++) if (buf[i] & 0x80 >> bit) bits |= 1 << 8 * (i - from - 1) + bit;

@@ -83,6 +83,7 @@ export const CERT = named({
   nameConstraints: "2.5.29.30",
   certificatePolicies: "2.5.29.32",
   authorityKeyIdentifier: "2.5.29.35",
+  proxyCertInfo: "1.3.6.1.5.5.7.1.14",
   extendedKeyUsage: "2.5.29.37",
   anyExtendedKeyUsage: "2.5.29.37.0",
   serverAuth: "1.3.6.1.5.5.7.3.1",

@@ -9,7 +9,7 @@
  */
 import { Buffer } from "node:buffer";
 import { CMS_CERTIFICATES_MAX, SIGNATURE_MAX_BYTES } from "../../limits.ts";
-import { Certificate } from "./certificate.ts";
+import type { Certificate } from "./certificate.ts";
 import {
   context,
   der,
@@ -23,6 +23,7 @@ import {
   sequence,
   TAG,
 } from "./der.ts";
+import { RevocationList } from "./crl.ts";
 import { SealError } from "./errors.ts";
 import { CMS } from "./oids.ts";
 import {
@@ -148,7 +149,9 @@ function readSignedData(bytes: Uint8Array, { policy }: Trust): Signed {
     throw new DerError(`more than ${SIGNATURE_MAX_BYTES} bytes stand beside what is signed`);
   }
   const certificates = readCertificates(data.enterOptional(context(0)));
-  data.optional(context(1));
+  // They are not used: lists are those of the key store. But they must be some.
+  const lists = data.enterOptional(context(1));
+  while (lists?.more) void new RevocationList(lists.expect(TAG.sequence).element);
   const signers = data.enter(TAG.set);
   data.finish();
   if (!signers.more) throw new DerError("nobody has signed");
@@ -169,7 +172,8 @@ function readSignedData(bytes: Uint8Array, { policy }: Trust): Signed {
   const signedAttributes = asSet(signer.element);
   const algorithm = readSignatureAlgorithm(signer, policy);
   const signature = signer.expect(TAG.octetString).content;
-  signer.optional(context(1));
+  const unsigned = signer.enterOptional(context(1));
+  while (unsigned?.more) skipAttribute(unsigned);
   signer.finish();
   return {
     content,
@@ -211,10 +215,19 @@ function asSet(element: Uint8Array): Uint8Array {
   return bytes;
 }
 
+/** An attribute that nobody has signed must be one all the same. */
+function skipAttribute(attributes: DerReader): void {
+  const attribute = attributes.enter(TAG.sequence);
+  attribute.oid();
+  attribute.expect(TAG.set);
+  attribute.finish();
+}
+
 /** @returns The digest of the content. */
 function readAttributes(attributes: DerReader): Uint8Array {
   let digest: Uint8Array | null = null;
   let typed = false;
+  let timed = false;
   for (let count = 0; attributes.more; count++) {
     if (count >= ATTRIBUTES_MAX) throw new DerError("too many attributes are signed");
     const attribute = attributes.enter(TAG.sequence);
@@ -222,6 +235,8 @@ function readAttributes(attributes: DerReader): Uint8Array {
     const isDigest = attribute.isOid(NAMES.messageDigest);
     attribute.at = at;
     const isType = attribute.isOid(NAMES.contentType);
+    attribute.at = at;
+    const isTime = attribute.isOid(NAMES.signingTime);
     const values = attribute.enter(TAG.set);
     attribute.finish();
     if (isDigest) {
@@ -233,6 +248,10 @@ function readAttributes(attributes: DerReader): Uint8Array {
       if (!values.isOid(NAMES.data)) throw new DerError("the signed content type is another");
       values.finish();
       typed = true;
+    } else if (isTime) {
+      if (timed) throw new DerError("an attribute is there twice");
+      values.next().finish();
+      timed = true;
     }
   }
   if (!typed || digest === null) {
@@ -242,11 +261,15 @@ function readAttributes(attributes: DerReader): Uint8Array {
 }
 
 function signerOf({ certificates, who }: Signed, trust: Trust, now: number): TrustedSigner {
+  let signer: TrustedSigner | null = null;
   for (const bytes of certificates) {
     const known = trust.known(bytes, now);
-    if (known !== null && isWho(known.certificate, who)) return known;
+    // What is none is refused, whether the signer is known already or not.
+    if (known === null) trust.read(bytes);
+    else if (signer === null && isWho(known.certificate, who)) signer = known;
   }
-  const sent = certificates.map((bytes) => new Certificate(new Uint8Array(bytes)));
+  if (signer !== null) return signer;
+  const sent = certificates.map((bytes) => trust.read(bytes));
   const own = [...sent, ...trust.stored].find((certificate) => isWho(certificate, who));
   if (own === undefined) {
     throw new SealError(
@@ -275,6 +298,7 @@ const NAMES = {
   data: oidBytes(CMS.data),
   messageDigest: oidBytes(CMS.messageDigest),
   contentType: oidBytes(CMS.contentType),
+  signingTime: oidBytes(CMS.signingTime),
 };
 
 const DATA = oid(CMS.data);

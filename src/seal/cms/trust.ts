@@ -7,7 +7,7 @@ import { createHash } from "node:crypto";
 import type { Signer } from "../../contracts/message.ts";
 import { SIGNERS_KNOWN } from "../../limits.ts";
 import { latin1 } from "../../text.ts";
-import { type Certificate, USAGE } from "./certificate.ts";
+import { Certificate, USAGE } from "./certificate.ts";
 import type { RevocationList } from "./crl.ts";
 import { sameBytes } from "./der.ts";
 import { SealError } from "./errors.ts";
@@ -20,6 +20,10 @@ const CHAIN_MAX = 6;
 const CHAIN_CHECKS_MAX = 32;
 /** CAs that are looked at for it. */
 const CHAIN_STEPS_MAX = 32;
+
+/** Certificates that are kept although nobody has vouched for them, so that they are read once; longer ones are not. */
+const READ_MAX = 64;
+const READ_MAX_BYTES = 4096;
 
 /** Purposes that a signer's certificate may have been issued for: mail, as `openssl cms` wants it, or those of the original's. */
 const SIGNER_PURPOSES = [CERT.emailProtection, CERT.clientAuth, CERT.serverAuth, CERT.anyExtendedKeyUsage];
@@ -53,6 +57,8 @@ export class Trust {
   /** CAs of the key store, by their names. */
   readonly #cas = new Map<string, Certificate[]>();
 
+  readonly #read = new Map<number, Certificate>();
+
   constructor(parts: TrustParts) {
     this.#parts = parts;
     for (const ca of parts.others.filter(isCa)) {
@@ -72,6 +78,18 @@ export class Trust {
     const found = this.#known.get(keyOf(certificate));
     if (found === undefined || now < found.from || now > found.until) return null;
     return Buffer.compare(found.certificate.der, certificate) === 0 ? found : null;
+  }
+
+  /** A certificate that came with a message. @throws {DerError} It is none. */
+  read(bytes: Uint8Array): Certificate {
+    const key = keyOf(bytes);
+    const found = this.#read.get(key);
+    if (found !== undefined && Buffer.compare(found.der, bytes) === 0) return found;
+    const certificate = new Certificate(new Uint8Array(bytes));
+    if (bytes.length > READ_MAX_BYTES) return certificate;
+    if (this.#read.size >= READ_MAX) this.#read.delete(this.#read.keys().next().value!);
+    this.#read.set(key, certificate);
+    return certificate;
   }
 
   /** Certificates of the key store that may be a signer's. */
@@ -193,11 +211,7 @@ class Search {
     below: readonly Certificate[],
     named: boolean,
   ): Hop[] | null {
-    if (!sameBytes(certificate.issuer, ca.subject)) return null;
-    const { authorityKeyId } = certificate;
-    if (authorityKeyId !== null && ca.subjectKeyId !== null && !sameBytes(authorityKeyId, ca.subjectKeyId)) {
-      return null;
-    }
+    if (!certificate.mayBeUnder(ca)) return null;
     try {
       if (!this.#isSignedBy(certificate, ca)) return null;
       this.#check(certificate);
@@ -211,7 +225,7 @@ class Search {
             `the certificate of "${certificate.name}" is revoked since ${dateText(since)}`,
           );
         }
-        hops.push({ from: -Infinity, until: list.nextUpdate ?? Infinity });
+        hops.push({ from: list.updated, until: list.nextUpdate ?? Infinity });
       }
       return hops;
     } catch (error) {
@@ -273,11 +287,16 @@ class Search {
   /** The CA's newest list, or several of the same second; none: it has none. */
   #listsOf(ca: Certificate): readonly RevocationList[] {
     const { lists, policy } = this.#parts;
-    const own = lists.filter((list) => list.isOf(ca, policy));
-    if (own.length === 0) return own;
+    const all = lists.filter((list) => list.isOf(ca, policy));
+    if (all.length === 0) return all;
     // To pass it over would trust what is revoked there.
     if (!ca.mayUse(USAGE.cRLSign)) {
       throw new SealError("wrong-usage", `"${ca.name}" has a CRL, and its keyUsage does not let it sign one`);
+    }
+    const own = all.filter((list) => list.updated <= this.#now);
+    if (own.length === 0) {
+      const since = Math.min(...all.map((list) => list.updated));
+      throw new SealError("expired", `the CRL of "${ca.name}" is valid from ${dateText(since)} on`);
     }
     const updated = Math.max(...own.map((list) => list.updated));
     const newest = own.filter((list) => list.updated === updated);
