@@ -961,7 +961,10 @@ test(`${RUNTIME}: output that others hold open can be closed`, async () => {
   await until("its output", () => came === "one\n");
   child.closeOutput();
   await child.outputEnded;
-  const left = [...processes.list()].find(({ pid }) => readCommand(pid) === "sleep\x00601\x00")!;
+  const left = await until(
+    "what is left",
+    () => [...processes.list()].find(({ pid }) => readCommand(pid) === "sleep\x00601\x00"),
+  );
   processes.signal(left.pid, "SIGKILL");
 });
 
