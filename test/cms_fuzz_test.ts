@@ -40,14 +40,14 @@ import {
   type Tree,
   value,
 } from "./helpers/der_tree.ts";
-import { freshSeed, ROOT, secondsFor, seeded, skipFor, tempFolder, utf8 } from "./helpers/env.ts";
+import { freshSeed, ROOT, RUNTIME, secondsFor, seeded, skipFor, tempFolder, utf8 } from "./helpers/env.ts";
 import { HAS_OPENSSL, openssl, Pki } from "./helpers/pki.ts";
 
 const SEED = freshSeed();
 /** By hand: for so long, whatever the number. */
 const SECONDS = secondsFor(0);
 /** What is accepted and shown to openssl: a process each. */
-const ACCEPTED = SECONDS > 0 ? 1000 : 150;
+const ACCEPTED = SECONDS > 0 ? 1000 : 60;
 const MUTANTS = SECONDS > 0 ? 20_000 : 2_000;
 /** No mutant holds others up for longer, or takes more memory. */
 const MUTANT_MAX_MS = 50;
@@ -651,7 +651,9 @@ function makeCase(original: ReadonlyMap<string, Uint8Array>): Case {
   }
   const content = body(pick(["a", "b"]));
   const attached = random() < 0.3;
-  const hash = pick(["sha256", "sha256", "sha384", "sha512", "sha1"]);
+  const picked = pick(["sha256", "sha256", "sha384", "sha512", "sha1"]);
+  // Deno does not sign with P-384 and a hash of less than half its bits.
+  const hash = picked === "sha1" && RUNTIME === "deno" && leaf.name === "p384" ? "sha256" : picked;
   const attributes = [
     attribute("1.2.840.113549.1.9.3", oidOf(DATA)),
     attribute("1.2.840.113549.1.9.4", octetString(createHash(hash).update(content).digest())),
