@@ -651,7 +651,8 @@ function makeCase(original: ReadonlyMap<string, Uint8Array>): Case {
   }
   const content = body(pick(["a", "b"]));
   const attached = random() < 0.3;
-  const hash = pick(["sha256", "sha256", "sha384", "sha512", "sha1"]);
+  // Deno's ECDSA takes no digest that is shorter than half of the curve's numbers.
+  const hash = pick(["sha256", "sha256", "sha384", "sha512", leaf.name === "p384" ? "sha256" : "sha1"]);
   const attributes = [
     attribute("1.2.840.113549.1.9.3", oidOf(DATA)),
     attribute("1.2.840.113549.1.9.4", octetString(createHash(hash).update(content).digest())),
