@@ -695,7 +695,12 @@ function makeCase(original: ReadonlyMap<string, Uint8Array>): Case {
   const digests = [digestAlgorithm(hash)];
   let certificates: Tree[] = [leaf.tree, ...(by === "mid" ? [mid.tree] : [])];
   const stored: Uint8Array[] = [];
-  const others = [...original.keys()].filter((name) => name !== leaf.name);
+  // No other certificate of the same name and key: where one way ends we look for another, and openssl does not.
+  const isOther = (name: string) =>
+    [leaf, mid, ca].every((one) =>
+      one.name !== name || base64(encoded(one.tree)) === base64(original.get(name)!)
+    );
+  const others = [...original.keys()].filter(isOther);
   const whole = () =>
     encoded(seq(oidOf("1.2.840.113549.1.7.2"), {
       tag: 0xa0,
