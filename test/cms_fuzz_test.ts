@@ -956,6 +956,13 @@ test("cms: what openssl refuses of certificates, CRLs and parts that are not sig
     assert.throws(() => find(leafWith(dotted, content, critical)), MessageError, dotted);
   }
   assert.throws(() => leafWith("2.5.29.15", value(3, 5, 0x84)), DerError);
+  for (const name of ["rsa", "p256"]) {
+    const tree = parsed(certificateBytes(name));
+    const parameters = tree.children![0].children![6].children![0].children!;
+    if (name === "rsa") parameters[1].bytes = bytes(3);
+    else parameters.push(value(5));
+    assert.throws(() => new Certificate(encoded(tree)).key, DerError, name);
+  }
 
   const listWith = (change: (list: Tree) => void): RevocationList => {
     const tree = parsed(openssl(["crl", "-in", pki().path("ca.crl"), "-outform", "DER"]));
