@@ -51,7 +51,8 @@ export class PublicKey {
 function typeOf(type: string, parameters: DerReader): KeyType {
   switch (type) {
     case KEY.rsa:
-      parameters.expect(TAG.null);
+      if (parameters.expect(TAG.null).content.length > 0) throw new DerError("a NULL is none");
+      parameters.finish();
       return "rsa";
     case KEY.ed25519:
       parameters.finish();
@@ -61,6 +62,7 @@ function typeOf(type: string, parameters: DerReader): KeyType {
       return "x25519";
     case KEY.ec: {
       const curve = parameters.nextTag === TAG.oid ? parameters.oid() : "";
+      if (curve !== "") parameters.finish();
       if (curve === KEY.p256) return "p256";
       if (curve === KEY.p384) return "p384";
       throw new SealError("weak-algorithm", "the curve of a key is not P-256 or P-384");
