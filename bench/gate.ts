@@ -162,7 +162,7 @@ interface Task {
 export async function runGate(
   tool: string,
   forwarders: Record<string, Forwarder>,
-  options: { short: boolean; once: boolean; only?: string; pairs: number },
+  options: { short: boolean; repeats?: number; only?: string; pairs: number },
 ): Promise<boolean> {
   const gate = JSON.parse(readFileSync(join(ROOT, "bench", "gate.json"), "utf8")) as Gate;
   const names = (key: string) => forwarders[key].name;
@@ -188,7 +188,7 @@ export async function runGate(
   let open = compared;
   const measured = new Map<Bar, Round[]>(compared.map((bar) => [bar, []]));
   const broken = new Map<string, string>();
-  const repeats = options.once ? 0 : gate.repeats;
+  const { repeats = gate.repeats } = options;
   for (let attempt = 0; open.length > 0 && attempt <= repeats; attempt++) {
     if (attempt > 0) {
       console.log(`measured again: ${open.map((bar) => describe(bar, names)).join("; ")}`);

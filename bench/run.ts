@@ -7,8 +7,8 @@
  *     npm run bench -- --rounds=5 --seconds=2
  *     npm run bench -- --peers=binary,zmq_proxy --shapes=small,1k
  *     npm run bench -- --gate              judge a release by gate.json; --short: what CI judges
- *     npm run bench -- --gate --server="bun other.ts"   another server than dist/ccserver; --once: what fails is not
- *                                          measured again
+ *     npm run bench -- --gate --server="bun other.ts"   another server than dist/ccserver; --repeats=1: how often what fails
+ *                                          is measured again
  *     npm run bench -- --against=REV       what is slower than at that revision; --pairs=20, --bar=WORD, --short
  *
  * Peers are measured in turn, A B A B, and the medians of their rounds compared: this may be a noisy machine.
@@ -54,7 +54,7 @@ const { values } = parseArgs({
     gate: { type: "boolean" },
     short: { type: "boolean", default: false },
     bar: { type: "string" },
-    once: { type: "boolean", default: false },
+    repeats: { type: "string" },
     server: { type: "string" },
     peers: { type: "string" },
     shapes: { type: "string", default: "small,1k,64k,1m" },
@@ -103,7 +103,7 @@ if (values.gate) {
   process.exit(
     await runGate(tool, all, {
         short: values.short,
-        once: values.once,
+        repeats: values.repeats === undefined ? undefined : Number(values.repeats),
         only: values.bar,
         pairs: Number(values.pairs),
       })
