@@ -108,6 +108,7 @@ test("the way back may be kept, and goes to the client it came from, or is count
   alice.write(message("r1", "r2", "", "x", '{"req":"x"}', ""));
   await until("the first", () => ways.length === 1);
   bob.write(message("r1", "r2", "", "x", '{"req":"x"}', ""));
+  await until("the second", () => ways.length === 2);
   alice.write(message("r1", "r2", "", "x", '{"req":"x"}', ""));
   await until("all", () => ways.length === 3);
   assert.equal(ways[0].key, ways[2].key);
