@@ -4,6 +4,7 @@
  *     npm run bench                        micro, then load on whole processes; about five minutes
  *     npm run bench -- --only=micro        one part: micro, start, load, clients, rtt, beside, idle
  *     npm run bench -- --only=jobs         the job manager beside supervisord; not among the parts above by itself
+ *     npm run bench -- --only=seal         signatures beside the bare arithmetic; not among the parts above by itself
  *     npm run bench -- --rounds=5 --seconds=2
  *     npm run bench -- --peers=binary,zmq_proxy --shapes=small,1k
  *     npm run bench -- --gate              judge a release by gate.json; --short: what CI judges
@@ -149,7 +150,8 @@ function available(all: Record<string, Forwarder>): [string, Forwarder][] {
 async function processes(): Promise<void> {
   const { load: tool, zmqLoad, libzmqMissing } = buildPeers();
   if (parts.includes("jobs")) await besideSupervisord(tool);
-  if (parts.every((part) => part === "micro" || part === "jobs")) return;
+  if (parts.includes("seal")) seal();
+  if (parts.every((part) => ["micro", "jobs", "seal"].includes(part))) return;
   const peers = available(forwarders(libzmqMissing));
   if (parts.includes("start")) {
     await start(peers.filter(([key]) => ["binary", "bun", "deno", "node"].includes(key)));
@@ -440,4 +442,13 @@ async function idle(tool: string, peers: [string, Forwarder][]): Promise<void> {
     rows.push([peer.name, (await idleClients(tool, peer, 5000) / 1024).toFixed(1)]);
   }
   show({ title: "5000 clients at rest", head: ["forwarder", "KiB a client"], rows });
+}
+
+/** A program of its own: it runs on one runtime, and on others by hand. */
+function seal(): void {
+  const { status } = spawnSync(join(ROOT, "node_modules", ".bin", "bun"), ["bench/seal.ts"], {
+    cwd: ROOT,
+    stdio: "inherit",
+  });
+  if (status !== 0) throw new Error("bench/seal.ts failed");
 }

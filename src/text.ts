@@ -136,3 +136,8 @@ function distance(a: string, b: string, atLeast: number): number {
 export function hostOf(remote: string): string {
   return remote.replace(/:\d+$/, "");
 }
+
+/** A day by UTC: `2028-07-27`. */
+export function dateText(ms: number): string {
+  return new Date(ms).toISOString().slice(0, 10);
+}

@@ -799,3 +799,17 @@ for (const target of TARGETS) {
 test("keys: a fault is one line, whatever stands in a name", () => {
   assert.equal(new Fault("a\nb\x1b[1m").text, "a\\nb\\x1b[1m");
 });
+
+test("keys check: what the seal would not read is no key store that is well: a bundle that is cut short", async () => {
+  using folder = tempFolder();
+  const store = new KeyFolder(folder.path, FILES);
+  const key = await makeKey("p256");
+  const whole = pem(
+    "CERTIFICATE",
+    makeCa({ name: "ca", key, validity: { from: Date.now(), until: Date.now() + DAY_MS } }),
+  );
+  writeFileSync(join(folder.path, "ca.crt"), whole + whole.slice(0, -20));
+  await assert.rejects(store.certificates("ca"), /ca\.crt: it is cut short, or not well written/);
+  const { faults } = await store.contents();
+  assert.equal(faults.length, 1);
+});

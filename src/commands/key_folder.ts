@@ -1,16 +1,16 @@
 /** A key store as its operator sees it: a folder of NAME.crt, NAME.crl and private/NAME.key. */
-import { createPrivateKey, type KeyObject } from "node:crypto";
+import type { KeyObject } from "node:crypto";
 import { join } from "node:path";
 import type { Files } from "../contracts/environment.ts";
-import { CCError, codeOf, errorText } from "../errors.ts";
-import { CRL_MAX_BYTES, KEY_FILE_MAX_BYTES } from "../limits.ts";
-import { Certificate, USAGE } from "../seal/cms/certificate.ts";
-import { RevocationList } from "../seal/cms/crl.ts";
+import { CCError, codeOf } from "../errors.ts";
+import { type Certificate, USAGE } from "../seal/cms/certificate.ts";
+import type { RevocationList } from "../seal/cms/crl.ts";
 import { DerError, sameBytes } from "../seal/cms/der.ts";
 import { SealError } from "../seal/cms/errors.ts";
 import { type Issuer, publicKeyOf } from "../seal/cms/issue.ts";
-import { pem, pemBlocks } from "../seal/cms/pem.ts";
-import { printable, utf8 } from "../text.ts";
+import { readCertificates, readLists, readPrivateKey, told } from "../seal/cms/key_files.ts";
+import { pem } from "../seal/cms/pem.ts";
+import { dateText, printable, utf8 } from "../text.ts";
 import { EXIT, Exit } from "./exit.ts";
 
 /** SHA-1 is what many an old CA has signed with. */
@@ -105,41 +105,22 @@ export class KeyFolder {
   }
 
   /** The certificates of a name, its own first. @throws {Fault} */
-  async certificates(name: string): Promise<Certificate[]> {
-    const file = certificateFile(name);
-    const blocks = await this.#blocks(file, "CERTIFICATE", KEY_FILE_MAX_BYTES);
-    if (blocks.length === 0) throw new Fault(`${this.path(file)}: there is no certificate in it`);
-    return blocks.map((bytes) => this.#told(file, () => new Certificate(bytes)));
+  certificates(name: string): Promise<Certificate[]> {
+    return orFault(readCertificates(this.#files, this.path(certificateFile(name))));
   }
 
   /** @throws {Fault} */
-  async lists(name: string): Promise<RevocationList[]> {
-    const file = listFile(name);
-    const blocks = await this.#blocks(file, "X509 CRL", CRL_MAX_BYTES);
-    if (blocks.length === 0) throw new Fault(`${this.path(file)}: there is no CRL in it`);
-    return blocks.map((bytes) => this.#told(file, () => new RevocationList(bytes)));
+  lists(name: string): Promise<RevocationList[]> {
+    return orFault(readLists(this.#files, this.path(listFile(name))));
   }
 
   /** A private key; null: there is none. @throws {Fault} It is none, or cannot be read. */
-  async key(name: string): Promise<KeyObject | null> {
-    const file = keyFile(name);
-    const path = this.path(file);
-    let text: string;
-    try {
-      text = new TextDecoder().decode(await this.#files.read(path, KEY_FILE_MAX_BYTES));
-    } catch (error) {
+  key(name: string): Promise<KeyObject | null> {
+    const read = readPrivateKey(this.#files, this.path(keyFile(name))).catch((error) => {
       if (codeOf(error) === "ENOENT") return null;
-      throw new Fault(errorText(error));
-    }
-    if (text.includes("ENCRYPTED")) {
-      throw new Fault(`${path}: it is encrypted, and a server has nobody to ask for the password`);
-    }
-    try {
-      return createPrivateKey(text);
-    } catch {
-      // What a library says of a key may hold a part of it.
-      throw new Fault(`${path}: it is no private key in PEM`);
-    }
+      throw error;
+    });
+    return orFault(read);
   }
 
   /** Is this its private key? @throws {Fault} Its type is not used here. */
@@ -289,28 +270,25 @@ export class KeyFolder {
     }
   }
 
-  /** What is in a file in PEM, or all of it where it is DER. @throws {Fault} */
-  async #blocks(file: string, label: string, maxBytes: number): Promise<Uint8Array[]> {
-    let bytes: Uint8Array;
-    try {
-      bytes = await this.#files.read(this.path(file), maxBytes);
-    } catch (error) {
-      throw new Fault(errorText(error));
-    }
-    if (bytes[0] === 0x30) return [bytes];
-    const blocks = pemBlocks(new TextDecoder().decode(bytes));
-    return blocks.filter((block) => block.label === label).map((block) => block.bytes);
-  }
-
   /** @throws {Fault} What is wrong in a file, with its name. */
   #told<T>(file: string, what: () => T): T {
     try {
-      return what();
+      return told(this.path(file), what);
     } catch (error) {
-      if (!(error instanceof DerError || error instanceof SealError)) throw error;
-      throw new Fault(`${this.path(file)}: ${error.message}`);
+      throw faultOf(error);
     }
   }
+}
+
+function orFault<T>(reading: Promise<T>): Promise<T> {
+  return reading.catch((error) => {
+    throw faultOf(error);
+  });
+}
+
+/** What is wrong in a file, for the operator; other errors stay as they are. */
+function faultOf(error: unknown): unknown {
+  return error instanceof CCError && !(error instanceof Fault) ? new Fault(error.message) : error;
 }
 
 /** Has this CA issued it? One with a weak key has issued nothing that counts. */
@@ -328,9 +306,4 @@ export function isIssuedBy(certificate: Certificate, ca: Certificate): boolean {
 export function revokedSince(certificate: Certificate, lists: readonly StoredList[]): number | null {
   const own = lists.filter(({ list, ca }) => list.since(certificate) !== null && isIssuedBy(certificate, ca));
   return own.length === 0 ? null : Math.min(...own.map(({ list }) => list.since(certificate)!));
-}
-
-/** `2028-07-27`, by UTC. */
-export function dateText(ms: number): string {
-  return new Date(ms).toISOString().slice(0, 10);
 }

@@ -16,12 +16,11 @@ import {
   type Validity,
 } from "../seal/cms/issue.ts";
 import { pem } from "../seal/cms/pem.ts";
-import { counted, didYouMean, hex, printable } from "../text.ts";
+import { counted, dateText, didYouMean, hex, printable } from "../text.ts";
 import { defineCommand } from "./define.ts";
 import { EXIT, UsageError } from "./exit.ts";
 import {
   certificateFile,
-  dateText,
   Fault,
   isIssuedBy,
   KEY_FILE_MODE,

@@ -3,12 +3,11 @@ import type { Program } from "../contracts/command.ts";
 import { type Certificate, subjectText, USAGE } from "../seal/cms/certificate.ts";
 import { encryptingUsage } from "../seal/cms/issue.ts";
 import type { KeyType } from "../seal/cms/public_key.ts";
-import { counted, didYouMean, hex, printable } from "../text.ts";
+import { counted, dateText, didYouMean, hex, printable } from "../text.ts";
 import { EXIT } from "./exit.ts";
 import {
   certificateFile,
   type Contents,
-  dateText,
   Fault,
   isIssuedBy,
   keyFile,

@@ -132,12 +132,11 @@ export async function subjectOf(
   environment: Environment,
 ): Promise<Subject> {
   const settings = await settingsOf(config, environment, { warn: () => {} });
-  if (settings !== null && /^[\w@-][\w.@-]*$/.test(signer)) {
-    const { readCertificate } = await import("../seal/cms/key_store.ts");
-    const found = await readCertificate(`${settings.keystore}/${signer}.crt`, environment.files).catch(() =>
-      null
-    );
-    if (found !== null) return found;
+  if (settings !== null) {
+    const { isKeyName, readCertificates } = await import("../seal/cms/key_files.ts");
+    const path = `${settings.keystore}/${signer}.crt`;
+    const found = isKeyName(signer) ? await readCertificates(environment.files, path).catch(() => []) : [];
+    if (found.length > 0) return found[0];
   }
   return { commonName: signer, fingerprint: "", attributes: [["CN", signer]] };
 }

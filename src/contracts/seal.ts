@@ -31,7 +31,7 @@ export interface OpenedParts {
 export interface Claim {
   /** `seen`: it has been handled; `pending`: a copy of it is being handled. */
   readonly state: "new" | "pending" | "seen";
-  /** Of a pending one: settles when that is over, and it can be opened again. Null otherwise. */
+  /** Of a pending one: settles when that is over, and it can be opened again. Null: another copy waits for that already. */
   readonly over: Promise<void> | null;
   /** Of a new one, to be called once: has it been handled for good? */
   settle(handled: boolean): void;

@@ -144,7 +144,7 @@ export class CmsSeal implements Seal {
   }
 
   open(parts: SealedParts): OpenedParts {
-    return this.#open(parts, (...signed) => verifySignedData(...signed)) as OpenedParts;
+    return this.#open(parts, verifySignedData) as OpenedParts;
   }
 
   /** The same, with the arithmetic of signatures beside the main thread. */

@@ -21,9 +21,11 @@ interface Handled {
   readonly until: number;
 }
 
-/** Where a message came from its copy waits. */
+/** A message that is being handled. */
 interface Pending {
   readonly over: Promise<void>;
+  /** A copy of it waits for what becomes of it: one is enough. */
+  copied: boolean;
 }
 
 const SEEN: Claim = { state: "seen", over: null, settle: () => {} };
@@ -80,7 +82,11 @@ export class Replays {
     if (known?.has(id)) return SEEN;
     const key = `${signer} ${id}`;
     const pending = this.#pending.get(key);
-    if (pending !== undefined) return { state: "pending", over: pending.over, settle: () => {} };
+    if (pending !== undefined) {
+      const over = pending.copied ? null : pending.over;
+      pending.copied = true;
+      return { state: "pending", over, settle: () => {} };
+    }
     if (this.#before.has(sentMs) || this.#forgotten.get(signer)?.has(sentMs)) {
       throw new SealError(
         "out-of-time",
@@ -88,7 +94,7 @@ export class Replays {
       );
     }
     let over = () => {};
-    this.#pending.set(key, { over: new Promise((resolve) => over = resolve) });
+    this.#pending.set(key, { over: new Promise((resolve) => over = resolve), copied: false });
     return {
       state: "new",
       over: null,

@@ -11,7 +11,14 @@ import { hostOf } from "../text.ts";
 import { Complaints } from "./complaints.ts";
 import type { Statistics } from "./counts.ts";
 import { isPromise } from "./guard.ts";
-import { type Body, DuplicateError, openedBody, openMessage, unsealedBody } from "./opener.ts";
+import {
+  type Body,
+  DuplicateError,
+  openedBody,
+  openMessage,
+  PendingCopyError,
+  unsealedBody,
+} from "./opener.ts";
 import type { Delivery, Step } from "./plans.ts";
 import { sendFrom, sendOn } from "./post.ts";
 import { type Verdict, worse } from "./verdict.ts";
@@ -233,6 +240,7 @@ export class Deliverer {
     source: Source | null,
     from: string,
   ): Verdict | Promise<Verdict> {
+    if (error instanceof PendingCopyError) return this.#copied(message, error, steps, source, from);
     const verifies = steps.some(({ verified }) => verified !== null);
     const verdict = this.#whyNotOpened(message, verifies ? notVerified(error) : error, from);
     const copy = error instanceof DuplicateError;
@@ -240,6 +248,25 @@ export class Deliverer {
     if (others.length === 0) return verdict;
     const handled = this.#handleAll(message, null, others, source, from);
     return isPromise(handled) ? handled.then((found) => worse(verdict, found)) : worse(verdict, handled);
+  }
+
+  /** Waits for what becomes of the message that it is a copy of; what comes behind it does not wait with it. */
+  #copied(
+    message: CCMessage,
+    { over }: PendingCopyError,
+    steps: readonly Step[],
+    source: Source | null,
+    from: string,
+  ): Verdict | Promise<Verdict> {
+    // Whoever sent it may send it again.
+    const sealed: Verdict | Promise<Verdict> = over === null
+      ? "retry"
+      : over.then(() => this.#open(message, steps.filter(isSealed), source, from, null));
+    const others = steps.filter((step) => !isSealed(step));
+    if (others.length === 0) return sealed;
+    return Promise.all([sealed, this.#handleAll(message, null, others, source, from)]).then(([a, b]) =>
+      worse(a, b)
+    );
   }
 
   #whyNotOpened(message: CCMessage, error: unknown, from: string): Verdict {

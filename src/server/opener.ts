@@ -102,6 +102,7 @@ function deepFreeze(value: object): object {
  * @param handles Is it handled here? Otherwise it only passes, and may do so as often as it comes.
  * @throws {MessageError} Refused.
  * @throws {DuplicateError} It has been handled before.
+ * @throws {PendingCopyError} A copy of it is being handled.
  */
 export function openMessage(
   message: CCMessage,
@@ -111,7 +112,7 @@ export function openMessage(
 ): Body | Promise<Body> {
   if (seal.asynchronous) inside.keep(message);
   const parts = inside.parts(message);
-  const bodyOf = (opened: OpenedParts): Body | Promise<Body> => {
+  const bodyOf = (opened: OpenedParts): Body => {
     const { claim } = opened;
     // Of a message that is passed on it is the one who gave it who knows.
     if (!handles) claim?.settle(false);
@@ -124,7 +125,7 @@ export function openMessage(
       return openedBody(message, opened, shared);
     }
     inside.keep(message);
-    return claim.over!.then(() => openMessage(message, seal, shared));
+    throw new PendingCopyError(claim.over);
   };
   const opened = seal.open(parts);
   return isPromise(opened) ? Promise.resolve(opened).then(bodyOf) : bodyOf(opened);
@@ -134,6 +135,16 @@ export function openMessage(
 export class DuplicateError extends Error {
   constructor() {
     super("it is a copy of one that has been handled");
+  }
+}
+
+/** A copy of the message is being handled; it is kept. */
+export class PendingCopyError extends Error {
+  /** Settles when that is over; null: a copy waits for that already. */
+  readonly over: Promise<void> | null;
+  constructor(over: Promise<void> | null) {
+    super("a copy of it is being handled");
+    this.over = over;
   }
 }
 
@@ -150,4 +161,10 @@ export function unsealedBody(message: CCMessage, shared: boolean): Body {
     throw new MessageError("encrypted", "it is encrypted, and is read in clear here");
   }
   return new Body(type, { json, blob: null, signer: null }, shared);
+}
+
+/** Does this say that a message is not opened, and why? */
+export function isRefusal(error: unknown): error is Error {
+  return error instanceof MessageError || error instanceof DuplicateError ||
+    error instanceof PendingCopyError;
 }

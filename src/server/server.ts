@@ -124,8 +124,8 @@ export class Server {
       this.#makeSeal = seal;
     } else {
       this.#seal = new SealSlot(seal);
-      this.#makeSeal = async () => {
-        await seal.reload();
+      this.#makeSeal = async (_config, before) => {
+        if (before !== null) await seal.reload();
         return seal;
       };
     }

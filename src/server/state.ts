@@ -1,6 +1,7 @@
 /** What a server shows of itself to those that tell about it: heartbeat, infofile, metrics, health. */
 import type { Expiry } from "../contracts/seal.ts";
 import { EXPIRY_WARNING_MS } from "../limits.ts";
+import { dateText } from "../text.ts";
 import type { ClosedReason, DropReason, Drops } from "../socket/types.ts";
 import type { Host } from "./host.ts";
 import type { HandlerUpstream } from "./upstream.ts";
@@ -51,7 +52,7 @@ export function expiryTexts(
   nowMs: number,
 ): { readonly expired: readonly string[]; readonly soon: readonly string[] } {
   const texts = (of: readonly Expiry[], verb: string) =>
-    of.map(({ name, until }) => `${name} ${verb} on ${new Date(until).toISOString().slice(0, 10)}`);
+    of.map(({ name, until }) => `${name} ${verb} on ${dateText(until)}`);
   return {
     expired: texts(expiries.filter(({ until }) => until < nowMs), "has expired"),
     soon: texts(

@@ -5,7 +5,6 @@ import type { Draft, Message, Outcome } from "../contracts/message.ts";
 import type { Seal } from "../contracts/seal.ts";
 import type { Logger } from "../log.ts";
 import type { Block } from "../memory/block.ts";
-import { MessageError } from "../message/errors.ts";
 import { ENCRYPTED_BYTES } from "../message/body.ts";
 import { CCMessage, inside } from "../message/message.ts";
 import { typeBehind } from "../message/parts.ts";
@@ -21,7 +20,7 @@ import type {
 } from "../socket/types.ts";
 import type { HandlerCounter, Statistics } from "./counts.ts";
 import type { Guard } from "./guard.ts";
-import { BodyReader, DuplicateError, openMessage, unsealedBody } from "./opener.ts";
+import { BodyReader, isRefusal, openMessage, unsealedBody } from "./opener.ts";
 import { Pinger } from "./pinger.ts";
 import type { Post } from "./post.ts";
 
@@ -176,7 +175,7 @@ export class HandlerUpstream implements Upstream, MessageSink {
       if (body instanceof Promise) body.catch(() => {});
       else this.#pinger!.pong(PONG.read(body) as EchoResponse);
     } catch (error) {
-      if (!(error instanceof MessageError || error instanceof DuplicateError)) throw error;
+      if (!isRefusal(error)) throw error;
       const text = `unreadable pong from ${this.endpoint}: ${error.message}`;
       this.#parts.log.warnRarely("pong", this.endpoint, text);
     }

@@ -1,23 +1,18 @@
 /** The key store: a folder of `NAME.crt`, `private/NAME.key` and `NAME.crl`, read whole, so that all of a seal is of one moment. */
-import { createPrivateKey, createPublicKey, type KeyObject } from "node:crypto";
+import type { KeyObject } from "node:crypto";
 import type { Environment, Files } from "../../contracts/environment.ts";
 import type { Expiry } from "../../contracts/seal.ts";
-import { CCError, codeOf, errorText } from "../../errors.ts";
-import {
-  CMS_CERTIFICATES_MAX,
-  CRL_MAX_BYTES,
-  KEY_FILE_MAX_BYTES,
-  KEY_STORE_MAX_FILES,
-} from "../../limits.ts";
+import { CCError, errorText } from "../../errors.ts";
+import { CMS_CERTIFICATES_MAX, KEY_STORE_MAX_FILES } from "../../limits.ts";
 import { counted, printable } from "../../text.ts";
 import type { KeyFinding, SealOption, SealSettings } from "../settings.ts";
-import { Certificate, USAGE } from "./certificate.ts";
-import { RevocationList } from "./crl.ts";
+import { type Certificate, USAGE } from "./certificate.ts";
+import type { RevocationList } from "./crl.ts";
 import { DerError, sameBytes } from "./der.ts";
 import { checkRecipient, type Recipient } from "./enveloped_data.ts";
 import { SealError } from "./errors.ts";
-import { pemBlocks } from "./pem.ts";
-import { PublicKey } from "./public_key.ts";
+import { publicKeyOf } from "./issue.ts";
+import { isKeyName, readCertificates, readLists, readPrivateKey, told } from "./key_files.ts";
 import { type Policy, signingMethod } from "./signatures.ts";
 import { SignedDataWriter } from "./signed_data.ts";
 import { Trust } from "./trust.ts";
@@ -53,14 +48,6 @@ export async function loadKeys(
   { files, clock }: Pick<Environment, "files" | "clock">,
 ): Promise<Keys> {
   return await new Loader(settings, files, clock.time()).load();
-}
-
-/** The first certificate of a file. @throws {CCError} @throws {DerError} */
-export async function readCertificate(path: string, files: Files): Promise<Certificate> {
-  const bytes = await files.read(path, KEY_FILE_MAX_BYTES);
-  const block = bytes[0] === 0x30 ? bytes : pemBlocks(new TextDecoder().decode(bytes))[0]?.bytes;
-  if (block === undefined) throw new CCError("bad-keys", `${path} has no certificate in PEM`);
-  return new Certificate(block);
 }
 
 /** A list, and the name of its file. */
@@ -173,10 +160,7 @@ class Loader {
     const lists: NamedList[] = [];
     for (const name of names.filter((name) => name.endsWith(".crl"))) {
       await this.#attempt("cms-keystore", async () => {
-        const blocks = await this.#blocks(name, "X509 CRL", CRL_MAX_BYTES);
-        if (blocks.length === 0) throw new CCError("bad-keys", `${this.#path(name)} has no CRL`);
-        for (const bytes of blocks) {
-          const list = told(name, () => new RevocationList(bytes));
+        for (const list of await readLists(this.#files, this.#path(name))) {
           lists.push({ name, list });
           if (list.nextUpdate !== null) this.#expiry(name, list.nextUpdate);
         }
@@ -193,7 +177,9 @@ class Loader {
   ): Promise<void> {
     const isFrom = ({ list }: NamedList, { subject }: Certificate) => sameBytes(subject, list.issuer);
     const isOf = ({ name, list }: NamedList) =>
-      certificates.some((ca) => isFrom({ name, list }, ca) && told(name, () => list.isOf(ca, policy)));
+      certificates.some((ca) =>
+        isFrom({ name, list }, ca) && told(this.#path(name), () => list.isOf(ca, policy))
+      );
     for (const one of lists) {
       await this.#attempt("cms-keystore", () => {
         if (isOf(one)) return;
@@ -217,7 +203,7 @@ class Loader {
     const file = `${name}.crt`;
     const found = await this.#read(file);
     for (const certificate of found) {
-      told(file, () => certificate.key);
+      told(this.#path(file), () => certificate.key);
       this.#expiry(file, certificate.validUntil);
       if (this.#now < certificate.validFrom) {
         this.#warnings.push(`${file} is valid from ${new Date(certificate.validFrom).toISOString()} on`);
@@ -233,50 +219,15 @@ class Loader {
     if (mode !== null && (mode & 0o007) !== 0) {
       throw new CCError("bad-keys", `${this.#path(file)} may be read by others: chmod o= takes that away`);
     }
-    const bytes = await this.#bytes(file, KEY_FILE_MAX_BYTES);
-    let key: KeyObject;
-    let spki: Uint8Array;
-    try {
-      key = createPrivateKey(new TextDecoder().decode(bytes));
-      spki = new Uint8Array(createPublicKey(key).export({ format: "der", type: "spki" }));
-    } catch {
-      // What a library says of a key may hold a part of it.
-      const encrypted = /ENCRYPTED/.test(new TextDecoder().decode(bytes.subarray(0, 200)));
-      const why = encrypted
-        ? "is encrypted: a server has nobody to ask for the password"
-        : "is no private key in PEM";
-      throw new CCError("bad-keys", `${this.#path(file)} ${why}`);
-    }
-    if (!sameBytes(told(file, () => new PublicKey(spki)).bytes, chain[0].key.bytes)) {
+    const key = await readPrivateKey(this.#files, this.#path(file));
+    if (!sameBytes(told(this.#path(file), () => publicKeyOf(key)).bytes, chain[0].key.bytes)) {
       throw new CCError("bad-keys", `${this.#path(file)} is not the key of ${name}.crt`);
     }
     return { chain, key };
   }
 
-  async #read(file: string): Promise<Certificate[]> {
-    const blocks = await this.#blocks(file, "CERTIFICATE", KEY_FILE_MAX_BYTES);
-    if (blocks.length === 0) throw new CCError("bad-keys", `${this.#path(file)} has no certificate in PEM`);
-    return blocks.map((bytes) => told(file, () => new Certificate(bytes)));
-  }
-
-  /** What is in a file in PEM, or all of it where it is DER. */
-  async #blocks(file: string, label: string, maxBytes: number): Promise<Uint8Array[]> {
-    const bytes = await this.#bytes(file, maxBytes);
-    if (bytes[0] === 0x30) return [bytes];
-    const text = new TextDecoder().decode(bytes);
-    const blocks = pemBlocks(text).filter((block) => block.label === label);
-    if (blocks.length < text.split(`-----BEGIN ${label}-----`).length - 1) {
-      throw new CCError("bad-keys", `${this.#path(file)} is cut short, or not well written`);
-    }
-    return blocks.map((block) => block.bytes);
-  }
-
-  async #bytes(file: string, maxBytes: number): Promise<Uint8Array> {
-    try {
-      return await this.#files.read(this.#path(file), maxBytes);
-    } catch (error) {
-      throw new CCError(codeOf(error) ?? "bad-keys", errorText(error));
-    }
+  #read(file: string): Promise<Certificate[]> {
+    return readCertificates(this.#files, this.#path(file));
   }
 
   #path(file: string): string {
@@ -288,21 +239,9 @@ class Loader {
   }
 }
 
-/** @throws {CCError} What is wrong in a file, with its name. */
-function told<T>(file: string, make: () => T): T {
-  try {
-    return make();
-  } catch (error) {
-    if (error instanceof DerError || error instanceof SealError) {
-      throw new CCError("bad-keys", `${file}: ${error.message}`);
-    }
-    throw error;
-  }
-}
-
 /** Names are files of the key store, nothing else. */
 function checkName(name: string): void {
-  if (/^[\w@-][\w.@-]*$/.test(name)) return;
+  if (isKeyName(name)) return;
   throw new CCError(
     "bad-keys",
     `"${printable(name, 64)}" is no name in a key store: letters, digits, ".", "-", "_" and "@" are`,

@@ -6,7 +6,7 @@ import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import type { Signer } from "../../contracts/message.ts";
 import { SIGNERS_KNOWN } from "../../limits.ts";
-import { latin1 } from "../../text.ts";
+import { dateText, latin1 } from "../../text.ts";
 import { Certificate, USAGE } from "./certificate.ts";
 import type { RevocationList } from "./crl.ts";
 import { sameBytes } from "./der.ts";
@@ -313,9 +313,6 @@ class Search {
 }
 
 const hopOf = ({ validFrom, validUntil }: Certificate): Hop => ({ from: validFrom, until: validUntil });
-
-/** `2026-11-28` */
-export const dateText = (ms: number): string => new Date(ms).toISOString().slice(0, 10);
 
 /** Does a SignerIdentifier or RecipientIdentifier of this form name it? */
 export function isNamed(certificate: Certificate, issuer: Uint8Array, serial: Uint8Array): boolean {
