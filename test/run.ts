@@ -45,49 +45,59 @@ const must = (command: string, args: string[]) => {
   if (spawnSync(command, args, { cwd: ROOT, stdio: "inherit" }).status !== 0) process.exit(1);
 };
 
+interface Runner {
+  command: string;
+  args: () => string[];
+  counts: (output: string) => Counts;
+  /** The line that names a test, or a file, that failed; the name is the first group that matched. */
+  failure: RegExp;
+}
+
 /** Each runtime's runner, and how it says what passed. */
-const RUNNERS: Record<string, { command: string; args: () => string[]; counts: (output: string) => Counts }> =
-  {
-    bun: {
-      command: join(BIN, "bun"),
-      args: () => ["test", `--timeout=${TIMEOUT_MS}`, ...files],
-      counts: (output) => ({
-        passed: last(output, /^ *(\d+) pass$/gm),
-        failed: last(output, /^ *(\d+) fail$/gm),
-        skipped: last(output, /^ *(\d+) skip$/gm),
-      }),
+const RUNNERS: Record<string, Runner> = {
+  bun: {
+    command: join(BIN, "bun"),
+    args: () => ["test", `--timeout=${TIMEOUT_MS}`, ...files],
+    counts: (output) => ({
+      passed: last(output, /^ *(\d+) pass$/gm),
+      failed: last(output, /^ *(\d+) fail$/gm),
+      skipped: last(output, /^ *(\d+) skip$/gm),
+    }),
+    failure: /^\(fail\) (.*?)(?: \[[\d.]+ms\])?$/gm,
+  },
+  deno: {
+    command: join(BIN, "deno"),
+    args: () => ["test", "-A", "--no-check", "--quiet", ...files],
+    counts: (output) => ({
+      passed: last(output, /(\d+) passed/g),
+      failed: last(output, /(\d+) failed/g),
+      skipped: last(output, /(\d+) ignored/g),
+    }),
+    failure: /^(?:(.+) \.\.\. FAILED \(.*|Uncaught error from (.+) FAILED)$/gm,
+  },
+  node: {
+    command: "node",
+    args() {
+      rmSync(NODE_TESTS, { recursive: true, force: true });
+      mkdirSync(NODE_TESTS, { recursive: true });
+      must(join(BIN, "bun"), [
+        "build",
+        "--target=node",
+        "--external=zeromq",
+        `--outdir=${NODE_TESTS}`,
+        ...files,
+      ]);
+      const built = readdirSync(NODE_TESTS).filter((name) => name.endsWith("_test.js"));
+      return ["--test", "--test-concurrency=1", ...built.map((name) => join(NODE_TESTS, name))];
     },
-    deno: {
-      command: join(BIN, "deno"),
-      args: () => ["test", "-A", "--no-check", "--quiet", ...files],
-      counts: (output) => ({
-        passed: last(output, /(\d+) passed/g),
-        failed: last(output, /(\d+) failed/g),
-        skipped: last(output, /(\d+) ignored/g),
-      }),
-    },
-    node: {
-      command: "node",
-      args() {
-        rmSync(NODE_TESTS, { recursive: true, force: true });
-        mkdirSync(NODE_TESTS, { recursive: true });
-        must(join(BIN, "bun"), [
-          "build",
-          "--target=node",
-          "--external=zeromq",
-          `--outdir=${NODE_TESTS}`,
-          ...files,
-        ]);
-        const built = readdirSync(NODE_TESTS).filter((name) => name.endsWith("_test.js"));
-        return ["--test", "--test-concurrency=1", ...built.map((name) => join(NODE_TESTS, name))];
-      },
-      counts: (output) => ({
-        passed: last(output, /^# pass (\d+)$/gm),
-        failed: last(output, /^# fail (\d+)$/gm),
-        skipped: last(output, /^# skipped (\d+)$/gm),
-      }),
-    },
-  };
+    counts: (output) => ({
+      passed: last(output, /^# pass (\d+)$/gm),
+      failed: last(output, /^# fail (\d+)$/gm),
+      skipped: last(output, /^# skipped (\d+)$/gm),
+    }),
+    failure: /^ *not ok \d+ - (.*)$/gm,
+  },
+};
 
 interface Counts {
   passed: number;
@@ -100,7 +110,7 @@ function last(output: string, pattern: RegExp): number {
 }
 
 function runTests(name: string): Promise<Counts> {
-  const { command, args, counts } = RUNNERS[name];
+  const { command, args, counts, failure } = RUNNERS[name];
   console.log(`\n=== tests on ${name} ===`);
   const child = spawn(command, args(), {
     cwd: ROOT,
@@ -118,6 +128,8 @@ function runTests(name: string): Promise<Counts> {
   return new Promise((done) =>
     child.on("close", (code) => {
       const found = counts(output);
+      const names = [...output.matchAll(failure)].map((match) => match.slice(1).find(Boolean));
+      for (const failed of new Set(names)) failures.push(`failed on ${name}: ${failed}`);
       // A runner that ended badly with no test to blame has failed all the same.
       if (code !== 0 && found.failed === 0) found.failed = 1;
       if (found.passed + found.failed === 0) found.failed = 1;
@@ -138,6 +150,7 @@ must(join(BIN, "bun"), [
 ]);
 const total: Counts = { passed: 0, failed: 0, skipped: 0 };
 const lines: string[] = [];
+const failures: string[] = [];
 for (const name of values.on.split(",")) {
   if (!(name in RUNNERS)) {
     console.error(`--on=${name}: expected ${Object.keys(RUNNERS).join(", ")}`);
@@ -151,7 +164,7 @@ for (const name of values.on.split(",")) {
     `${name}: ${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped in ${seconds} s`,
   );
 }
-console.log(`\n${lines.join("\n")}`);
+console.log(`\n${[...failures, ...lines].join("\n")}`);
 console.log(
   `${total.passed} passed, ${total.failed} failed${total.skipped > 0 ? `, ${total.skipped} skipped` : ""}`,
 );
