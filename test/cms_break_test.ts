@@ -432,7 +432,7 @@ test("break: a copy of what is being handled waits, and nothing waits behind it;
   assert.equal(ends.length, 2);
 });
 
-test("break: times are those of the calendar, and a list of 100,000 revoked is read before anybody notices", () => {
+test("break: times are those of the calendar, and a list of 100,000 revoked is read before anybody notices", async () => {
   const read = (tag: number, text: string) => new DerReader(der(tag, utf8(text))).time();
   for (
     const at of [0, Date.UTC(1999, 11, 31, 23, 59, 59), Date.UTC(2000, 1, 29), Date.UTC(2049, 11, 31), 4e12]
@@ -453,10 +453,23 @@ test("break: times are those of the calendar, and a list of 100,000 revoked is r
   const head = [integer(1), algorithm, sequence(), time(0)];
   const tbs = sequence(...head, der(TAG.sequence, Buffer.concat([...serials, 1_000_000].map(entry))));
   const begin = performance.now();
-  const { revoked } = new RevocationList(sequence(tbs, algorithm, bits(new Uint8Array(64))));
+  const { revoked } = RevocationList.of(sequence(tbs, algorithm, bits(new Uint8Array(64))));
   assert.ok(performance.now() - begin < 2000, "slow machines included");
   assert.equal(revoked.size, serials.length);
   const since = (serial: number) => revoked.get(new DerReader(integer(serial)).integer());
   for (const serial of serials) assert.equal(since(serial), 1000 * serial);
   assert.deepEqual([since(1), since(1_000_001), since(0)], [null, null, null]);
+  // A server that runs reads it in slices, and serves others between them.
+  let pauses = 0;
+  let longest = 0;
+  let from = performance.now();
+  const list = await RevocationList.inSlices(sequence(tbs, algorithm, bits(new Uint8Array(64))), async () => {
+    longest = Math.max(longest, performance.now() - from);
+    pauses++;
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    from = performance.now();
+  });
+  assert.equal(list.revoked.size, serials.length);
+  assert.ok(pauses > 40, `${pauses} pauses`);
+  assert.ok(longest < 50, `${longest} ms`);
 });

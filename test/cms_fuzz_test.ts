@@ -320,7 +320,7 @@ async function samples(): Promise<Sample[]> {
     });
   }
   add("CRL", openssl(["crl", "-in", pki().path("ca.crl"), "-outform", "DER"]), (mutant) => {
-    const list = new RevocationList(mutant);
+    const list = RevocationList.of(mutant);
     if (!list.isOf(anchor, parts.policy)) throw new DerError("it is not the CA's");
     return told(list.entries, String(list.updated));
   });
@@ -828,7 +828,7 @@ function sealTakes(one: Case): boolean {
     const trust = new Trust({
       anchors: [new Certificate(anchor)],
       others: stored.map((stored) => new Certificate(stored)),
-      lists: list === null ? [] : [new RevocationList(list)],
+      lists: list === null ? [] : [RevocationList.of(list)],
       policy: { legacy: random() < 0.8 },
     });
     const detached = attached ? null : content;
@@ -968,7 +968,7 @@ test("cms: what openssl refuses of certificates, CRLs and parts that are not sig
     const tree = parsed(openssl(["crl", "-in", pki().path("ca.crl"), "-outform", "DER"]));
     change(tree);
     issueList(tree);
-    return new RevocationList(encoded(tree));
+    return RevocationList.of(encoded(tree));
   };
   const leaf = new Certificate(certificateBytes("p384"));
   const present = listWith(() => {});

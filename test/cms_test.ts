@@ -21,6 +21,7 @@ import { CmsSeal } from "../src/seal/cms_seal.ts";
 import type { SealSettings } from "../src/seal/settings.ts";
 import { ROOT, skipFor, tempFolder, text, utf8 } from "./helpers/env.ts";
 import { changed, HAS_OPENSSL, later, type Node, openssl, opensslTakes, Pki } from "./helpers/pki.ts";
+import { pkijsSigns, pkijsVerifies } from "./helpers/pkijs.ts";
 
 const missing = skipFor(!HAS_OPENSSL && "there is no openssl");
 const folder = tempFolder();
@@ -201,6 +202,33 @@ test("cms: openssl verifies what we sign, and we verify what it signs", { skip: 
     const parts = received(opensslSigns("rsa", JSON_BODY, more));
     if (salt === "max") refused(verifying, parts, "weak-algorithm", /salt/);
     else assert.equal(verifying.open(parts).signer?.name, "rsa");
+  }
+});
+
+test("cms: PKI.js verifies what we sign, and we verify what it signs", { skip: missing }, async () => {
+  const verifying = await sealOf({ verifyCa: ["ca"] });
+  const ca = pki().certificate("ca");
+  const rsa = { name: "RSASSA-PKCS1-v1_5", hash: "SHA-256" };
+  const algorithms = [["rsa", rsa], ["rsa", { ...rsa, name: "RSA-PSS" }], [
+    "p256",
+    { name: "ECDSA", namedCurve: "P-256" },
+  ]] as const;
+  for (const [name, algorithm] of algorithms) {
+    const { body, signature } = (await sealOf({ sign: name })).seal(draft());
+    assert.ok(await pkijsVerifies(signature, body, ca), name);
+    assert.ok(!await pkijsVerifies(signature, utf8("something else"), ca), name);
+    const key = openssl([
+      "pkcs8",
+      "-topk8",
+      "-nocrypt",
+      "-outform",
+      "DER",
+      "-in",
+      pki().path(`private/${name}.key`),
+    ]);
+    const signed = await pkijsSigns(utf8(JSON_BODY), pki().certificate(name), key, algorithm);
+    assert.equal(verifying.open(received(signed)).signer?.name, name, `${name} by ${algorithm.name}`);
+    refused(verifying, received(signed, JSON_BODY.replace('"a"', '"b"')), "bad-signature", /digests differ/);
   }
 });
 
@@ -768,6 +796,11 @@ test(
     rmSync(store.path("private/x.key"));
     mkdirSync(store.path("private/x.key"), { mode: 0o700 });
     await wrong({ sign: "x" }, /private\/x\.key: it is a folder/);
+    chmodSync(store.path("private"), 0o777);
+    await wrong({ verifyCa: ["ca"] }, /^\S+\/wrong\/private: others may put files there; chmod o-w/);
+    chmodSync(store.path("private"), 0o700);
+    chmodSync(store.folder, 0o777);
+    await wrong({ verifyCa: ["ca"] }, /^\S+\/wrong: others may put files there; chmod o-w/);
   },
 );
 

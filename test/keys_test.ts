@@ -61,7 +61,7 @@ function keyStore(target = TARGET) {
     certificate: (name: string) =>
       new Certificate(pemBlocks(readFileSync(join(path, `${name}.crt`), "utf8"))[0].bytes),
     list: (name: string) =>
-      new RevocationList(pemBlocks(readFileSync(join(path, `${name}.crl`), "utf8"))[0].bytes),
+      RevocationList.of(pemBlocks(readFileSync(join(path, `${name}.crl`), "utf8"))[0].bytes),
     keys: (...args: string[]) => run(["keys", ...args, "--keystore", path], target),
     /** The same, where it must do what it is told. */
     async does(...args: string[]): Promise<string> {
@@ -604,6 +604,11 @@ test("keys check: each fault is a line, and exit code 1", { skip: whole }, async
     }),
     /^\S+private\/new\.key: others may use it[^\n]*\n$/,
   );
+  assert.equal(
+    await faults(() => chmodSync(path("private"), 0o703)),
+    `${path("private")}: others may put files there; chmod o-w takes that away\n`,
+  );
+  chmodSync(path("private"), 0o700);
   assert.equal(
     await faults(() => rmSync(path("private/two.key"))),
     `${path("private/two.key")}: there is no such file\n`,

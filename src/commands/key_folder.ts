@@ -8,7 +8,7 @@ import type { RevocationList } from "../seal/cms/crl.ts";
 import { DerError, sameBytes } from "../seal/cms/der.ts";
 import { SealError } from "../seal/cms/errors.ts";
 import { type Issuer, publicKeyOf } from "../seal/cms/issue.ts";
-import { readCertificates, readLists, readPrivateKey, told } from "../seal/cms/key_files.ts";
+import { openFolders, readCertificates, readLists, readPrivateKey, told } from "../seal/cms/key_files.ts";
 import { pem } from "../seal/cms/pem.ts";
 import { dateText, printable, utf8 } from "../text.ts";
 import { EXIT, Exit } from "./exit.ts";
@@ -20,6 +20,9 @@ const FOLDER_MODE = 0o755;
 const PRIVATE_MODE = 0o700;
 export const PUBLIC_FILE_MODE = 0o644;
 export const KEY_FILE_MODE = 0o600;
+
+/** A command has nothing else to do meanwhile. */
+const NO_PAUSE = (): Promise<void> => Promise.resolve();
 
 /** Something is wrong in a key store; ends the program where nobody collects it. */
 export class Fault extends Exit {
@@ -87,6 +90,11 @@ export class KeyFolder {
     throw new Fault(`${this.#folder}: there is no such folder; "keys init" makes a key store`);
   }
 
+  /** What is told of its folders in which others may write. */
+  openFolders(): Promise<string[]> {
+    return openFolders(this.#files, this.#folder);
+  }
+
   /** Names of its files with this ending, without it. */
   async names(ending: string): Promise<string[]> {
     return (await this.#files.list(this.#folder)).filter((file) => file.endsWith(ending))
@@ -111,7 +119,7 @@ export class KeyFolder {
 
   /** @throws {Fault} */
   lists(name: string): Promise<RevocationList[]> {
-    return orFault(readLists(this.#files, this.path(listFile(name))));
+    return orFault(readLists(this.#files, this.path(listFile(name)), NO_PAUSE));
   }
 
   /** A private key; null: there is none. @throws {Fault} It is none, or cannot be read. */

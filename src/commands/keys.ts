@@ -271,7 +271,7 @@ async function revokeAlone(
   }
   const bytes = makeRevocationList({ before, revoked: certificate, issuer, updated: now });
   await folder.replaceList(ca, bytes);
-  const { size } = new RevocationList(bytes).revoked;
+  const { size } = RevocationList.of(bytes).revoked;
   print(
     `${name} is revoked, serial number ${hex(certificate.serial)}. ${folder.path(listFile(ca))} has ${
       counted(size, "certificate")

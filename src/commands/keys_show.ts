@@ -149,6 +149,7 @@ export async function checkKeys(
   const chosen = names.length === 0 ? null : withCas(names, contents);
   const wanted = (name: string) => chosen === null || chosen.has(name);
   const faults = contents.faults.filter(({ name }) => name === null || wanted(name)).map(({ text }) => text);
+  faults.push(...await folder.openFolders());
   if (there.length === 0) faults.push(`${printable(folder.path("."))}: there is no certificate in it`);
   const now = clock.time();
   for (const stored of contents.certificates) {

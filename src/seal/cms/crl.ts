@@ -12,6 +12,8 @@ const PARTIAL: readonly string[] = [CERT.deltaCRLIndicator, CERT.issuingDistribu
 /** Keys of which it is remembered whether they have signed it. */
 const KEYS_REMEMBERED = 64;
 
+/** So many entries take about 3 ms. */
+const SLICE_ENTRIES = 2048;
 /** Bytes of the shortest entry: a serial number, and a time. */
 const ENTRY_MIN_BYTES = 18;
 
@@ -76,8 +78,28 @@ export class RevocationList {
   /** By keys. To verify a long list takes as long as a thousand messages. */
   readonly #signedBy = new Map<string, boolean>();
 
+  readonly #unread: DerReader | null;
+
   /** @throws {DerError} It is none, or says what is not understood. */
-  constructor(bytes: Uint8Array) {
+  static of(bytes: Uint8Array): RevocationList {
+    const list = new RevocationList(bytes);
+    list.#read(Infinity);
+    return list;
+  }
+
+  /**
+   * The same of a list that may be long, with pauses in which others have their turn.
+   *
+   * @throws {DerError}
+   */
+  static async inSlices(bytes: Uint8Array, pause: () => Promise<void>): Promise<RevocationList> {
+    const list = new RevocationList(bytes);
+    while (list.#read(SLICE_ENTRIES)) await pause();
+    return list;
+  }
+
+  /** Reads what stands around the entries. */
+  private constructor(bytes: Uint8Array) {
     const outer = new DerReader(bytes);
     const whole = outer.enter(TAG.sequence);
     outer.finish();
@@ -100,19 +122,26 @@ export class RevocationList {
     const entries = list.enterOptional(TAG.sequence);
     this.entries = entries === null ? new Uint8Array() : list.content;
     this.revoked = new RevokedSerials(this.entries);
-    while (entries?.more) {
-      const entry = entries.enter(TAG.sequence);
-      this.revoked.add(entry.integer(), entry.time());
-      const extensions = entry.enterOptional(TAG.sequence);
-      entry.finish();
-      if (extensions !== null) checkExtensions(extensions, [CERT.reasonCode]);
-    }
+    this.#unread = entries;
     const extensions = list.enterOptional(context(0));
     list.finish();
     const all = extensions?.enter(TAG.sequence);
     extensions?.finish();
     const found = all === undefined ? null : checkExtensions(all, HARMLESS).get(CERT.crlNumber);
     this.number = found?.integer() ?? null;
+  }
+
+  /** Reads so many entries. @returns False: there are no more. @throws {DerError} */
+  #read(count: number): boolean {
+    const entries = this.#unread;
+    for (; entries?.more && count > 0; count--) {
+      const entry = entries.enter(TAG.sequence);
+      this.revoked.add(entry.integer(), entry.time());
+      const extensions = entry.enterOptional(TAG.sequence);
+      entry.finish();
+      if (extensions !== null) checkExtensions(extensions, [CERT.reasonCode]);
+    }
+    return entries?.more ?? false;
   }
 
   /** Is it this CA's? @throws {DerError} @throws {SealError} `weak-algorithm` */

@@ -14,16 +14,45 @@ export function isKeyName(name: string): boolean {
   return /^[\w@-][\w.@-]*$/.test(name);
 }
 
+const OTHERS_WRITE = 0o002;
+
+/** What is told of the folders of a key store in which others may put a CA of theirs. */
+export async function openFolders(files: Files, keystore: string): Promise<string[]> {
+  const told: string[] = [];
+  for (const folder of [keystore, `${keystore}/private`]) {
+    const mode = await files.modeOf(folder);
+    if (mode === null || (mode & OTHERS_WRITE) === 0) continue;
+    told.push(`${folder}: others may put files there; chmod o-w takes that away`);
+  }
+  return told;
+}
+
 /** The certificates of a file, at least one. @throws {CCError} With its path. */
 export async function readCertificates(files: Files, path: string): Promise<Certificate[]> {
   const blocks = await readBlocks(files, path, "CERTIFICATE", KEY_FILE_MAX_BYTES);
   return blocks.map((bytes) => told(path, () => new Certificate(bytes)));
 }
 
-/** The CRLs of a file, at least one. @throws {CCError} With its path. */
-export async function readLists(files: Files, path: string): Promise<RevocationList[]> {
-  const blocks = await readBlocks(files, path, "X509 CRL", CRL_MAX_BYTES);
-  return blocks.map((bytes) => told(path, () => new RevocationList(bytes)));
+/**
+ * The CRLs of a file, at least one.
+ *
+ * @param pause In the middle of a long one others have their turn.
+ * @throws {CCError} With its path.
+ */
+export async function readLists(
+  files: Files,
+  path: string,
+  pause: () => Promise<void>,
+): Promise<RevocationList[]> {
+  const lists: RevocationList[] = [];
+  for (const bytes of await readBlocks(files, path, "X509 CRL", CRL_MAX_BYTES)) {
+    try {
+      lists.push(await RevocationList.inSlices(bytes, pause));
+    } catch (error) {
+      throw withPath(path, error);
+    }
+  }
+  return lists;
 }
 
 /** A private key. @throws {CCError} With its path; `ENOENT`: there is none. */
@@ -48,9 +77,14 @@ export function told<T>(path: string, make: () => T): T {
   try {
     return make();
   } catch (error) {
-    if (!(error instanceof DerError || error instanceof SealError)) throw error;
-    throw new CCError("bad-keys", `${path}: ${error.message}`);
+    throw withPath(path, error);
   }
+}
+
+/** What is wrong in a file, with its path; other errors stay as they are. */
+function withPath(path: string, error: unknown): unknown {
+  if (!(error instanceof DerError || error instanceof SealError)) return error;
+  return new CCError("bad-keys", `${path}: ${error.message}`);
 }
 
 async function readBlocks(

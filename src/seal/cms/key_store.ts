@@ -1,6 +1,6 @@
 /** The key store: a folder of `NAME.crt`, `private/NAME.key` and `NAME.crl`, read whole, so that all of a seal is of one moment. */
 import type { KeyObject } from "node:crypto";
-import type { Environment, Files } from "../../contracts/environment.ts";
+import type { Clock, Environment, Files } from "../../contracts/environment.ts";
 import type { Expiry } from "../../contracts/seal.ts";
 import { CCError, errorText } from "../../errors.ts";
 import { CMS_CERTIFICATES_MAX, KEY_STORE_MAX_FILES } from "../../limits.ts";
@@ -12,7 +12,7 @@ import { DerError, sameBytes } from "./der.ts";
 import { checkRecipient, type Recipient } from "./enveloped_data.ts";
 import { SealError } from "./errors.ts";
 import { publicKeyOf } from "./issue.ts";
-import { isKeyName, readCertificates, readLists, readPrivateKey, told } from "./key_files.ts";
+import { isKeyName, openFolders, readCertificates, readLists, readPrivateKey, told } from "./key_files.ts";
 import { type Policy, signingMethod } from "./signatures.ts";
 import { SignedDataWriter } from "./signed_data.ts";
 import { Trust } from "./trust.ts";
@@ -47,7 +47,7 @@ export async function loadKeys(
   settings: SealSettings,
   { files, clock }: Pick<Environment, "files" | "clock">,
 ): Promise<Keys> {
-  return await new Loader(settings, files, clock.time()).load();
+  return await new Loader(settings, files, clock).load();
 }
 
 /** A list, and the name of its file. */
@@ -60,14 +60,16 @@ class Loader {
   readonly #settings: SealSettings;
   readonly #files: Files;
   readonly #now: number;
+  readonly #pause: () => Promise<void>;
   readonly #findings: KeyFinding[] = [];
   readonly #warnings: string[] = [];
   readonly #expiries = new Map<string, number>();
 
-  constructor(settings: SealSettings, files: Files, now: number) {
+  constructor(settings: SealSettings, files: Files, clock: Clock) {
     this.#settings = settings;
     this.#files = files;
-    this.#now = now;
+    this.#now = clock.time();
+    this.#pause = () => new Promise((resolve) => clock.nextTurn(resolve));
   }
 
   async load(): Promise<Keys> {
@@ -134,9 +136,14 @@ class Loader {
   }
 
   async #names(): Promise<readonly string[]> {
-    const names = (await this.#files.list(this.#settings.keystore)).toSorted();
+    const { keystore } = this.#settings;
+    const open = await openFolders(this.#files, keystore);
+    if (open.length > 0) {
+      throw new KeyStoreError(open.map((message) => ({ option: "cms-keystore", message })));
+    }
+    const names = (await this.#files.list(keystore)).toSorted();
     if (names.length > KEY_STORE_MAX_FILES) {
-      const message = `${this.#settings.keystore} has more than ${counted(KEY_STORE_MAX_FILES, "file")}`;
+      const message = `${keystore} has more than ${counted(KEY_STORE_MAX_FILES, "file")}`;
       throw new KeyStoreError([{ option: "cms-keystore", message }]);
     }
     return names;
@@ -160,7 +167,7 @@ class Loader {
     const lists: NamedList[] = [];
     for (const name of names.filter((name) => name.endsWith(".crl"))) {
       await this.#attempt("cms-keystore", async () => {
-        for (const list of await readLists(this.#files, this.#path(name))) {
+        for (const list of await readLists(this.#files, this.#path(name), this.#pause)) {
           lists.push({ name, list });
           if (list.nextUpdate !== null) this.#expiry(name, list.nextUpdate);
         }

@@ -1,5 +1,12 @@
 /** Signature algorithms: which are known, which are allowed, and how `node:crypto` is told of them. */
-import { constants, createHash, type KeyObject, sign, verify, type VerifyKeyObjectInput } from "node:crypto";
+import nodeCrypto, {
+  constants,
+  createHash,
+  type KeyObject,
+  sign,
+  verify,
+  type VerifyKeyObjectInput,
+} from "node:crypto";
 import { context, der, DerError, type DerReader, integer, NULL, oid, oidText, sequence, TAG } from "./der.ts";
 import { SealError } from "./errors.ts";
 import { CIPHER, DIGEST, KEY, SIGNATURE } from "./oids.ts";
@@ -234,9 +241,11 @@ const SCHEMES: Readonly<Record<KeyType, readonly Scheme[]>> = {
   x25519: [],
 };
 
-export function digestOf(hash: HashName, bytes: Uint8Array): Uint8Array {
-  return createHash(hash).update(bytes).digest();
-}
+/** `crypto.hash` makes no object; the first Node 20 have none. */
+export const digestOf: (hash: HashName, bytes: Uint8Array) => Uint8Array =
+  typeof nodeCrypto.hash === "function"
+    ? (hash, bytes) => nodeCrypto.hash(hash, bytes, "buffer")
+    : (hash, bytes) => createHash(hash).update(bytes).digest();
 
 /** How a key signs. */
 export interface SigningMethod {

@@ -15,12 +15,14 @@ import {
   der,
   DerError,
   DerReader,
+  DerWriter,
   integer,
   octets,
   oid,
   oidBytes,
   sameBytes,
   sequence,
+  sizeOf,
   TAG,
 } from "./der.ts";
 import { RevocationList } from "./crl.ts";
@@ -151,7 +153,7 @@ function readSignedData(bytes: Uint8Array, { policy }: Trust): Signed {
   const certificates = readCertificates(data.enterOptional(context(0)));
   // They are not used: lists are those of the key store. But they must be some.
   const lists = data.enterOptional(context(1));
-  while (lists?.more) void new RevocationList(lists.expect(TAG.sequence).element);
+  while (lists?.more) void RevocationList.of(lists.expect(TAG.sequence).element);
   const signers = data.enter(TAG.set);
   data.finish();
   if (!signers.more) throw new DerError("nobody has signed");
@@ -338,15 +340,27 @@ export class SignedDataWriter {
 
   /** ContentInfo, DER. @param attached The content goes into it. */
   sign(content: Uint8Array, attached: boolean): Uint8Array {
-    const method = this.#method;
-    const digest = digestOf(method.hash, content);
+    const { hash, signatureAlgorithm } = this.#method;
+    const digest = digestOf(hash, content);
     const attributes = new Uint8Array(this.#attributes);
     attributes.set(digest, attributes.length - digest.length);
-    const signature = octets(method.sign(attributes));
+    const signature = this.#method.sign(attributes);
     attributes[0] = context(0);
-    const signer = sequence(this.#signerFront, attributes, method.signatureAlgorithm, signature);
     const encapsulated = attached ? sequence(DATA, der(context(0), octets(content))) : DETACHED;
-    const data = sequence(this.#front, encapsulated, this.#certificates, der(TAG.set, signer));
-    return sequence(SIGNED_DATA, der(context(0), data));
+    // From the inside out, then written at once: this is done for each message.
+    const signer = this.#signerFront.length + attributes.length + signatureAlgorithm.length +
+      sizeOf(signature.length);
+    const signers = sizeOf(signer);
+    const data = this.#front.length + encapsulated.length + this.#certificates.length + sizeOf(signers);
+    const explicit = sizeOf(data);
+    const info = SIGNED_DATA.length + sizeOf(explicit);
+    return new DerWriter(sizeOf(info))
+      .begin(TAG.sequence, info).put(SIGNED_DATA)
+      .begin(context(0), explicit)
+      .begin(TAG.sequence, data).put(this.#front).put(encapsulated).put(this.#certificates)
+      .begin(TAG.set, signers)
+      .begin(TAG.sequence, signer).put(this.#signerFront).put(attributes).put(signatureAlgorithm)
+      .begin(TAG.octetString, signature.length).put(signature)
+      .bytes;
   }
 }
