@@ -19,6 +19,8 @@ export interface Forwarder {
   /** Messages a second it can about do with small messages, to choose how many to send. */
   guess: number;
   wire: "zmtp" | "relay" | "nats";
+  /** What does not forward does its work this way, for so many seconds. */
+  alone?(seconds: number): Promise<{ messagesPerSecond: number; cpuMicros: number }>;
   /** Forwards to this port; of our own servers' config, `setup` says the rest. */
   start(to: number, setup?: Partial<Setup>): Promise<Running>;
 }
@@ -35,9 +37,18 @@ export interface Setup {
   logs: boolean;
   /** Is there an echo handler? */
   echo: boolean;
+  /** The key store of who verifies all that handlers read, and all that goes on; null: nobody does. */
+  keystore: string | null;
 }
 
-const PLAIN: Setup = { handlers: 1, routes: 0, before: "nothing", logs: false, echo: false };
+const PLAIN: Setup = {
+  handlers: 1,
+  routes: 0,
+  before: "nothing",
+  logs: false,
+  echo: false,
+  keystore: null,
+};
 
 /** A forwarder that runs. */
 export interface Running {
@@ -136,18 +147,20 @@ export class Child {
 
 /** The ini file of our server that forwards to port `to`. */
 function serverIni(to: number, port: string, statistics: number, setup: Setup): string {
-  const { handlers, routes, before, logs, echo } = setup;
+  const { handlers, routes, before, logs, echo, keystore } = setup;
+  const verify = keystore === null ? "" : "\nverify = yes";
   const numbers = Array.from({ length: handlers }, (_, i) => i);
   const filtered = before === "filter";
   const lines = [
     `[ccserver]\ncc-socket = tcp://127.0.0.1:${port}\ncc-role = local\ncc-stats = ${statistics}`,
     ...(logs ? ["logfile = /dev/null"] : []),
+    ...(keystore === null ? [] : [`cms-profile = modern\ncms-keystore = ${keystore}\ncms-verify-ca = ca`]),
     "[routes]",
     ...(handlers > 0 ? [`pub = ${numbers.map((i) => filtered ? `h:f${i}` : `h:p${i}`)}`] : []),
     ...Array.from({ length: routes }, (_, i) => `t${i}.x = h:p0`),
     ...(echo ? ["echo = h:echo"] : []),
     ...(logs ? ["log = h:log\n[h:log]\nhandler = locallogger"] : []),
-    ...numbers.map((i) => `[h:p${i}]\nhandler = proxy\nremote-cc = tcp://127.0.0.1:${to}`),
+    ...numbers.map((i) => `[h:p${i}]\nhandler = proxy\nremote-cc = tcp://127.0.0.1:${to}${verify}`),
     ...(echo ? ["[h:echo]\nhandler = echo"] : []),
     ...(filtered ? numbers.map((i) => `[h:f${i}]\nhandler = filter\nforward-to = h:p${i}`) : []),
   ];
@@ -249,6 +262,22 @@ function nats(): Forwarder {
   };
 }
 
+/** Signatures that are verified, and nothing else: the limit of who verifies. */
+function bareVerify(): Forwarder {
+  const name = "crypto.verify alone, Bun";
+  return {
+    name,
+    missing: null,
+    guess: 0,
+    wire: "relay",
+    start: () => Promise.reject(new Error(`${name} forwards nothing`)),
+    async alone(seconds) {
+      const child = new Child(join(BIN, "bun"), ["bench/peers/bare_verify.ts", String(seconds)]);
+      return JSON.parse((await child.match(/^\{.*\}$/))[0]);
+    },
+  };
+}
+
 /** Everything that is compared, ours first. */
 export function forwarders(libzmqMissing: string | null): Record<string, Forwarder> {
   const npm = join("bench", "peers", "npm_zeromq.mjs");
@@ -277,6 +306,7 @@ export function forwarders(libzmqMissing: string | null): Record<string, Forward
     ),
     zmq_proxy: program("libzmq zmq_proxy, C", [join(OUT, "zmq_proxy"), "{to}"], libzmqMissing, 1_200_000),
     nats: nats(),
+    bare_verify: bareVerify(),
     npm_deno: program(
       "npm zeromq on Deno",
       [join(BIN, "deno"), "run", "-A", "--quiet", npm, "{to}"],

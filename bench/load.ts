@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { Child, folder, type Forwarder, type Running, type Setup } from "./forwarders.ts";
 import { encodeFrames } from "../src/zmtp/frame.ts";
 import { encodeReady, GREETING } from "../src/zmtp/handshake.ts";
+import { keyStore, signedMessage } from "./signed.ts";
 
 /** What is sent: the body's size and the blob's. */
 export interface Shape {
@@ -20,12 +21,15 @@ export interface Shape {
   logs?: number;
   /** Messages that have no route in front of each one that is forwarded. */
   unrouted?: number;
+  /** So many different messages in turn, that openssl has signed; each is verified, and then forwarded. */
+  signed?: number;
 }
 
 export const SHAPES: Record<string, Shape> = {
   small: { name: "150 B body", bodyBytes: 150, blobBytes: 0 },
   log: { name: "log.info to a locallogger", bodyBytes: 150, blobBytes: 0, logs: 99 },
   unrouted: { name: "99 of 100 without a route", bodyBytes: 150, blobBytes: 0, unrouted: 99 },
+  signed: { name: "signed by RSA-2048, verified", bodyBytes: 600, blobBytes: 0, signed: 250 },
   "1k": { name: "with a 1 KiB blob", bodyBytes: 150, blobBytes: 1024 },
   "64k": { name: "with a 64 KiB blob", bodyBytes: 150, blobBytes: 64 * 1024 },
   "1m": { name: "with a 1 MiB blob", bodyBytes: 150, blobBytes: 1024 * 1024 },
@@ -56,14 +60,24 @@ function write(name: string, bytes: Uint8Array): string {
 }
 
 /** Messages that the generator sends as one. */
-function batchOf({ logs = 0, unrouted = 0 }: Shape): number {
-  return 1 + logs + unrouted;
+function batchOf({ logs = 0, unrouted = 0, signed = 1 }: Shape): number {
+  return signed + logs + unrouted;
+}
+
+/** Messages a second that our own server can about do; `most`: of what it only forwards. */
+function guessOf({ logs, signed }: Shape, most: number): number {
+  return logs ? LOGS_GUESS : signed ? SIGNED_GUESS : most;
+}
+
+/** How our own server is set up for what is sent. */
+function setupOf(shape: Shape): Partial<Setup> {
+  return { logs: shape.logs !== undefined, keystore: shape.signed === undefined ? null : keyStore().folder };
 }
 
 /** Files for the generator and the sink, and how many bytes the sink gets a message. */
 function fixtures(wire: Forwarder["wire"], shape: Shape) {
   const blob = shape.blobBytes > 0 ? [Buffer.alloc(shape.blobBytes, "b")] : [];
-  const key = `${wire}-${shape.bodyBytes}-${shape.blobBytes}`;
+  const key = `${wire}-${shape.bodyBytes}-${shape.blobBytes}-${shape.signed ?? 0}`;
   if (wire === "nats") {
     const payload = Buffer.concat([Buffer.from(bodyOf(shape)), ...blob]);
     const message = Buffer.concat([
@@ -81,13 +95,17 @@ function fixtures(wire: Forwarder["wire"], shape: Shape) {
       helloReply: 0,
     };
   }
-  const forwarded = encodeFrames([
+  const forwarded = shape.signed ? signedMessage("pub.infofile", 0).bytes : encodeFrames([
     NO_IDENTITY,
     Buffer.from("pub.infofile"),
     Buffer.from(bodyOf(shape)),
     NO_IDENTITY,
     ...blob,
   ]);
+  const behind = Array.from(
+    { length: (shape.signed ?? 1) - 1 },
+    (_, i) => signedMessage("pub.infofile", 1 + i).bytes,
+  );
   const unrouted = encodeFrames([
     NO_IDENTITY,
     Buffer.from("no.infofile"),
@@ -98,13 +116,16 @@ function fixtures(wire: Forwarder["wire"], shape: Shape) {
     ...Array<Uint8Array>(shape.logs ?? 0).fill(logMessage()),
     ...Array<Uint8Array>(shape.unrouted ?? 0).fill(unrouted),
     forwarded,
+    ...behind,
   ]);
+  const sinkMessages = [forwarded, ...behind];
+  const identityBytes = wire === "zmtp" ? IDENTITY_FRAME_BYTES : 0;
   return {
     genHello: write("dealer", Buffer.concat([GREETING, encodeReady("DEALER", NO_IDENTITY)])),
     sinkHello: write("router", Buffer.concat([GREETING, encodeReady("ROUTER", NO_IDENTITY)])),
     message: write(`${key}-${batchOf(shape)}-${shape.logs ?? 0}`, message),
     messageBytes: message.length,
-    sinkBytes: forwarded.length + (wire === "zmtp" ? IDENTITY_FRAME_BYTES : 0),
+    sinkBytes: sinkMessages.reduce((sum, { length }) => sum + length + identityBytes, 0),
     helloReply: HANDSHAKE_BYTES,
   };
 }
@@ -160,19 +181,20 @@ const WARM_UP_SECONDS = 0.5;
 const LIBZMQ_GUESS = 1_500_000;
 /** Log lines a second that a server can about write. */
 const LOGS_GUESS = 250_000;
+/** Signed messages a second that a server can about verify. */
+const SIGNED_GUESS = 30_000;
 /** A run that takes longer has stopped. */
 const RUN_MAX_MS = 15_000;
 
 /** Sends messages through a forwarder and measures. */
 export async function load(load: string, forwarder: Forwarder, options: LoadOptions): Promise<Result> {
   const { shape, clients, handlers = 1, seconds, warmUpSeconds = WARM_UP_SECONDS } = options;
-  const setup = { ...options, handlers, logs: shape.logs !== undefined };
+  const setup = { ...options, ...setupOf(shape), handlers };
   const f = fixtures(forwarder.wire, shape);
   const batch = batchOf(shape);
   const { libzmq } = options;
   const most = libzmq ? Math.min(forwarder.guess, LIBZMQ_GUESS) : forwarder.guess;
-  const guess = setup.logs ? LOGS_GUESS / batch : most / handlers / batch;
-  const rate = Math.min(guess, 2.4e9 / f.messageBytes);
+  const rate = Math.min(guessOf(shape, most / handlers) / batch, 2.4e9 / f.messageBytes);
   const messages = Math.max(1, Math.round(rate * (seconds + warmUpSeconds) / clients)) * clients;
   const bytesAMessage = f.sinkBytes * handlers;
   const expected = messages * bytesAMessage;
@@ -294,7 +316,7 @@ const LIGHT_WARM_UP_SECONDS = 1.5;
 const LIGHT_TYPE = "pub.light";
 
 /** The light client's message, and what it says first. */
-function lightFixtures(wire: Forwarder["wire"], answers: Flood["answers"]) {
+function lightFixtures(wire: Forwarder["wire"], { answers, shape }: Flood) {
   if (wire === "nats") {
     return {
       hello: write("nats-light", Buffer.from('CONNECT {"verbose":false}\r\nSUB cc.light 1\r\n')),
@@ -303,12 +325,12 @@ function lightFixtures(wire: Forwarder["wire"], answers: Flood["answers"]) {
   }
   const type = answers === "server" ? "echo.request" : LIGHT_TYPE;
   const body = JSON.stringify({ req: type, target: "me" });
+  const message = shape.signed
+    ? signedMessage(type, 0, { target: "me" }).bytes
+    : encodeFrames([NO_IDENTITY, Buffer.from(type), Buffer.from(body), NO_IDENTITY]);
   return {
     hello: write("dealer", Buffer.concat([GREETING, encodeReady("DEALER", NO_IDENTITY)])),
-    message: write(
-      `light-${answers}`,
-      encodeFrames([NO_IDENTITY, Buffer.from(type), Buffer.from(body), NO_IDENTITY]),
-    ),
+    message: write(`light-${answers}${shape.signed ? "-signed" : ""}`, message),
   };
 }
 
@@ -333,11 +355,12 @@ export async function beside(
   const { floods, does, answers, seconds } = options;
   const { wire } = forwarder;
   // nats-server has no handlers: it always forwards.
-  const shape = wire === "nats" ? { ...options.shape, logs: undefined, unrouted: undefined } : options.shape;
+  const plain = { logs: undefined, unrouted: undefined, signed: undefined };
+  const shape = wire === "nats" ? { ...options.shape, ...plain } : options.shape;
   const f = fixtures(wire, shape);
-  const light = lightFixtures(wire, answers);
+  const light = lightFixtures(wire, options);
   // More than they can send meanwhile: they are ended.
-  const guess = shape.logs ? LOGS_GUESS : Math.min(forwarder.guess, 2.4e9 * batchOf(shape) / f.messageBytes);
+  const guess = guessOf(shape, Math.min(forwarder.guess, 2.4e9 * batchOf(shape) / f.messageBytes));
   const messages = Math.max(1, Math.round(guess / batchOf(shape) * 30 / floods)) * floods;
   const expected = messages * f.sinkBytes;
   const env = {
@@ -366,7 +389,7 @@ export async function beside(
       sink = does === "ask"
         ? start("echo", "0", f.sinkHello)
         : start("sink", "0", String(expected), f.sinkHello);
-      const setup = { echo: true, logs: shape.logs !== undefined };
+      const setup = { echo: true, ...setupOf(shape) };
       forward = await forwarder.start(Number((await sink.match(/^port (\d+)/))[1]), setup);
       running.push(forward);
     }
