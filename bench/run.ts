@@ -8,8 +8,8 @@
  *     npm run bench -- --rounds=5 --seconds=2
  *     npm run bench -- --peers=binary,zmq_proxy --shapes=small,1k
  *     npm run bench -- --gate              judge a release by gate.json; --short: what CI judges
- *     npm run bench -- --gate --server="bun other.ts"   another server than dist/ccserver; --repeats=1: how often what fails
- *                                          is measured again
+ *     npm run bench -- --gate --server="bun other.ts"   another server than dist/ccserver; --guess=1500000: messages a second
+ *                                          that it can about do; --repeats=1: how often what fails is measured again
  *     npm run bench -- --against=REV       what is slower than at that revision; --pairs=20, --bar=WORD, --short
  *
  * Peers are measured in turn, A B A B, and the medians of their rounds compared: this may be a noisy machine.
@@ -57,6 +57,7 @@ const { values } = parseArgs({
     bar: { type: "string" },
     repeats: { type: "string" },
     server: { type: "string" },
+    guess: { type: "string", default: "1500000" },
     peers: { type: "string" },
     shapes: { type: "string", default: "small,1k,64k,1m" },
     against: { type: "string" },
@@ -100,7 +101,7 @@ if (values.against) {
 if (values.gate) {
   const { load: tool, libzmqMissing } = buildPeers();
   const all = forwarders(libzmqMissing);
-  if (values.server) all.binary = server(values.server, values.server.split(" "), null, 1_500_000);
+  if (values.server) all.binary = server(values.server, values.server.split(" "), null, Number(values.guess));
   process.exit(
     await runGate(tool, all, {
         short: values.short,
@@ -136,10 +137,11 @@ async function micro(): Promise<void> {
 /** The forwarders that can run here; what is missing is named. */
 function available(all: Record<string, Forwarder>): [string, Forwarder][] {
   // Without statistics our server is only compared by the gate.
-  const wanted = values.peers?.split(",") ?? Object.keys(all).filter((key) => key !== "quiet");
+  const forwarding = Object.keys(all).filter((key) => !all[key].alone);
+  const wanted = values.peers?.split(",") ?? forwarding.filter((key) => key !== "quiet");
   return wanted.flatMap((key): [string, Forwarder][] => {
     const peer = all[key];
-    if (peer === undefined) throw new Error(`--peers: "${key}" is none of ${Object.keys(all).join(", ")}`);
+    if (!forwarding.includes(key)) throw new Error(`--peers: "${key}" is none of ${forwarding.join(", ")}`);
     if (peer.missing === null) return [[key, peer]];
     skipped.push(`${peer.name}: ${peer.missing} is missing`);
     console.log(`skipped ${skipped.at(-1)}`);
@@ -405,6 +407,7 @@ async function besideFloods(tool: string, all: [string, Forwarder][]): Promise<v
     ["1 of log lines", { ...small, floods: 1, shape: SHAPES.log }],
     ["8 of log lines", { ...small, floods: 8, shape: SHAPES.log }],
     ["1 without a route", { ...small, floods: 1, shape: SHAPES.unrouted }],
+    ["1 of signed messages, verified", { ...small, floods: 1, shape: SHAPES.signed }],
     ["1 that gets replies", { ...small, floods: 1, does: "ask" }],
     ["8 that connect and leave", { ...small, floods: 8, does: "knock" }],
     ["1 that sends; the upstream answers", { ...small, floods: 1, answers: "upstream" }],
@@ -412,9 +415,8 @@ async function besideFloods(tool: string, all: [string, Forwarder][]): Promise<v
   const rows: string[][] = [];
   for (const [what, flood] of floods) {
     const peers = all.filter(([key]) =>
-      flood.answers === "upstream"
-        ? key !== "nats"
-        : key !== "zmq_proxy" && (key !== "nats" || flood.does !== "ask" && !flood.shape.logs)
+      flood.answers === "upstream" ? key !== "nats" : key !== "zmq_proxy" &&
+        (key !== "nats" || flood.does !== "ask" && !flood.shape.logs && !flood.shape.signed)
     );
     const found = new Map<string, { p50: number; p99: number; p999: number }[]>();
     for (let round = 0; round < rounds; round++) {

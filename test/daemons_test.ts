@@ -8,7 +8,7 @@ import process from "node:process";
 import { test } from "node:test";
 import { gunzipSync } from "node:zlib";
 import { MACHINE } from "../src/runtime/machine.ts";
-import { ROOT, SLOW_TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { LONG, ROOT, skipFor, SLOW_TARGETS, tempFolder, until } from "./helpers/env.ts";
 import { carriers, isGone, JobServer, textOf, untilGone } from "./helpers/jobs.ts";
 import { run, ServerProcess } from "./helpers/process.ts";
 
@@ -142,6 +142,7 @@ for (const target of SLOW_TARGETS) {
 
   test(
     on("a daemon whose server takes nothing ends soon all the same, with all it has started"),
+    { skip: skipFor(LONG) },
     async () => {
       using folder = tempFolder();
       const { path } = folder;
@@ -221,6 +222,7 @@ for (const target of SLOW_TARGETS) {
 
   test(
     on("a daemon whose server is gone goes on, then ends by itself; the next server takes it over"),
+    { skip: skipFor(LONG) },
     async () => {
       using folder = tempFolder();
       const { path } = folder;

@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import net from "node:net";
 import { test } from "node:test";
-import { SLOW_TARGETS, until } from "./helpers/env.ts";
+import { LONG, skipFor, SLOW_TARGETS, until } from "./helpers/env.ts";
 import { ServerProcess } from "./helpers/process.ts";
 import { GREETING, message, RawPeer, ready } from "./helpers/raw.ts";
 
@@ -152,56 +152,62 @@ for (const target of SLOW_TARGETS) {
     assert.equal((await server.stop()).code, 0);
   });
 
-  test(`${target.name}: a frozen client never holds up the others; its drops are counted, at last it is disconnected`, async () => {
-    // The upstream answers each message with a hundred large replies for the client that sent it.
-    const reply = "y".repeat(10_000);
-    using far = await upstream((socket) => {
-      let rest: Buffer = Buffer.alloc(0);
-      let greeted = false;
-      socket.on("data", (data) => {
-        rest = Buffer.concat([rest, data as Buffer]);
-        if (!greeted) {
-          if (rest.length < 66 || rest.length < 66 + rest[65]) return;
-          rest = rest.subarray(66 + rest[65]);
-          greeted = true;
-        }
-        // Each request: identity (7 bytes), then the message; only the identity matters.
-        const one = 7 + message("", "pub.x", "{}", "").length;
-        while (rest.length >= one) {
-          const identity = rest.subarray(2, 7);
-          for (let i = 0; i < 100; i++) socket.write(message(identity, "", "pub.reply", reply, ""));
-          rest = rest.subarray(one);
-        }
+  test(
+    `${target.name}: a frozen client never holds up the others; its drops are counted, at last it is disconnected`,
+    {
+      skip: skipFor(LONG),
+    },
+    async () => {
+      // The upstream answers each message with a hundred large replies for the client that sent it.
+      const reply = "y".repeat(10_000);
+      using far = await upstream((socket) => {
+        let rest: Buffer = Buffer.alloc(0);
+        let greeted = false;
+        socket.on("data", (data) => {
+          rest = Buffer.concat([rest, data as Buffer]);
+          if (!greeted) {
+            if (rest.length < 66 || rest.length < 66 + rest[65]) return;
+            rest = rest.subarray(66 + rest[65]);
+            greeted = true;
+          }
+          // Each request: identity (7 bytes), then the message; only the identity matters.
+          const one = 7 + message("", "pub.x", "{}", "").length;
+          while (rest.length >= one) {
+            const identity = rest.subarray(2, 7);
+            for (let i = 0; i < 100; i++) socket.write(message(identity, "", "pub.reply", reply, ""));
+            rest = rest.subarray(one);
+          }
+        });
       });
-    });
-    await using server = await ServerProcess.start(config(far.endpoint), target);
-    await server.until(/is up/);
-    const before = server.residentBytes;
-    const frozen = await RawPeer.open(server.port);
-    frozen.socket.pause();
-    using witness = await RawPeer.open(server.port);
-    using reader = await RawPeer.open(server.port);
-    for (let n = 0; n < 60; n++) {
-      frozen.write(message("", "pub.x", "{}", ""));
-      if (n % 10 === 0) await echoes(witness, 5);
-    }
-    await server.until(
-      /dropped \d+ messages? for tcp:.*: it does not read and its queue is full \(client-full, \d+ in all, \d+ of them for it\)/,
-    );
-    // Another client of the same upstream gets its replies.
-    reader.write(message("", "pub.x", "{}", ""));
-    for (let n = 0; n < 100; n++) assert.equal((await reader.receive())[1].toString(), "pub.reply");
-    await echoes(witness, 50);
-    const grown = server.residentBytes - before;
-    assert.ok(grown < 64 * MIB, `memory grew by ${(grown / MIB).toFixed(1)} MiB`);
-    await server.until(
-      /closed tcp:.*: it took nothing for 15 s while its queue was full \(stalled, 1 in all\)/,
-      30_000,
-    );
-    await echoes(witness, 5);
-    frozen.close();
-    assert.equal((await server.stop()).code, 0);
-  });
+      await using server = await ServerProcess.start(config(far.endpoint), target);
+      await server.until(/is up/);
+      const before = server.residentBytes;
+      const frozen = await RawPeer.open(server.port);
+      frozen.socket.pause();
+      using witness = await RawPeer.open(server.port);
+      using reader = await RawPeer.open(server.port);
+      for (let n = 0; n < 60; n++) {
+        frozen.write(message("", "pub.x", "{}", ""));
+        if (n % 10 === 0) await echoes(witness, 5);
+      }
+      await server.until(
+        /dropped \d+ messages? for tcp:.*: it does not read and its queue is full \(client-full, \d+ in all, \d+ of them for it\)/,
+      );
+      // Another client of the same upstream gets its replies.
+      reader.write(message("", "pub.x", "{}", ""));
+      for (let n = 0; n < 100; n++) assert.equal((await reader.receive())[1].toString(), "pub.reply");
+      await echoes(witness, 50);
+      const grown = server.residentBytes - before;
+      assert.ok(grown < 64 * MIB, `memory grew by ${(grown / MIB).toFixed(1)} MiB`);
+      await server.until(
+        /closed tcp:.*: it took nothing for 15 s while its queue was full \(stalled, 1 in all\)/,
+        30_000,
+      );
+      await echoes(witness, 5);
+      frozen.close();
+      assert.equal((await server.stop()).code, 0);
+    },
+  );
 
   test(`${target.name}: a client that asks but does not read the answers is held back by TCP, and loses none`, async () => {
     await using server = await ServerProcess.start(config("tcp://127.0.0.1:1"), target);

@@ -89,7 +89,15 @@ test(
     const slow = await new Promise<{ code: number | null; output: string }>((resolve) => {
       const child = spawn(
         join(BIN, "bun"),
-        ["bench/run.ts", "--gate", "--short", "--repeats=1", "--bar=to blind relay, C", server],
+        [
+          "bench/run.ts",
+          "--gate",
+          "--short",
+          "--repeats=1",
+          "--guess=200000",
+          "--bar=to blind relay, C",
+          server,
+        ],
         { cwd: ROOT, stdio: ["ignore", "pipe", "pipe"] },
       );
       let output = "";

@@ -24,12 +24,11 @@ import { Certificate } from "../src/seal/cms/certificate.ts";
 import { RevocationList } from "../src/seal/cms/crl.ts";
 import { makeCa, makeCertificate, makeKey, makeRevocationList, publicKeyOf } from "../src/seal/cms/issue.ts";
 import { pem, pemBlocks } from "../src/seal/cms/pem.ts";
-import { RUNTIME, skipFor, TARGET, TARGETS, tempFolder, utf8 } from "./helpers/env.ts";
+import { LONG, skipFor, TARGET, TARGETS, tempFolder, utf8 } from "./helpers/env.ts";
 import { run, ServerProcess } from "./helpers/process.ts";
 
 const skip = skipFor(spawnSync("openssl", ["version"]).status === 0 ? false : "there is no openssl");
-/** Other runtimes run the same code: some cases do there. */
-const whole = skipFor(RUNTIME === "bun" ? skip : "each of its cases is looked at on Bun");
+const whole = skipFor(skip || LONG);
 const DAY_MS = 24 * 3_600_000;
 const TYPES = ["p256", "p384", "ed25519", "rsa"];
 

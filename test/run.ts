@@ -4,6 +4,7 @@
  *     npm test                          everything; builds first
  *     npm test -- --on=bun,node         on some runtimes
  *     npm test -- decoder interop       only test files whose name has one of these words
+ *     npm test -- --long                tests that take long on Deno and Node too
  *     npm test -- simulation --seconds=600 --seed=17
  *                                       long suites for so long, from this seed on
  */
@@ -22,11 +23,13 @@ const { values, positionals } = parseArgs({
     on: { type: "string", default: "bun,deno,node" },
     seed: { type: "string" },
     seconds: { type: "string" },
+    long: { type: "boolean", default: false },
   },
   allowPositionals: true,
 });
 
 if (values.seed !== undefined) process.env.CC_TEST_SEED = values.seed;
+if (values.long) process.env.CC_TEST_LONG = "1";
 if (values.seconds !== undefined) process.env.CC_TEST_SECONDS = values.seconds;
 /** Beyond what the longest suite may take. */
 const TIMEOUT_MS = 180_000 + 1000 * Number(values.seconds ?? 0);

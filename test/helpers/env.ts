@@ -74,6 +74,14 @@ export function secondsFor(share: number): number {
   return Number(process.env.CC_TEST_SECONDS ?? share);
 }
 
+/**
+ * For `skip` of a test that takes long, of code that is the same on all runtimes: elsewhere than on Bun it runs by
+ * `npm test -- --long`.
+ */
+export const LONG: string | false = RUNTIME === "bun" || process.env.CC_TEST_LONG !== undefined
+  ? false
+  : "it takes long, and has run on Bun; --long runs it here too";
+
 /** Random numbers under a seed (mulberry32). */
 export function seeded(seed: number): () => number {
   return () => {
