@@ -240,8 +240,9 @@ handler = ./nothing.mjs
         peer.write(end);
         while (!server.output.slice(from).includes("done")) await new Promise((done) => setTimeout(done, 1));
       };
-      await send(cms === "" ? 50 : 10);
-      const batches = cms === "" ? 500 : 60;
+      // Compiled code is what a server has that runs for long.
+      await send(cms === "" ? 200 : 100);
+      const batches = cms === "" ? 500 : 100;
       const cpu = cpuSeconds(server.pid);
       const begin = performance.now();
       await send(batches);

@@ -260,5 +260,9 @@ export const REPLAYS_IN_ALL = 1_000_000;
 /** From so long before the end of a certificate or CRL on it is told. */
 export const EXPIRY_WARNING_MS: number = 30 * 24 * 3_600_000;
 
+/** Threads that verify signatures, the main one among them. */
+export const CMS_THREADS_MAX = 16;
 /** Messages of one client that are opened at one time, where that is done beside the main thread: past it the client waits. */
-export const OPENING_MAX = 64;
+export const OPENING_MAX = 256;
+/** The same in bytes; a message that is larger is opened alone. */
+export const OPENING_MAX_BYTES: number = 4 * 1024 * 1024;

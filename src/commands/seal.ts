@@ -38,9 +38,10 @@ export async function openSeal(
   if (found === null) return IDENTITY;
   const settings = { ...found, ofClient };
   // Loaded where it is wanted: cryptography costs every start of the program 10 ms.
-  const [{ BesideSeal, CmsSeal }, { KeyStoreError }] = await Promise.all([
+  const [{ BesideSeal, CmsSeal }, { KeyStoreError }, { Verifiers }] = await Promise.all([
     import("../seal/cms_seal.ts"),
     import("../seal/cms/key_store.ts"),
+    import("../seal/cms/verifiers.ts"),
   ]);
   try {
     const replaced = before instanceof BesideSeal ? before.inner : before;
@@ -52,7 +53,12 @@ export async function openSeal(
     );
     const { expired, soon } = expiryTexts(seal.expiries, environment.clock.time());
     for (const warning of [...seal.keys.warnings, ...expired, ...soon]) log.warn("keys", warning);
-    return settings.threads > 1 && settings.verifyCa !== null ? new BesideSeal(seal) : seal;
+    if (settings.threads < 2 || settings.verifyCa === null) return seal;
+    const count = settings.threads - 1;
+    const verifiers = before instanceof BesideSeal && before.verifiers.count === count
+      ? before.verifiers
+      : new Verifiers(count, environment, log);
+    return new BesideSeal(seal, verifiers);
   } catch (error) {
     if (!(error instanceof KeyStoreError)) throw error;
     throw new ConfigError(error.findings.map((finding) => diagnosticOf(config, finding)));

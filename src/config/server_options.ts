@@ -1,7 +1,7 @@
 /** Every option of `[ccserver]`, with defaults and units. The reference is made from it. */
 import type { Role } from "../contracts/handler.ts";
 import type { Option } from "../contracts/schema.ts";
-import { MESSAGE_BOUND_MAX_BYTES, MESSAGE_MAX_BYTES, PEERS_MAX } from "../limits.ts";
+import { CMS_THREADS_MAX, MESSAGE_BOUND_MAX_BYTES, MESSAGE_MAX_BYTES, PEERS_MAX } from "../limits.ts";
 import {
   choice,
   endpoint,
@@ -115,9 +115,10 @@ export const SEAL_OPTIONS = {
     "legacy",
   ),
   "cms-threads": option(
-    integer(1, 2),
+    integer(1, CMS_THREADS_MAX),
     "1",
-    "2: signatures are verified beside the main thread, where the host has a processor to spare",
+    "more than 1: signatures are verified on so many threads less one, beside the main thread, where the host has " +
+      "processors to spare",
     "2",
   ),
   "cms-hostname": option(

@@ -227,10 +227,34 @@ export interface Processes {
   readonly collectsOrphans: boolean;
   /** Collects a zombie that was not started here. */
   collect(pid: number): void;
+  /** Starts a thread of this process. It keeps the program from ending no more than a timer that is not waited for. */
+  startThread(program: ThreadProgram, events: ThreadEvents): Thread;
   /** What this process was given as {@link SpawnOptions.secret}, once; null: nothing. */
   takeSecret(): Uint8Array | null;
   /** What its environment has under this name as it was started; null: nothing, or it is not ours to read. */
   environmentOf(pid: number, name: string): string | null;
+}
+
+/**
+ * What a thread does: called there once, it returns what makes a result of each piece of work. It is sent as text, so it must
+ * name nothing outside itself.
+ */
+export type ThreadProgram = (crypto: typeof import("node:crypto")) => (work: Uint8Array) => Uint8Array;
+
+/** Told of a thread. */
+export interface ThreadEvents {
+  /** A piece of work is done, the oldest first. */
+  result(bytes: Uint8Array): void;
+  /** The thread is gone, and nothing more comes of it; called once, and not by {@link Thread.end}. */
+  failed(error: unknown): void;
+}
+
+/** A thread of this process. */
+export interface Thread {
+  /** Hands it a piece of work, whose memory is the thread's from then on: bytes that fill their buffer. */
+  post(work: Uint8Array): void;
+  /** Ends it, with what it has under way. */
+  end(): void;
 }
 
 /** How a process is started. */

@@ -75,6 +75,8 @@ export interface Seal {
    * @throws {ConfigError} Then the old ones stay.
    */
   reload(): Promise<void>;
+  /** Another one has taken its place; what is under way here still comes to its end. */
+  replaced?(by: Seal): void;
   /** Certificates and CRLs that are used. */
   readonly expiries?: readonly Expiry[];
   /** Whoever uses it has ended: what is to be known at the next start is kept. Never rejects. */

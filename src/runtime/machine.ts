@@ -9,6 +9,7 @@ import runtime from "#runtime";
 import type { Clock, Environment, Host, Processes, Usage } from "../contracts/environment.ts";
 import { CCError, codeOf } from "../errors.ts";
 import { FILES } from "./files.ts";
+import { startThread } from "./threads.ts";
 import { OTHERS, readBootId, TICKS } from "./processes.ts";
 
 /** The longest timer that runtimes have: 24 days. */
@@ -151,6 +152,7 @@ const PROCESSES: Processes = {
     };
   },
   setNonBlocking: runtime.setNonBlocking,
+  startThread,
   serviceManager: {
     hearsUs: runtime.notifiesItself,
     notify: (socket, text) => runtime.notify(socket, text),

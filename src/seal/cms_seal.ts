@@ -23,6 +23,7 @@ import { AllowTable } from "./allow.ts";
 import { SealError } from "./cms/errors.ts";
 import { type Keys, loadKeys } from "./cms/key_store.ts";
 import { type Verified, verifySignedData, verifySignedDataLater } from "./cms/signed_data.ts";
+import type { Verifiers } from "./cms/verifiers.ts";
 import type { Logger } from "../log.ts";
 import { loadReplays, Replays, saveReplays } from "./replays.ts";
 import { ENC1, isEncrypted } from "./identity.ts";
@@ -148,8 +149,8 @@ export class CmsSeal implements Seal {
   }
 
   /** The same, with the arithmetic of signatures beside the main thread. */
-  openLater(parts: SealedParts): OpenedParts | Promise<OpenedParts> {
-    return this.#open(parts, verifySignedDataLater);
+  openBeside(parts: SealedParts, verifiers: Verifiers): OpenedParts | Promise<OpenedParts> {
+    return this.#open(parts, (...signed) => verifySignedDataLater(...signed, verifiers));
   }
 
   #open(parts: SealedParts, verify: Verify): OpenedParts | Promise<OpenedParts> {
@@ -261,9 +262,11 @@ export class CmsSeal implements Seal {
 export class BesideSeal implements Seal {
   readonly asynchronous = true;
   readonly inner: CmsSeal;
+  readonly verifiers: Verifiers;
 
-  constructor(inner: CmsSeal) {
+  constructor(inner: CmsSeal, verifiers: Verifiers) {
     this.inner = inner;
+    this.verifiers = verifiers;
   }
 
   get expiries(): readonly Expiry[] {
@@ -271,7 +274,7 @@ export class BesideSeal implements Seal {
   }
 
   open(parts: SealedParts): OpenedParts | Promise<OpenedParts> {
-    return this.inner.openLater(parts);
+    return this.inner.openBeside(parts, this.verifiers);
   }
 
   seal(draft: SealDraft): SealedParts {
@@ -282,7 +285,13 @@ export class BesideSeal implements Seal {
     return this.inner.reload();
   }
 
+  /** @param by May have taken over the threads. */
+  replaced(by: Seal): void {
+    if (!(by instanceof BesideSeal && by.verifiers === this.verifiers)) this.verifiers.retire();
+  }
+
   close(): Promise<void> {
+    this.verifiers.close();
     return this.inner.close();
   }
 }

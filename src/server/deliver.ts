@@ -2,7 +2,7 @@
 import type { Clock } from "../contracts/environment.ts";
 import type { OpenedParts, Seal } from "../contracts/seal.ts";
 import { errorStack } from "../errors.ts";
-import { OPENING_MAX } from "../limits.ts";
+import { OPENING_MAX, OPENING_MAX_BYTES } from "../limits.ts";
 import type { Logger } from "../log.ts";
 import { MessageError } from "../message/errors.ts";
 import { type CCMessage, inside } from "../message/message.ts";
@@ -28,6 +28,7 @@ interface Line {
   /** Settles when the last of them has been given to its handlers. */
   last: Promise<void>;
   count: number;
+  bytes: number;
   paused: boolean;
 }
 
@@ -143,7 +144,8 @@ export class Deliverer {
     source: Source | null,
     from: string,
   ): Promise<Verdict> {
-    const line = this.#enter(source);
+    const bytes = message.size;
+    const line = this.#enter(source, bytes);
     const turn = line.last;
     let next = () => {};
     line.last = new Promise<void>((resolve) => next = resolve);
@@ -159,7 +161,7 @@ export class Deliverer {
       return handle();
     } finally {
       // Who goes on at once comes behind it.
-      this.#leave(source, line);
+      this.#leave(source, line, bytes);
       next();
     }
   }
@@ -174,24 +176,27 @@ export class Deliverer {
     return source !== null && this.#lines.has(source);
   }
 
-  #enter(source: Source | null): Line {
+  #enter(source: Source | null, bytes: number): Line {
     const line = source === null ? null : this.#lines.get(source);
     this.#opening++;
-    const entered = line ?? { last: Promise.resolve(), count: 0, paused: false };
+    const entered = line ?? { last: Promise.resolve(), count: 0, bytes: 0, paused: false };
     if (source === null) return entered;
     if (line === undefined) this.#lines.set(source, entered);
-    if (++entered.count >= OPENING_MAX && !entered.paused) {
+    entered.count++;
+    entered.bytes += bytes;
+    if ((entered.count >= OPENING_MAX || entered.bytes >= OPENING_MAX_BYTES) && !entered.paused) {
       entered.paused = true;
       source.pause();
     }
     return entered;
   }
 
-  #leave(source: Source | null, line: Line): void {
+  #leave(source: Source | null, line: Line, bytes: number): void {
     this.#opening--;
     if (source === null) return;
+    line.bytes -= bytes;
     if (--line.count === 0) this.#lines.delete(source);
-    if (!line.paused || line.count > OPENING_MAX / 2) return;
+    if (!line.paused || line.count > OPENING_MAX / 2 || line.bytes > OPENING_MAX_BYTES / 2) return;
     line.paused = false;
     source.resume();
   }

@@ -10,7 +10,9 @@ export class SealSlot implements Seal {
 
   /** From now on this one. */
   use(seal: Seal): void {
+    const before = this.#seal;
     this.#seal = seal;
+    if (before !== null && before !== seal) before.replaced?.(seal);
   }
 
   /** Null before the start. */

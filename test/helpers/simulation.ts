@@ -587,6 +587,9 @@ export class World {
         findUser: () => Promise.resolve(null),
         list: () => [],
         environmentOf: () => null,
+        startThread: () => {
+          throw new Error("a simulation has no threads");
+        },
         takeSecret: () => null,
         collectsOrphans: false,
         collect() {},

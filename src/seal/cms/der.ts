@@ -292,42 +292,21 @@ function lengthBytes(length: number): number {
 /** Bytes of a value whose content has so many. */
 export const sizeOf = (length: number): number => 2 + lengthBytes(length) + length;
 
-/** Writes values one behind the other, into bytes that have room for them. */
-export class DerWriter {
-  readonly bytes: Uint8Array;
-  #at = 0;
-
-  constructor(size: number) {
-    this.bytes = new Uint8Array(size);
-  }
-
-  /** Begins a value: its content has so many bytes, and follows. */
-  begin(tag: number, length: number): this {
-    const { bytes } = this;
-    const more = lengthBytes(length);
-    bytes[this.#at++] = tag;
-    bytes[this.#at++] = more === 0 ? length : 0x80 | more;
-    for (let i = more, left = length; i > 0; i--, left = Math.floor(left / 256)) {
-      bytes[this.#at + i - 1] = left % 256;
-    }
-    this.#at += more;
-    return this;
-  }
-
-  put(bytes: Uint8Array): this {
-    this.bytes.set(bytes, this.#at);
-    this.#at += bytes.length;
-    return this;
-  }
-}
-
 /** A value: its tag, and the parts of its content. */
 export function der(tag: number, ...parts: readonly Uint8Array[]): Uint8Array {
   let length = 0;
   for (const part of parts) length += part.length;
-  const writer = new DerWriter(sizeOf(length)).begin(tag, length);
-  for (const part of parts) writer.put(part);
-  return writer.bytes;
+  const more = lengthBytes(length);
+  const bytes = new Uint8Array(sizeOf(length));
+  bytes[0] = tag;
+  bytes[1] = more === 0 ? length : 0x80 | more;
+  for (let i = more, left = length; i > 0; i--, left = Math.floor(left / 256)) bytes[1 + i] = left % 256;
+  let at = 2 + more;
+  for (const part of parts) {
+    bytes.set(part, at);
+    at += part.length;
+  }
+  return bytes;
 }
 
 export const sequence = (...parts: readonly Uint8Array[]): Uint8Array => der(TAG.sequence, ...parts);

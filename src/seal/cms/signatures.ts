@@ -196,33 +196,14 @@ export function fits(
   }
 }
 
-/** The same beside the main thread. */
-export function fitsLater(
+/** What `node:crypto` wants to be told. */
+function verifyingOf(
   algorithm: SignatureAlgorithm,
   hash: HashName,
   key: PublicKey,
-  data: Uint8Array,
-  signature: Uint8Array,
-): Promise<boolean> {
-  const [name, options] = verifyingOf(algorithm, hash, key);
-  return new Promise((resolve) => {
-    try {
-      verify(name, data, options, signature, (error, result) => resolve(error === null && result));
-    } catch {
-      resolve(false);
-    }
-  });
-}
-
-/** What `node:crypto` wants to be told. */
-function verifyingOf(
-  { scheme, saltBytes }: SignatureAlgorithm,
-  hash: HashName,
-  key: PublicKey,
 ): [hash: HashName | null, options: KeyObject | VerifyKeyObjectInput] {
-  if (!SCHEMES[key.type].includes(scheme)) {
-    throw new SealError("bad-cms", "the signature algorithm is for another kind of key than the signer's");
-  }
+  checkScheme(algorithm, key);
+  const { scheme, saltBytes } = algorithm;
   switch (scheme) {
     case "pss":
       return [hash, { key: key.object, padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: saltBytes }];
@@ -231,6 +212,14 @@ function verifyingOf(
     default:
       return [hash, key.object];
   }
+}
+
+/** @throws {SealError} `bad-cms`: the key is of another kind than the algorithm, or none. */
+export function checkScheme({ scheme }: SignatureAlgorithm, key: PublicKey): void {
+  if (!SCHEMES[key.type].includes(scheme)) {
+    throw new SealError("bad-cms", "the signature algorithm is for another kind of key than the signer's");
+  }
+  void key.object;
 }
 
 const SCHEMES: Readonly<Record<KeyType, readonly Scheme[]>> = {

@@ -15,7 +15,6 @@ import {
   der,
   DerError,
   DerReader,
-  DerWriter,
   integer,
   octets,
   oid,
@@ -31,7 +30,6 @@ import { CMS } from "./oids.ts";
 import {
   digestOf,
   fits,
-  fitsLater,
   HASH_BYTES,
   type HashName,
   hashOf,
@@ -40,6 +38,7 @@ import {
 } from "./signatures.ts";
 import type { SignatureAlgorithm, SigningMethod } from "./signatures.ts";
 import { isNamed, type Trust, type TrustedSigner } from "./trust.ts";
+import type { Verifiers } from "./verifiers.ts";
 
 /** Attributes that are signed, besides the two that must be there. */
 const ATTRIBUTES_MAX = 16;
@@ -89,18 +88,22 @@ export function verifySignedData(
   return unverified;
 }
 
-/** The same, with the arithmetic beside the main thread. */
-export async function verifySignedDataLater(
+/** The same, with the arithmetic beside the main thread. @throws {SealError} What shows without it, at once. */
+export function verifySignedDataLater(
   bytes: Uint8Array,
   detached: Uint8Array | null,
   trust: Trust,
   now: number,
+  verifiers: Verifiers,
 ): Promise<Verified> {
   const unverified = prepare(bytes, detached, trust, now);
   const { signer, signed: { algorithm, hash, attributes, signature } } = unverified;
-  const key = signer.certificate.key;
-  if (!await fitsLater(algorithm, hash, key, attributes, signature)) throw notFitting(unverified);
-  return unverified;
+  return new Promise((resolve, reject) =>
+    verifiers.verify(algorithm, hash, signer.certificate.key, attributes, signature, (fits) => {
+      if (fits) resolve(unverified);
+      else reject(notFitting(unverified));
+    })
+  );
 }
 
 function notFitting({ signer }: Unverified): SealError {
@@ -317,8 +320,10 @@ export class SignedDataWriter {
   readonly #front: Uint8Array;
   readonly #certificates: Uint8Array;
   readonly #signerFront: Uint8Array;
-  /** The attributes, their digest empty. */
+  /** The attributes as they are signed: with the digest of the message that was signed last. */
   readonly #attributes: Uint8Array;
+  /** What was made last without a content, by the length of its signature. */
+  readonly #detached = new Map<number, Uint8Array>();
 
   /** @param chain Certificates that go with it: the signer's first, then the CAs above it, without the named one. */
   constructor(method: SigningMethod, chain: readonly Certificate[]) {
@@ -342,25 +347,28 @@ export class SignedDataWriter {
   sign(content: Uint8Array, attached: boolean): Uint8Array {
     const { hash, signatureAlgorithm } = this.#method;
     const digest = digestOf(hash, content);
+    this.#attributes.set(digest, this.#attributes.length - digest.length);
+    const signature = this.#method.sign(this.#attributes);
+    if (attached) return this.#assemble(sequence(DATA, der(context(0), octets(content))), signature);
+    // All else is the same in each message.
+    let before = this.#detached.get(signature.length);
+    if (before === undefined) {
+      this.#detached.set(signature.length, before = this.#assemble(DETACHED, signature));
+    }
+    const bytes = before.slice();
+    const signatureAt = bytes.length - signature.length;
+    const attributesEnd = bytes.length - sizeOf(signature.length) - signatureAlgorithm.length;
+    bytes.set(digest, attributesEnd - digest.length);
+    bytes.set(signature, signatureAt);
+    return bytes;
+  }
+
+  #assemble(encapsulated: Uint8Array, signature: Uint8Array): Uint8Array {
+    const { signatureAlgorithm } = this.#method;
     const attributes = new Uint8Array(this.#attributes);
-    attributes.set(digest, attributes.length - digest.length);
-    const signature = this.#method.sign(attributes);
     attributes[0] = context(0);
-    const encapsulated = attached ? sequence(DATA, der(context(0), octets(content))) : DETACHED;
-    // From the inside out, then written at once: this is done for each message.
-    const signer = this.#signerFront.length + attributes.length + signatureAlgorithm.length +
-      sizeOf(signature.length);
-    const signers = sizeOf(signer);
-    const data = this.#front.length + encapsulated.length + this.#certificates.length + sizeOf(signers);
-    const explicit = sizeOf(data);
-    const info = SIGNED_DATA.length + sizeOf(explicit);
-    return new DerWriter(sizeOf(info))
-      .begin(TAG.sequence, info).put(SIGNED_DATA)
-      .begin(context(0), explicit)
-      .begin(TAG.sequence, data).put(this.#front).put(encapsulated).put(this.#certificates)
-      .begin(TAG.set, signers)
-      .begin(TAG.sequence, signer).put(this.#signerFront).put(attributes).put(signatureAlgorithm)
-      .begin(TAG.octetString, signature.length).put(signature)
-      .bytes;
+    const signer = sequence(this.#signerFront, attributes, signatureAlgorithm, octets(signature));
+    const data = sequence(this.#front, encapsulated, this.#certificates, der(TAG.set, signer));
+    return sequence(SIGNED_DATA, der(context(0), data));
   }
 }
