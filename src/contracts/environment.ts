@@ -227,7 +227,7 @@ export interface Processes {
   readonly collectsOrphans: boolean;
   /** Collects a zombie that was not started here. */
   collect(pid: number): void;
-  /** Starts a thread of this process. It keeps the program from ending no more than a timer that is not waited for. */
+  /** Starts a thread of this process. It keeps the program from ending only while it has something to do. */
   startThread(program: ThreadProgram, events: ThreadEvents): Thread;
   /** What this process was given as {@link SpawnOptions.secret}, once; null: nothing. */
   takeSecret(): Uint8Array | null;

@@ -14,6 +14,7 @@ parentPort.on("message", (bytes) => {
 export function startThread(program: ThreadProgram, { result, failed }: ThreadEvents): Thread {
   const worker = new Worker(sourceOf(program), { eval: true });
   let over = false;
+  let underWay = 0;
   const end = (error: unknown) => {
     if (over) return;
     over = true;
@@ -21,14 +22,17 @@ export function startThread(program: ThreadProgram, { result, failed }: ThreadEv
     failed(error);
   };
   worker.on("message", (bytes: Uint8Array) => {
+    if (--underWay === 0) worker.unref();
     if (!over) result(bytes);
   });
   worker.on("error", end);
   worker.on("exit", (code) => end(new Error(`the thread ended with ${code}`)));
-  // It keeps no program from ending.
   worker.unref();
   return {
-    post: (bytes) => worker.postMessage(bytes, [bytes.buffer as ArrayBuffer]),
+    post(bytes) {
+      if (underWay++ === 0) worker.ref();
+      worker.postMessage(bytes, [bytes.buffer as ArrayBuffer]);
+    },
     end() {
       over = true;
       void worker.terminate();
