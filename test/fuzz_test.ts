@@ -26,6 +26,7 @@ import { printable } from "../src/text.ts";
 import { globs } from "../src/toolkit/globs.ts";
 import { Decoder } from "../src/zmtp/decoder.ts";
 import { decodeFrames, ProtocolError as WireError } from "../src/zmtp/frame.ts";
+import { From10 } from "../src/zmtp/frames_1_0.ts";
 import { commandName, encodePong, errorReason, Handshake } from "../src/zmtp/handshake.ts";
 import { freshSeed, ROOT, RUNTIME, secondsFor, seeded, SLOW_TARGETS } from "./helpers/env.ts";
 import { ServerProcess } from "./helpers/process.ts";
@@ -165,12 +166,23 @@ type Run = () => void | (() => void);
 const PARTS: Record<string, { make(): Run; answers: readonly unknown[] }> = {
   handshake: {
     make() {
-      const pieces = inPieces(mutated(Buffer.concat([GREETING, readyOfSome(), bytes(int(300))])));
+      const opening = pick([
+        () => [GREETING, readyOfSome()],
+        () => [GREETING, readyOfSome()],
+        // ZMTP 2.0, and 1.0.
+        () => [Buffer.from([0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 1, 5, 0, 2, 0x61, 0x62])],
+        () => [Buffer.from([3, 0, 0x61, 0x62])],
+      ])();
+      const pieces = inPieces(mutated(Buffer.concat([...opening, bytes(int(300))])));
       const own = pick(["ROUTER", "DEALER"] as const);
       return () => {
-        const handshake = new Handshake(own, {
+        const handshake = new Handshake({
+          own,
+          identity: new Uint8Array(int(10)),
+          minVersion: "1.0",
           metadataMaxBytes: 8192,
           identityMaxBytes: 255,
+          send: () => {},
         });
         for (const piece of pieces) if (handshake.push(piece, 0, piece.length)) break;
       };
@@ -188,6 +200,20 @@ const PARTS: Record<string, { make(): Run; answers: readonly unknown[] }> = {
         const name = commandName(body, 0, body.length);
         if (name === "ERROR") printable(errorReason(body, 0, body.length));
         else encodePong(body, 0, body.length);
+      };
+    },
+    answers: [WireError],
+  },
+  "frames of ZMTP 1.0": {
+    make() {
+      const long = Buffer.concat([Buffer.from([0xff, 0, 0, 0, 0, 0, 0, 1, 0x2d, 1]), Buffer.alloc(300)]);
+      const good = () => pick([Buffer.from([1, 1]), Buffer.from([4, 0, 1, 2, 3]), long]);
+      const pieces = inPieces(Buffer.concat(
+        Array.from({ length: 1 + int(6) }, () => random() < 0.7 ? mutated(good()) : bytes(int(600))),
+      ));
+      return () => {
+        const from = new From10();
+        for (const piece of pieces) from.push(piece, 0, piece.length);
       };
     },
     answers: [WireError],

@@ -506,6 +506,37 @@ test("PING is answered with PONG and its context", async () => {
   await router.close(0);
 });
 
+test("the time to live of a PING is kept: who is silent for longer is closed, who speaks is not", async () => {
+  const { router, inbox, port } = await routerAndInbox();
+  const ping = (tenths: number) => new Uint8Array([4, 7, 4, ...utf8("PING"), 0, tenths]);
+  using silent = await RawPeer.open(port);
+  using speaking = await RawPeer.open(port);
+  using patient = await RawPeer.open(port);
+  const begin = performance.now();
+  silent.write(ping(3));
+  speaking.write(ping(3));
+  // The last one counts.
+  patient.write(ping(3), ping(0));
+  let spoken = 0;
+  const talk = setInterval(() => {
+    spoken++;
+    speaking.write(ping(3));
+  }, 50);
+  await until("its end", () => silent.closed);
+  const took = performance.now() - begin;
+  assert.ok(took >= 290 && took < 3000, `${took} ms`);
+  // A message does as well.
+  speaking.write(message("x"));
+  await inbox.frames(0);
+  const before = spoken;
+  await until("it has spoken for long", () => spoken > before + 12);
+  assert.deepEqual([speaking.closed, patient.closed], [false, false]);
+  clearInterval(talk);
+  await until("its end", () => speaking.closed);
+  assert.equal(patient.closed, false);
+  await router.close(0);
+});
+
 test("closing waits for what is queued, at most linger", async () => {
   const { router, inbox, endpoint } = await routerAndInbox();
   const answers = new Inbox();

@@ -2,23 +2,40 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { test } from "node:test";
 import { ProtocolError } from "../src/zmtp/frame.ts";
-import { encodePong, encodeReady, GREETING as OWN_GREETING, Handshake } from "../src/zmtp/handshake.ts";
+import {
+  encodePong,
+  encodeReady,
+  GREETING as OWN_GREETING,
+  Handshake,
+  type MinVersion,
+} from "../src/zmtp/handshake.ts";
 import { GREETING, ready } from "./helpers/raw.ts";
 
 const LIMITS = { metadataMaxBytes: 1024, identityMaxBytes: 255 };
+const NOBODY = new Uint8Array(0);
 
-function shake(own: "DEALER" | "ROUTER", bytes: Uint8Array, chunk = bytes.length) {
-  const handshake = new Handshake(own, LIMITS);
+function shake(
+  own: "DEALER" | "ROUTER",
+  bytes: Uint8Array,
+  chunk = bytes.length,
+  { identity = NOBODY, minVersion = "1.0" as MinVersion } = {},
+) {
+  const sent: Uint8Array[] = [];
+  const send = (bytes: Uint8Array) => void sent.push(new Uint8Array(bytes));
+  const handshake = new Handshake({ own, identity, minVersion, ...LIMITS, send });
   for (let at = 0; at < bytes.length; at += chunk) {
     if (handshake.push(bytes, at, Math.min(bytes.length, at + chunk))) {
       return {
         ...handshake.peer!,
+        sent: Buffer.concat(sent),
         rest: Buffer.concat([handshake.rest, bytes.subarray(at + chunk)]).toString(),
       };
     }
   }
   return null;
 }
+
+const SIGNATURE = Buffer.from([0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f]);
 
 const greeting = (change: (g: Buffer) => void) => {
   const g = Buffer.from(GREETING);
@@ -27,7 +44,9 @@ const greeting = (change: (g: Buffer) => void) => {
 };
 
 test("handshake: what we send is what RFC 37 asks for", () => {
-  assert.deepEqual(Buffer.from(OWN_GREETING), GREETING);
+  assert.deepEqual(Buffer.from(OWN_GREETING), greeting((g) => g[8] = 1));
+  const { sent } = shake("ROUTER", Buffer.concat([GREETING, ready("DEALER")]))!;
+  assert.deepEqual(sent, Buffer.from(OWN_GREETING));
   assert.deepEqual(Buffer.from(encodeReady("DEALER", Buffer.from("me"))), ready("DEALER", "me"));
   assert.deepEqual(Buffer.from(encodeReady("ROUTER", Buffer.alloc(0))), ready("ROUTER"));
 });
@@ -46,6 +65,70 @@ test("handshake: any chunking gives the peer and the bytes behind", () => {
 test("handshake: ZMTP 3.0 and later minor versions are taken", () => {
   assert.equal(shake("ROUTER", Buffer.concat([greeting((g) => g[11] = 0), ready("DEALER")]))!.version, "3.0");
   assert.ok(shake("ROUTER", Buffer.concat([greeting((g) => g[10] = 4), ready("DEALER")])));
+});
+
+test("handshake: a peer of ZMTP 2.0 is told the revision, our type and our identity, each when it is its turn", () => {
+  const sizes = [1, 2, 5, 10, 11, 12, 100];
+  for (const name of ["", "host1", "x".repeat(255)]) {
+    const peer = Buffer.concat([SIGNATURE, Buffer.from([1, 6, 0, name.length]), Buffer.from(name)]);
+    for (const size of sizes) {
+      const identity = Buffer.from("me");
+      const found = shake("DEALER", Buffer.concat([peer, Buffer.from("and more")]), size, { identity })!;
+      assert.equal(found.version, "2.0");
+      assert.equal(found.socketType, "ROUTER");
+      assert.equal(Buffer.from(found.identity).toString(), name);
+      assert.equal(found.rest, "and more");
+      const own = Buffer.from(SIGNATURE);
+      own[8] = 3;
+      assert.deepEqual(found.sent, Buffer.concat([own, Buffer.from([3, 5, 0, 2]), identity]));
+    }
+  }
+  assert.ok(shake("ROUTER", Buffer.concat([SIGNATURE, Buffer.from([1, 3, 0, 0])])), "a REQ");
+});
+
+test("handshake: to a peer of ZMTP 1.0 our signature is the head of our identity", () => {
+  for (const name of ["", "host1", "x".repeat(253), "x".repeat(254), "x".repeat(255)]) {
+    const size = name.length + 1;
+    const head = size < 255 ? [size, 0] : [0xff, 0, 0, 0, 0, 0, 0, size >> 8, size & 0xff, 0];
+    const peer = Buffer.concat([Buffer.from(head), Buffer.from(name), Buffer.from("and more")]);
+    for (const chunk of [1, 2, 7, 300]) {
+      for (const identity of [NOBODY, Buffer.from("me")]) {
+        const found = shake("ROUTER", peer, chunk, { identity })!;
+        assert.equal(found.version, "1.0");
+        assert.equal(found.socketType, "");
+        assert.equal(Buffer.from(found.identity).toString(), name);
+        assert.equal(found.rest, "and more");
+        const own = Buffer.from(SIGNATURE);
+        own[8] = identity.length + 1;
+        // Where its own begins like a signature, it is not told the revision either.
+        assert.deepEqual(found.sent, Buffer.concat([own, identity]));
+      }
+    }
+  }
+});
+
+test("handshake: zmtp-min-version refuses those before it", () => {
+  const peers = {
+    "1.0": Buffer.from([1, 0]),
+    "2.0": Buffer.concat([SIGNATURE, Buffer.from([1, 5, 0, 0])]),
+    "3.0": Buffer.concat([GREETING, ready("DEALER")]),
+  };
+  const versions = Object.keys(peers) as MinVersion[];
+  for (const minVersion of versions) {
+    for (const version of versions) {
+      const shaken = () => shake("ROUTER", peers[version], 1, { minVersion });
+      if (version >= minVersion) assert.ok(shaken());
+      else {
+        assert.throws(
+          shaken,
+          (error) =>
+            error instanceof ProtocolError && error.code === "old-version" &&
+            error.message ===
+              `peer speaks ZMTP ${version}, zmtp-min-version = ${minVersion} wants a later one`,
+        );
+      }
+    }
+  }
 });
 
 test("handshake: property names are read in any case, others are passed over", () => {
@@ -68,9 +151,29 @@ for (
   const [what, bytes, code] of [
     ["HTTP", Buffer.from("GET / HTTP/1.1\r\n"), "not-zmtp"],
     ["TLS", Buffer.from([0x16, 3, 1, 2, 0]), "not-zmtp"],
-    ["ZMTP 1.0 without identity", Buffer.from([1, 0]), "old-version"],
-    ["ZMTP 1.0 with an identity", Buffer.from([5, 0, 0x61, 0x62, 0x63, 0x64]), "old-version"],
-    ["ZMTP 2.0", Buffer.from([0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 1, 5, 0, 0]), "old-version"],
+    ["zeros", Buffer.alloc(20), "not-zmtp"],
+    ["a frame of ZMTP 1.0 with MORE for an identity", Buffer.from([5, 1, 0x61]), "not-zmtp"],
+    ["a long identity of ZMTP 1.0", Buffer.from([0xff, 0, 0, 0, 0, 0, 0, 1, 2, 0]), "bad-identity"],
+    ["an identity of ZMTP 1.0 of no bytes", Buffer.from([0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0]), "length"],
+    ["a reserved identity of ZMTP 1.0", Buffer.from([5, 0, 0, 1, 2, 3]), "bad-identity"],
+    ["a draft of ZMTP 2.0", Buffer.concat([SIGNATURE, Buffer.from([0])]), "old-version"],
+    ["a SUB of ZMTP 2.0", Buffer.concat([SIGNATURE, Buffer.from([1, 2, 0, 0])]), "socket-type"],
+    ["an unknown type of ZMTP 2.0", Buffer.concat([SIGNATURE, Buffer.from([1, 77, 0, 0])]), "socket-type"],
+    [
+      "an identity of ZMTP 2.0 with MORE",
+      Buffer.concat([SIGNATURE, Buffer.from([1, 5, 1, 0])]),
+      "bad-handshake",
+    ],
+    [
+      "a long identity of ZMTP 2.0",
+      Buffer.concat([SIGNATURE, Buffer.from([1, 5, 2, 0, 0, 0, 0, 0, 0, 1, 0])]),
+      "bad-identity",
+    ],
+    [
+      "a reserved identity of ZMTP 2.0",
+      Buffer.concat([SIGNATURE, Buffer.from([1, 5, 0, 2, 0, 1])]),
+      "bad-identity",
+    ],
     ["a broken signature", greeting((g) => g[9] = 0x7d), "bad-greeting"],
     ["PLAIN", greeting((g) => g.write("PLAIN", 12)), "unknown-mechanism"],
     ["CURVE", greeting((g) => g.write("CURVE", 12)), "unknown-mechanism"],

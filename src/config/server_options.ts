@@ -57,6 +57,8 @@ export interface ServerOptions extends ZmqValues {
   /** Seconds. */
   readonly "message-timeout": number;
   /** What happens when two clients claim one identity. */
+  readonly "zmtp-min-version": "1.0" | "2.0" | "3.0";
+  /** Who has an identity that two peers claim. */
   readonly "identity-takeover": "probe" | "never" | "always";
   /** Seconds that an asynchronous handler has for a message. */
   readonly "handler-timeout": number;
@@ -219,6 +221,12 @@ export const SERVER_OPTIONS = {
     "a client that has begun a message and sends nothing for so long is closed",
     "30",
     "s",
+  ),
+  "zmtp-min-version": option(
+    choice("1.0", "2.0", "3.0"),
+    "1.0",
+    "peers of earlier versions of ZMTP are refused: libzmq 2.x speaks 1.0, libzmq 3.2 and JeroMQ 0.3 speak 2.0",
+    "3.0",
   ),
   "identity-takeover": option(
     choice("probe", "never", "always"),

@@ -144,6 +144,7 @@ export class Server {
       ...linkValues(options),
       hwm: options.zmq_hwm,
       messageMaxBytes: options.zmq_maxmsgsize,
+      minVersion: options["zmtp-min-version"],
     };
     this.statistics.route(config.routes.map(({ type }) => type));
     this.statistics.losses = () => lossesOf(this.#losses);

@@ -49,6 +49,7 @@ function dealerOptions(options: UpstreamOptions, own: SocketOptions): DealerOpti
     sendBufferBytes: options.sendBufferBytes ?? own.sendBufferBytes,
     keepAlive: options.keepAlive === undefined ? own.keepAlive : options.keepAlive,
     messageMaxBytes: own.messageMaxBytes,
+    minVersion: own.minVersion,
     stallMs: options.stallMs,
     reconnectMaxMs: options.reconnectMaxMs,
     awaitedMs: options.awaitedMs,

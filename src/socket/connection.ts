@@ -32,21 +32,23 @@ import type { Arena } from "../memory/arena.ts";
 import { printable } from "../text.ts";
 import { Decoder, type DecoderOwner } from "../zmtp/decoder.ts";
 import { ProtocolError } from "../zmtp/frame.ts";
+import { From10 } from "../zmtp/frames_1_0.ts";
 import {
   commandName,
   encodeError,
   encodePong,
   encodeReady,
   errorReason,
-  GREETING,
   Handshake,
   type PeerProperties,
+  pingTtlMs,
 } from "../zmtp/handshake.ts";
 import type { SocketContext } from "./context.ts";
 import { describeMessage } from "./describe.ts";
+import { Link10 } from "./link_1_0.ts";
 import type { DropCounter } from "./drops.ts";
 import { BORROW_MIN_BYTES, type Egress } from "./egress.ts";
-import type { MessageSink, Source } from "./types.ts";
+import type { MessageSink, SocketOptions, Source } from "./types.ts";
 import { Unread } from "./unread.ts";
 
 /** One that is told why it is not taken has so long to read it. */
@@ -76,13 +78,22 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   readonly #sink: MessageSink;
   readonly #own: "DEALER" | "ROUTER";
   readonly #messageMaxBytes: number;
-  #handshake: Handshake | null;
+  #handshake: Handshake | null = null;
+  /** Of a peer of ZMTP 1.0. */
+  #from10: From10 | null = null;
+  /** May it send commands? Not below 3.0. */
+  #commands = true;
   #decoder: Decoder<Source & DecoderOwner> | null = null;
   #ready = false;
   #closed = false;
   #pauses = 0;
   /** Reads that brought something. */
   #chunks = 0;
+  /** The time to live of its last PING, when that came, and how much had come by then. */
+  #ttlMs = 0;
+  #pingedAt = 0;
+  #pingChunks = 0;
+  #cancelTtl: (() => void) | null = null;
   /** Since when the chunk is being taken; Infinity: it has been interrupted. */
   #takenSince = 0;
   /** The handshake is done, but not yet whether it is taken. */
@@ -100,6 +111,8 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   #cancelTimer: () => void;
   #cancelReady: () => void = () => {};
   #readyCommand: Uint8Array | null;
+  /** READY is sent as soon as the peer's greeting has come. */
+  #readyDue: boolean;
 
   constructor(
     context: SocketContext,
@@ -108,7 +121,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     sink: MessageSink,
     own: "DEALER" | "ROUTER",
     identity: Uint8Array,
-    messageMaxBytes: number,
+    { messageMaxBytes, minVersion = "1.0" }: Pick<SocketOptions, "messageMaxBytes" | "minVersion">,
   ) {
     this.context = context;
     this.link = link;
@@ -116,20 +129,25 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     this.#sink = sink;
     this.#own = own;
     this.#messageMaxBytes = messageMaxBytes;
-    this.#handshake = new Handshake(own, {
-      metadataMaxBytes: METADATA_MAX_BYTES,
-      identityMaxBytes: IDENTITY_MAX_BYTES,
-    });
     this.#cancelTimer = context.clock.after(HANDSHAKE_MAX_MS, () => {
       this.fail(new ProtocolError("bad-handshake", `no handshake within ${HANDSHAKE_MAX_MS / 1000} s`));
     });
     egress.attach(link);
-    egress.control(GREETING);
+    this.#handshake = new Handshake({
+      own,
+      identity,
+      minVersion,
+      metadataMaxBytes: METADATA_MAX_BYTES,
+      identityMaxBytes: IDENTITY_MAX_BYTES,
+      send: (bytes) => egress.control(bytes),
+    });
     this.#readyCommand = encodeReady(own, identity);
     // A ROUTER lets the peer speak first: a socket that does not fit would close at our READY without showing its own,
     // and nobody would learn why. One that waits for ours gets it a little later.
-    if (own === "DEALER") this.#sendReady();
-    else this.#cancelReady = context.clock.after(READY_LATEST_MS, () => this.#sendReady());
+    this.#readyDue = own === "DEALER";
+    this.#cancelReady = this.#readyDue
+      ? () => {}
+      : context.clock.after(READY_LATEST_MS, () => this.#sendReady());
   }
 
   get name(): string {
@@ -178,6 +196,15 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
 
   data(chunk: Uint8Array, start: number, end: number): void {
     this.#chunks++;
+    if (this.#from10 !== null) {
+      try {
+        chunk = this.#from10.push(chunk, start, end);
+      } catch (error) {
+        return this.fail(error);
+      }
+      start = 0;
+      end = chunk.length;
+    }
     if (!this.#unread.empty) {
       this.#unread.add(chunk, start, end);
       return;
@@ -213,7 +240,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   }
 
   readTarget(minBytes: number): Uint8Array | null {
-    return this.#decoder === null ? null : this.#decoder.readTarget(minBytes);
+    return this.#decoder === null || this.#from10 !== null ? null : this.#decoder.readTarget(minBytes);
   }
 
   commitRead(bytes: number): void {
@@ -246,7 +273,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   #endedByPeer(): void {
     const cut = this.#handshake !== null
       ? " before the handshake was done"
-      : this.#decoder?.idle === false
+      : this.#decoder?.idle === false || this.#from10?.idle === false
       ? " in the middle of a message"
       : "";
     this.#end(`closed by the peer${cut}`);
@@ -263,14 +290,39 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
 
   command(buf: Uint8Array, start: number, end: number): void {
     const name = commandName(buf, start, end);
-    if (name === "PING") this.egress.control(encodePong(buf, start, end));
-    else if (name === "ERROR") {
+    if (!this.#commands) {
+      throw new ProtocolError("bad-command", `${name} from a peer of ZMTP 2.0, which has no commands`);
+    }
+    if (name === "PING") {
+      this.egress.control(encodePong(buf, start, end));
+      this.#expect(pingTtlMs(buf, start, end));
+    } else if (name === "ERROR") {
       throw new ProtocolError("peer-error", `peer says: ${printable(errorReason(buf, start, end))}`);
     } else if (name === "READY") {
       throw new ProtocolError("bad-command", "a second READY");
     }
     // That a PONG came is all there is to it; other commands belong to other sockets and later versions.
   }
+
+  /** The peer has promised to send something within so long (RFC 37). */
+  #expect(ttlMs: number): void {
+    const { clock } = this.context;
+    this.#ttlMs = ttlMs;
+    this.#pingedAt = clock.now();
+    this.#pingChunks = this.#chunks;
+    if (ttlMs > 0 && this.#cancelTtl === null) this.#cancelTtl = clock.after(ttlMs, this.#looksForPeer);
+  }
+
+  readonly #looksForPeer = (): void => {
+    const { clock } = this.context;
+    this.#cancelTtl = null;
+    if (this.#closed || this.#ttlMs === 0 || this.#chunks !== this.#pingChunks) return;
+    const left = this.#pingedAt + this.#ttlMs - clock.now();
+    // From one that is held back nothing is read.
+    const waits = left > 0 || this.#pauses > 0 || this.#held;
+    if (waits) this.#cancelTtl = clock.after(left > 0 ? left : this.#ttlMs, this.#looksForPeer);
+    else this.#end(`it was silent for ${this.#ttlMs / 1000} s, the time to live of its PING`);
+  };
 
   oversized(buf: Uint8Array, start: number, end: number, bytes: number): void {
     this.drops.add("oversized", this.name, 1, () => describeMessage(buf, start, end, bytes));
@@ -400,6 +452,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.#cancelTtl?.();
     this.#cancelTimer();
     this.#cancelReady();
     this.#discardUnread();
@@ -442,19 +495,40 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   }
 
   #continueHandshake(handshake: Handshake, chunk: Uint8Array, start: number, end: number): number {
-    if (!handshake.push(chunk, start, end)) return end;
+    const done = handshake.push(chunk, start, end);
+    if (this.#readyDue && handshake.greeted) this.#sendReady();
+    if (!done) return end;
     this.#handshake = null;
     this.#cancelTimer();
-    const at = end - handshake.rest.length;
-    const identityFrame = this.handshaken(handshake.peer!);
+    const peer = handshake.peer!;
+    let at = end - handshake.rest.length;
+    if (peer.version < "3") this.#speakOld(peer.version);
+    if (this.#from10 !== null) {
+      chunk = this.#from10.push(handshake.rest, 0, handshake.rest.length);
+      at = 0;
+    }
+    const identityFrame = this.handshaken(peer);
     this.#cancelReady();
     if (identityFrame === null) {
       this.#waiting = true;
       this.pause();
-      return at;
+    } else {
+      // What came behind the handshake lies at the end of this chunk.
+      const begun = this.#begin(identityFrame);
+      at = this.#push(begun, chunk, at, this.#from10 === null ? end : chunk.length);
     }
-    // What came behind the handshake lies at the end of this chunk.
-    return this.#push(this.#begin(identityFrame), chunk, at, end);
+    if (this.#from10 === null) return at;
+    if (at < chunk.length && !this.#closed) this.#unread.add(chunk, at, chunk.length);
+    return end;
+  }
+
+  /** From now on a peer below 3.0 is spoken to as it understands. */
+  #speakOld(version: string): void {
+    this.#readyCommand = null;
+    this.#commands = false;
+    if (version !== "1.0") return;
+    this.#from10 = new From10();
+    this.egress.attach(this.link, new Link10(this.link));
   }
 
   /** One that waited is taken. */
@@ -473,7 +547,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
       this.fail(new ProtocolError("identity-in-use", reason));
     };
     this.#cancelTimer = this.context.clock.after(REFUSED_MAX_MS, end);
-    egress.control(encodeError(reason));
+    if (this.#commands) egress.control(encodeError(reason));
     egress.onempty = end;
     egress.flush();
   }
@@ -496,7 +570,9 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   }
 
   #sendReady(): void {
-    if (this.#readyCommand !== null && !this.#closed) this.egress.control(this.#readyCommand);
+    this.#readyDue = true;
+    if (this.#handshake?.greeted === false || this.#readyCommand === null || this.#closed) return;
+    this.egress.control(this.#readyCommand);
     this.#readyCommand = null;
   }
 

@@ -231,11 +231,11 @@ export class Dealer implements DealerSocket {
   }
 
   /** The handshake is done; called by the connection. */
-  handshaken(): void {
+  handshaken(version: string): void {
     this.#up = true;
     this.#upSince = this.#context.clock.now();
     this.#askUnacknowledged();
-    this.#log.debug("connect", `${this.endpoint} is up`);
+    this.#log.debug("connect", `${this.endpoint} is up, ZMTP ${version}`);
     this.#events.up?.();
   }
 
@@ -378,12 +378,12 @@ class UpstreamLink extends Connection {
     sink: MessageSink,
     options: DealerOptions,
   ) {
-    super(context, link, egress, sink, "DEALER", options.identity ?? NO_IDENTITY, options.messageMaxBytes);
+    super(context, link, egress, sink, "DEALER", options.identity ?? NO_IDENTITY, options);
     this.#dealer = dealer;
   }
 
-  protected override handshaken(_peer: PeerProperties): Uint8Array {
-    this.#dealer.handshaken();
+  protected override handshaken({ version }: PeerProperties): Uint8Array {
+    this.#dealer.handshaken(version);
     return NO_IDENTITY;
   }
 

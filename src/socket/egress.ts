@@ -76,6 +76,8 @@ export class Egress implements Flushable, Borrower, RunQueue {
   readonly #gather: Gather | null;
   readonly #writer: BlockWriter;
   #link: Link | null = null;
+  /** The same, unless messages are translated. */
+  #controlLink: Link | null = null;
   #open = false;
   #dirty = false;
   #inFlight: Segment | null = null;
@@ -151,9 +153,14 @@ export class Egress implements Flushable, Borrower, RunQueue {
     return this.#written + this.#skipped + Math.max(0, inFlight);
   }
 
-  /** Writes go here from now on: control frames at once, messages after {@link open}. */
-  attach(link: Link): void {
-    this.#link = link;
+  /**
+   * Writes go here from now on: control frames at once, messages after {@link open}.
+   *
+   * @param translating Messages go this way, where the peer reads them otherwise than they lie here.
+   */
+  attach(link: Link, translating: Link = link): void {
+    this.#link = translating;
+    this.#controlLink = link;
     this.#open = false;
     this.#sent?.begin(this.#written);
   }
@@ -424,7 +431,8 @@ export class Egress implements Flushable, Borrower, RunQueue {
       const segment = this.#next();
       if (segment === null) break;
       this.#inFlight = segment;
-      if (!link.write(segment.buf, segment.start + this.#skipped, segment.end)) break;
+      const to = segment.messages === 0 ? this.#controlLink! : link;
+      if (!to.write(segment.buf, segment.start + this.#skipped, segment.end)) break;
       if (this.#link !== link) return;
       this.#inFlight = null;
       this.#skipped = 0;

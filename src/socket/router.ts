@@ -224,7 +224,7 @@ export class Router implements RouterSocket {
       fullBytes: EGRESS_FULL_BYTES,
       maxBytes: EGRESS_MAX_BYTES,
     });
-    const peer = new Peer(this.#forPeers, this.#context, link, egress, this.#options.messageMaxBytes);
+    const peer = new Peer(this.#forPeers, this.#context, link, egress, this.#options);
     if (this.#closed) {
       peer.close();
     } else if (this.#door?.look() === false) {
@@ -366,7 +366,7 @@ export class Router implements RouterSocket {
   }
 
   #admitted(peer: Peer, identity: Uint8Array): Uint8Array {
-    this.#log.debug("peer", `${peer.name} connected as ${identityName(identity)}`);
+    this.#log.debug("peer", `${peer.name} connected as ${identityName(identity)}, ZMTP ${peer.version}`);
     return encodeFrame(identity, MORE);
   }
 
@@ -411,6 +411,8 @@ class Peer extends Connection {
   /** The counter in the identity we gave it; -1: it brought its own. */
   number = -1;
   key: string | null = null;
+  /** Of ZMTP, which it speaks. */
+  version = "";
   readonly #owner: PeerOwner;
   readonly #messageMaxBytes: number;
   #answersPing = false;
@@ -420,14 +422,15 @@ class Peer extends Connection {
   #pausedBySelf = false;
   #cancelStall: () => void = () => {};
 
-  constructor(owner: PeerOwner, context: SocketContext, link: Link, egress: Egress, messageMaxBytes: number) {
-    super(context, link, egress, owner.sink(), "ROUTER", NO_IDENTITY, messageMaxBytes);
+  constructor(owner: PeerOwner, context: SocketContext, link: Link, egress: Egress, options: RouterOptions) {
+    super(context, link, egress, owner.sink(), "ROUTER", NO_IDENTITY, options);
     this.#owner = owner;
-    this.#messageMaxBytes = messageMaxBytes;
+    this.#messageMaxBytes = options.messageMaxBytes;
   }
 
   protected override handshaken(peer: PeerProperties): Uint8Array | null {
-    this.#answersPing = peer.version !== "3.0";
+    this.version = peer.version;
+    this.#answersPing = peer.version > "3.0";
     return this.#owner.admit(this, peer.identity);
   }
 

@@ -6,6 +6,7 @@
  */
 import type { Block } from "../memory/block.ts";
 import type { RunQueue } from "../relay/group.ts";
+import type { MinVersion } from "../zmtp/handshake.ts";
 import type { Takeover } from "./claims.ts";
 
 /** Where a message came from. */
@@ -189,6 +190,8 @@ export interface SocketOptions {
   keepAlive: { idleSeconds: number; intervalSeconds: number; count: number } | null;
   /** Bytes of one message, all frames with their headers. */
   messageMaxBytes: number;
+  /** Peers of earlier versions of ZMTP are refused; missing: 1.0. */
+  minVersion?: MinVersion;
 }
 
 /** Why a ROUTER closed a client that had broken no rule of ZMTP. */

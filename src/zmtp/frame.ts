@@ -56,16 +56,21 @@ export function writeHeader(buf: Uint8Array, at: number, size: number, flags: nu
     return at + 2;
   }
   buf[at] = flags | LONG;
-  const high = Math.floor(size / 0x1_0000_0000);
-  buf[at + 1] = high >>> 24;
-  buf[at + 2] = high >>> 16;
-  buf[at + 3] = high >>> 8;
-  buf[at + 4] = high;
-  buf[at + 5] = size >>> 24;
-  buf[at + 6] = size >>> 16;
-  buf[at + 7] = size >>> 8;
-  buf[at + 8] = size;
+  writeSize(buf, at + 1, size);
   return at + 9;
+}
+
+/** Writes a size as eight bytes, big endian. */
+export function writeSize(buf: Uint8Array, at: number, size: number): void {
+  const high = Math.floor(size / 0x1_0000_0000);
+  buf[at] = high >>> 24;
+  buf[at + 1] = high >>> 16;
+  buf[at + 2] = high >>> 8;
+  buf[at + 3] = high;
+  buf[at + 4] = size >>> 24;
+  buf[at + 5] = size >>> 16;
+  buf[at + 6] = size >>> 8;
+  buf[at + 7] = size;
 }
 
 /** One frame as bytes. */
