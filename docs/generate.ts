@@ -1,4 +1,4 @@
-/** Writes docs/configuration.md from the option tables: `bun docs/generate.ts`. A test compares the two. */
+/** Writes docs/configuration.md from the option tables: `npx bun docs/generate.ts`. A test compares the two. */
 import { writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import process from "node:process";
@@ -50,7 +50,7 @@ export function configurationPage(): string {
   );
   return `# Configuration
 
-Made from the option tables in \`src/\` by \`bun docs/generate.ts\`: do not edit.
+Made from the option tables in \`src/\` by \`npx bun docs/generate.ts\`: do not edit.
 
 A config is an ini file as the original read it, with Python 2's ConfigParser:
 
@@ -68,7 +68,8 @@ A config is an ini file as the original read it, with Python 2's ConfigParser:
 - Lists are separated by commas; booleans are yes/no, on/off, true/false, 1/0; sizes are \`64 KB\`, \`256 MB\`, \`1048576\`, units counted
   by 1024; \`~\` at the start of a path is the home folder.
 
-\`ccserver --check CONFIG.ini\` tells all that is wrong; \`ccserver --routes TYPE CONFIG.ini\` tells where a message would go. A section
+\`ccserver --check CONFIG.ini\` tells all that is wrong; \`ccserver --routes TYPE CONFIG.ini\` tells where a message would go, with
+\`--signer NAME\` also whether that signer may send it. A section
 that nothing reads is an error: it would seem to work.
 
 ## [ccserver]
@@ -77,9 +78,10 @@ In every role.
 
 ${table(SERVER_OPTIONS)}
 
-Not in effect in this version: \`zmq_nthreads\` above 1 (a warning at start says so), and the \`cms-\` options (a config that names a
-key does not start). \`zmq_rcvbuf\`, \`zmq_sndbuf\` and the keep-alive times are set in the binary, on Bun, and on Deno
-(Linux, with \`--allow-ffi\`); on Node only the idle time of keep-alive.
+The \`cms-\` options sign, encrypt and verify: [security.md](security.md) tells how they work together, and how a fleet is moved.
+
+Not in effect in this version: \`zmq_nthreads\` above 1 (a warning at start says so). \`zmq_rcvbuf\`, \`zmq_sndbuf\` and the
+keep-alive times are set in the binary, on Bun, and on Deno (Linux, with \`--allow-ffi\`); on Node only the idle time of keep-alive.
 
 A peer's queue never counts as full below 64 KB for a client and 1 MB for an upstream: those stand in for the kernel's send
 buffer. Above, \`zmq_hwm\` messages are the mark, or ${EGRESS_FULL_BYTES / 2 ** 20} MB.
@@ -101,6 +103,7 @@ outcome:
 | \`refused\` | it cannot be read, or a handler would not have it; \`refused.CODE\` counts by the code ([errors.md](errors.md#messages)) |
 | \`crashed\` | a handler threw, or did not answer within \`handler-timeout\` |
 | \`invalid\` | not a CC message |
+| \`duplicate\` | a copy of a message that was handled before, within \`cms-time-window\` |
 
 Then \`replies\` and \`replies.bytes\`: what was sent to clients; \`drops.REASON\` and \`unconfirmed\`: what was lost, by
 [reliability.md](reliability.md#what-is-counted); the handlers' own counters (where several handlers count under one name,
@@ -158,6 +161,20 @@ address, \`localhost\`, this host or one of \`http-hosts\` as its host, so that 
 \`type = h:one, h:two\`. A message goes to every handler of every route that matches: \`*\`, then \`a\`, then \`a.b\`, to the full type; within
 one route in the order they are written. A type that no route matches is dropped with a warning and counted.
 
+## [cms-allow]
+
+\`signer = type, type\`: which signer may send which types; without the section, every signer under a CA of \`cms-verify-ca\` may send
+all. The signer is one of these, in any case:
+
+| signer | whose certificate |
+| --- | --- |
+| \`host*\` | has such a common name; \`*\` and \`?\` stand for any text and any character |
+| \`OU/Hosts*\` | has such a value in one part of its subject |
+| \`1529…d14f\` | has this SHA-256 fingerprint: 64 hex digits without colons, as \`keys list --json\` prints it |
+
+Types are patterns too. Unlike a route, \`log\` is this type alone: \`log.*\` is all below it, \`log, log.*\` is both. One line that
+fits is enough; their order does not matter.
+
 ## [h:name]
 
 A handler. \`handler\` names a built-in one, or a file: \`./my_handler.ts\` (\`.js\` on Node), relative to the config file; how one is
@@ -193,10 +210,10 @@ SIGHUP, or \`ccserver -r CONFIG.ini\`: the log file is opened again, and the con
 in it, nothing changes and every finding is logged. Else the difference is logged and taken over: handlers that it does not
 change keep their connections and what they hold; new upstreams are given two seconds to connect before messages go there;
 handlers that it changes or removes pass on what they hold, send what they have queued, and their replies still come for
-\`zmq_linger\`. Of [ccserver], \`stats-period\`, \`heartbeat\`, \`zmq_linger\` and \`cc-role\` are taken over; the other options stay as
-they are until a restart, and the log says so. So it is with a handler's file that has changed, or one that it imports: the old code
-runs on until a restart, and the log says so. Daemons whose section has not changed are not touched; others are ended and started
-anew.
+\`zmq_linger\`. Of [ccserver], \`stats-period\`, \`heartbeat\`, \`zmq_linger\`, \`cc-role\` and the \`cms-\` options are taken over, with
+[cms-allow]; keys, certificates and CRLs are read again. The other options stay as they are until a restart, and the log says so.
+So it is with a handler's file that has changed, or one that it imports: the old code runs on until a restart, and the log says so.
+Daemons whose section has not changed are not touched; others are ended and started anew.
 
 ## Bounds
 

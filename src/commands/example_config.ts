@@ -2,7 +2,7 @@
 export const EXAMPLE_CONFIG =
   `# A CC server for one host: it answers echo, writes log messages as log lines, and needs no other service.
 # Start it with:  ccserver examples/local.ini
-# Where there is a remote server (examples/remote.ini), remove the "#" below: what this host publishes goes there.
+# Where there is a remote server (examples/chain-remote.ini), remove the "#" below: what this host publishes goes there.
 
 [ccserver]
 cc-socket = tcp://127.0.0.1:10000

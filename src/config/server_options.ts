@@ -99,34 +99,53 @@ export const SEAL_OPTIONS = {
     "folder of certificates NAME.crt, keys private/NAME.key and lists NAME.crl; from the folder of the config file",
     "keys",
   ),
-  "cms-sign": optional(text, "key to sign with", "server"),
-  "cms-verify-ca": optional(list(text), "CAs that may have issued a signer's certificate", "ca, old_ca"),
-  "cms-encrypt": optional(list(text), "certificates to encrypt for", "confdb"),
-  "cms-decrypt": optional(text, "key to decrypt with", "server"),
+  "cms-sign": optional(
+    text,
+    "NAME of the key to sign with: what is made here, not what is forwarded; NAME.crt and private/NAME.key are needed",
+    "server",
+  ),
+  "cms-verify-ca": optional(
+    list(text),
+    "NAMEs of CAs: what is handled here must be signed by a certificate under one of them; NAME.crt is needed, and " +
+      "NAME.crl to know what is revoked",
+    "ca, old_ca",
+  ),
+  "cms-encrypt": optional(
+    list(text),
+    "NAMEs of certificates to encrypt for: what is made here, not what is forwarded; NAME.crt is needed, no key",
+    "confdb",
+  ),
+  "cms-decrypt": optional(
+    text,
+    "NAME of the key to decrypt with: what is handled here must be encrypted for it; NAME.crt and private/NAME.key are " +
+      "needed",
+    "server",
+  ),
   "cms-time-window": option(
     number(0),
     "0",
-    "largest difference between a message's time and now; 0 is off",
+    "largest difference between a message's time and now; a copy within it is not handled again; 0 is off",
     "300",
     "s",
   ),
   "cms-profile": optional(
     choice("modern", "legacy", "accept-legacy"),
-    "modern (when missing): SHA-256, AES-GCM; legacy: written as the original (0.8) reads it, and both are read; " +
-      "accept-legacy: written modern, and both are read",
+    "modern (when missing): SHA-256, AES-GCM; legacy: written as the original (0.8) reads it, which needs RSA keys, and " +
+      "both are read; accept-legacy: written modern, and both are read",
     "legacy",
   ),
   "cms-threads": option(
     integer(1, CMS_THREADS_MAX),
     "1",
-    "more than 1: signatures are verified on so many threads less one, beside the main thread, where the host has " +
-      "processors to spare",
+    "threads, at most 16: at 1 the main thread verifies signatures, from 2 on the others do most of it; of use where " +
+      "the host has processors to spare",
     "2",
   ),
   "cms-hostname": option(
     choice("off", "cn", "san"),
     "off",
-    "the host in a message's body must be its signer's: the common name of the certificate, or a DNS name of it",
+    "cn: the field hostname of a message must be the common name of its signer's certificate; san: one of its DNS names; " +
+      "off: any",
     "cn",
   ),
 } satisfies { [K in SealOptionName]: Option<ServerOptions[K]> };
