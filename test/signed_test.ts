@@ -574,7 +574,7 @@ test(
     await centre.server.until(/pub\.x one/);
     // A reload does not forget it.
     process.kill(centre.server.pid, "SIGHUP");
-    await centre.server.until(/nothing has changed/);
+    await centre.server.until(/no option has changed/);
     await send(one, await make("between"));
     await centre.server.until(/pub\.x between/);
     assert.equal((await centre.server.stop()).code, 0);

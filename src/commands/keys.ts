@@ -322,8 +322,9 @@ function configLines(
   const keystore = printable(resolve(host.folder, folder.path("."))).replaceAll("%", "%%");
   return [
     `cms-keystore = ${keystore}`,
-    `cms-verify-ca = ${ca}`,
     `cms-sign = ${name}`,
+    "# where messages are handled: only signed ones are, those of this host's own programs too",
+    `cms-verify-ca = ${ca}`,
     ...encrypts
       ? [
         `# to encrypt as well: "cms-encrypt = ${name}" where it is sent, "cms-decrypt = ${name}" where it is read`,

@@ -159,7 +159,9 @@ export async function checkKeys(
     if (since !== null) {
       faults.push(`${folder.path(certificateFile(stored.name))}: it is revoked, since ${dateText(since)}`);
     }
-    if (stored.own) faults.push(...await keyFaults(folder, stored));
+    if (stored.own) {
+      faults.push(...await keyFaults(folder, stored, chosen !== null && names.includes(stored.name)));
+    }
   }
   for (const name of await folder.keyNames()) {
     const mode = await folder.modeOf(keyFile(name));
@@ -204,13 +206,14 @@ function datesOf(path: string, { validFrom, validUntil }: Certificate, now: numb
   return [`${path}: it expires in ${counted(days, "day")}, on ${dateText(validUntil)}`];
 }
 
-async function keyFaults(folder: KeyFolder, stored: Stored): Promise<string[]> {
+/** @param named Its key must be there. Those of others may lie here for their certificates alone, as recipients do. */
+async function keyFaults(folder: KeyFolder, stored: Stored, named: boolean): Promise<string[]> {
   const path = folder.path(keyFile(stored.name));
   try {
     const key = await folder.key(stored.name);
     if (key === null) {
       // Those of CAs are kept elsewhere, mostly.
-      return stored.certificate.ca === true ? [] : [`${path}: there is no such file`];
+      return stored.certificate.ca === true || !named ? [] : [`${path}: there is no such file`];
     }
     return folder.belongs(key, stored)
       ? []

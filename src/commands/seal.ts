@@ -131,6 +131,9 @@ export async function sealOfFile(file: string, { environment, tell }: Program): 
   }
 }
 
+/** SHA-256 of a certificate. */
+const FINGERPRINT = /^[0-9a-f]{64}$/i;
+
 /** What a signer's certificate says, where the key store has one of that name; otherwise the name is a common name. */
 export async function subjectOf(
   signer: string,
@@ -144,5 +147,7 @@ export async function subjectOf(
     const found = isKeyName(signer) ? await readCertificates(environment.files, path).catch(() => []) : [];
     if (found.length > 0) return found[0];
   }
-  return { commonName: signer, fingerprint: "", attributes: [["CN", signer]] };
+  return FINGERPRINT.test(signer)
+    ? { commonName: "", fingerprint: signer.toLowerCase(), attributes: [] }
+    : { commonName: signer, fingerprint: "", attributes: [["CN", signer]] };
 }

@@ -8,6 +8,7 @@ import { EndpointError } from "../endpoint.ts";
 import { errorText } from "../errors.ts";
 import { LEVELS } from "../log.ts";
 import { logDraft } from "../message/log_fields.ts";
+import { MessageError } from "../message/errors.ts";
 import { isType } from "../message/type.ts";
 import { IDENTITY } from "../seal/identity.ts";
 import { printable } from "../text.ts";
@@ -77,6 +78,13 @@ async function ask(
     print(`${type} ${printable(JSON.stringify(body), Infinity)}\n`);
     return EXIT.ok;
   } catch (error) {
+    if (error instanceof MessageError) {
+      // Of an answer that came.
+      throw new Exit(
+        EXIT.failed,
+        `ccserver: the reply is refused: ${printable(error.message)} (${error.code})`,
+      );
+    }
     if (!(error instanceof ClientError && error.code === "refused")) throw error;
     print(`error ${printable(error.message, Infinity)}\n`);
     return EXIT.failed;

@@ -88,7 +88,7 @@ Restart=on-failure
 RestartSec=1
 # A config that is wrong, or a wrong command line, is not mended by starting again.
 RestartPreventExitStatus=64 78
-${asRoot ? "# To run daemons as other users.\nUser=root" : userLines(folders)}
+${asRoot ? "# To run daemons as other users.\nUser=root" : userLines(folders, keyFolderOf(config))}
 
 ${forServer("NoNewPrivileges=yes")}
 ${forServer(`CapabilityBoundingSet=${capability}`)}
@@ -148,11 +148,22 @@ function runtimeLines(folders: readonly string[]): string {
   return names.map((name) => `RuntimeDirectory=${name}\nRuntimeDirectoryPreserve=yes\n`).join("");
 }
 
-/** Who writes no file may be anyone; else it is who owns the folder. */
-function userLines(folders: string[]): string {
+/** Where private keys lie that the server uses, as the seal finds them; null: it uses none. */
+function keyFolderOf({ file, options }: ServerConfig): string | null {
+  if (options["cms-sign"] === null && options["cms-decrypt"] === null) return null;
+  const keystore = (options["cms-keystore"] ?? ".").replace(/^~(?=\/|$)/, userInfo().homedir);
+  return resolve(dirname(file), keystore, "private");
+}
+
+/** Who writes no file, and reads no private key, may be anyone; else it is who owns the folder. */
+function userLines(folders: readonly string[], keyFolder: string | null): string {
+  if (folders.length === 0 && keyFolder !== null) {
+    return `# The keys in ${keyFolder} must be this user's.\nUser=${ownerOf(keyFolder)}`;
+  }
   if (folders.length === 0) return "DynamicUser=yes";
   const [folder] = folders;
-  return `# ${folder} must be this user's, and every other folder under ReadWritePaths.\nUser=${
+  const keys = keyFolder === null ? "" : `, and the keys in ${keyFolder}`;
+  return `# ${folder} must be this user's, and every other folder under ReadWritePaths${keys}.\nUser=${
     ownerOf(folder)
   }`;
 }

@@ -383,7 +383,9 @@ class Reader {
       if (wrong !== undefined) {
         this.#diagnostics.add(
           entry.line,
-          `"${wrong}" in [cms-allow] is no message type, and no pattern of one`,
+          /^[0-9a-f]{2}$/i.test(entry.key) && /^([0-9a-f]{2}:)+[0-9a-f]{2}$/i.test(wrong)
+            ? "a fingerprint in [cms-allow] is 64 hexadecimal digits, without colons"
+            : `"${wrong}" in [cms-allow] is no message type, and no pattern of one`,
         );
       }
       return [{ signer: entry.key, types, line: entry.line }];

@@ -142,7 +142,7 @@ export class Reload {
   }
 
   /** Logs what has changed. */
-  tell(): void {
+  tell(keysRead: boolean): void {
     const { log } = this.#parts;
     const lines = describeChanges(this.changes);
     for (const line of lines) log.info("reload", line);
@@ -156,7 +156,9 @@ export class Reload {
       );
       log.warn("reload", `${name}: ${next} needs a restart; it stays ${stays}`);
     }
-    if (lines.length === 0 && this.changes.restart.length === 0) log.info("reload", "nothing has changed");
+    if (lines.length > 0 || this.changes.restart.length > 0) return;
+    const keys = "no option has changed; keys, certificates and CRLs have been read again";
+    log.info("reload", keysRead ? keys : "nothing has changed");
   }
 
   /** Ends what is not in the new generation. */

@@ -317,7 +317,7 @@ export class Server {
     for (const host of generation.hosts.values()) host.join(generation.hosts);
     this.#dispatcher.invalidate();
     this.#observer?.reloaded();
-    reload.tell();
+    reload.tell(seal.expiries !== undefined);
     this.#leaving = reload.ended;
     await reload.endOthers();
     for (const host of generation.hosts.values()) if (before.get(host.name) !== host) host.listening();
