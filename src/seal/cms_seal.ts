@@ -55,14 +55,14 @@ class Opened implements OpenedParts {
   readonly signer: Signer | null;
   readonly value: Record<string, unknown>;
 
-  readonly claim: Claim | undefined;
+  readonly claim: (() => Claim) | undefined;
 
   constructor(
     json: Uint8Array,
     blob: Uint8Array | null,
     signer: Signer,
     value: Record<string, unknown>,
-    claim?: Claim,
+    claim?: () => Claim,
   ) {
     this.claim = claim;
     this.json = json;
@@ -221,8 +221,9 @@ export class CmsSeal implements Seal {
         );
       }
     }
-    if (this.#replays === null) return new Opened(content, blob, signer, value);
-    const claim = this.#replays.claim(signer.keyHash, idOf(value, content), 1000 * Number(value.time));
+    const replays = this.#replays;
+    if (replays === null) return new Opened(content, blob, signer, value);
+    const claim = () => replays.claim(signer.keyHash, idOf(value, content), 1000 * Number(value.time));
     return new Opened(content, blob, signer, value, claim);
   }
 

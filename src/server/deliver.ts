@@ -120,7 +120,7 @@ export class Deliverer {
       if (steps.some(isSealed)) {
         const shared = steps.length > 1;
         const opened = plain === null
-          ? openMessage(message, this.#seal, shared, steps.some(({ verified }) => verified === null))
+          ? openMessage(message, this.#seal, shared, steps.some(isRead))
           : openedBody(message, plain(), shared);
         if (isPromise(opened)) return this.#openLater(opened, message, steps, source, from);
         body = opened;
@@ -297,8 +297,13 @@ export class Deliverer {
 }
 
 /** Does it want the message opened by the seal? */
-function isSealed({ reader, verified }: Step): boolean {
-  return verified !== null || reader !== null && !reader.unsealed;
+function isSealed(step: Step): boolean {
+  return step.verified !== null || isRead(step);
+}
+
+/** Does it handle what the seal has opened? */
+function isRead({ reader }: Step): boolean {
+  return reader !== null && !reader.unsealed;
 }
 
 /** What nobody here has the key of cannot be verified. */
