@@ -145,6 +145,13 @@ export class PendingCopyError extends Error {
   }
 }
 
+/** The server ends before the message is open. */
+export class GivenUpError extends Error {
+  constructor() {
+    super("it is not waited for any more");
+  }
+}
+
 /** The body of a message that is open. */
 export function openedBody(message: CCMessage, opened: OpenedParts, shared: boolean): Body {
   inside.opened(message, opened);
