@@ -2,7 +2,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { AnyBody, type Outcome, type Seal } from "../mod.ts";
-import { IDENTITY } from "../src/seal/identity.ts";
+import type { Claim, SealedParts } from "../src/contracts/seal.ts";
+import { ENC1, IDENTITY } from "../src/seal/identity.ts";
+import type { HandlerUpstream } from "../src/server/upstream.ts";
 import { until } from "./helpers/env.ts";
 import { h, opening, own, serve } from "./helpers/server.ts";
 
@@ -118,4 +120,37 @@ test("opening: what waits for others stays as it came, when a reload turns verif
   open[0]();
   await until("all of them", () => got.length === words.length || s.lines.some((line) => /refus/.test(line)));
   assert.deepEqual(got, words);
+});
+
+test("opening: a pong that is encrypted is one, also when it is opened beside the main thread", async () => {
+  const hiding: Seal = {
+    ...IDENTITY,
+    seal: (draft) => {
+      const parts = IDENTITY.seal(draft) as SealedParts;
+      return { ...parts, body: ENC1, signature: parts.body };
+    },
+  };
+  let claims = 0;
+  const finding: Seal = {
+    ...IDENTITY,
+    asynchronous: true,
+    open({ signature: json, blob }) {
+      const claim = (): Claim => ({ state: "new", over: null, settle: () => claims++ });
+      return Promise.resolve({ json, blob, signer: null, claim });
+    },
+  };
+  await using far = await serve(`[routes]\necho = h:echo\n${h("echo", "echo")}`, [], undefined, hiding);
+  let upstream: HandlerUpstream | null = null;
+  const pinging = own("pinging", ({ connect }) => ({
+    start: () => void (upstream = connect(far.endpoint, { pingMs: 10 }) as HandlerUpstream),
+    plan: () => ({ drop: "nothing comes" }),
+  }));
+  await using _near = await serve(
+    `[routes]\nx = h:a\n${h("a", "pinging")}`,
+    [pinging],
+    undefined,
+    finding,
+  );
+  await until("a pong", () => upstream?.roundTripSeconds);
+  assert.equal(claims, 0, "a pong is nobody's to claim");
 });
