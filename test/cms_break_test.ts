@@ -473,3 +473,19 @@ test("break: times are those of the calendar, and a list of 100,000 revoked is r
   assert.ok(pauses > 40, `${pauses} pauses`);
   assert.ok(longest < 50, `${longest} ms`);
 });
+
+test("break: a reload that fails does not change for how long messages are remembered", {
+  skip: missing,
+}, async () => {
+  const sender = await sealOf({ sign: "p256" });
+  const settings = { verifyCa: ["ca"], timeWindowMs: 60_000, ofClient: true };
+  const seal = await sealOf(settings);
+  const [first, late] = [1, 2].map(() => sender.seal(draft()));
+  // It is not taken: a handler could not be started, say.
+  await CmsSeal.open(pki().settings({ ...settings, timeWindowMs: 1 }), MACHINE, SILENT, seal);
+  seal.open(first).claim!().settle(true);
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  seal.open(sender.seal(draft())).claim!().settle(true);
+  assert.equal(seal.open(first).claim!().state, "seen");
+  assert.equal(seal.open(late).claim!().state, "new");
+});

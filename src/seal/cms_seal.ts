@@ -117,7 +117,6 @@ export class CmsSeal implements Seal {
       replays ??= settings.ofClient
         ? new Replays({ clock, log }, windowMs)
         : await loadReplays({ clock, log }, windowMs, seenFile, files);
-      replays.windowMs = windowMs;
     }
     return new CmsSeal(settings, environment, keys, replays);
   }
@@ -223,7 +222,11 @@ export class CmsSeal implements Seal {
     }
     const replays = this.#replays;
     if (replays === null) return new Opened(content, blob, signer, value);
-    const claim = () => replays.claim(signer.keyHash, idOf(value, content), 1000 * Number(value.time));
+    const claim = () => {
+      // A seal that a reload has made, and not taken, shares it.
+      replays.windowMs = timeWindowMs;
+      return replays.claim(signer.keyHash, idOf(value, content), 1000 * Number(value.time));
+    };
     return new Opened(content, blob, signer, value, claim);
   }
 
