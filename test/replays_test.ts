@@ -217,3 +217,21 @@ test("replays: a proxy that verifies remembers nothing, and lets in what was sen
   await until("all have passed", () => far.server.statistics.byResult.ok.count === 3);
   assert.equal(server.server.statistics.byResult.refused.count, 0);
 });
+
+test("replays: a copy that waits when the server stops is counted, and given to no handler that has ended", async () => {
+  const { parts, time } = world();
+  const replays = new Replays(parts, WINDOW_MS);
+  let got = 0;
+  const handler = opening("never", () => {
+    got++;
+    return new Promise<Outcome>(() => {});
+  });
+  const sections = `zmq_linger = 50\n[routes]\nx = h:a\n${h("a", "never")}`;
+  const s = await serve(sections, [handler], undefined, remembering(replays));
+  for (let i = 0; i < 2; i++) await s.client.publish({ type: "x", fields: { id: 1, sent: time() } });
+  await until("it is handled", () => got > 0);
+  await s.server.stop();
+  assert.equal(got, 1);
+  assert.equal(s.server.statistics.byResult.dropped.count, 2);
+  await s.client.close(0);
+});
