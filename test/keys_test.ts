@@ -19,6 +19,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import type { Files } from "../src/contracts/environment.ts";
 import { Fault, KeyFolder } from "../src/commands/key_folder.ts";
+import { CRL_MAX_BYTES, KEY_FILE_MAX_BYTES } from "../src/limits.ts";
 import { FILES } from "../src/runtime/files.ts";
 import { Certificate } from "../src/seal/cms/certificate.ts";
 import { RevocationList } from "../src/seal/cms/crl.ts";
@@ -733,6 +734,10 @@ test("keys issue: only a CA issues, with its own key, and while it is valid", { 
   writeFileSync(path("ca.crt"), pem("CERTIFICATE", old.certificate.der));
   writeFileSync(path("private/ca.key"), old.key.export({ format: "pem", type: "pkcs8" }));
   assert.match(await store.fails(1, "issue", "x"), /ca\.crt: it has expired, on /);
+  const early = await ownCa("early", Date.now() + DAY_MS, Date.now() + 9 * DAY_MS);
+  writeFileSync(path("ca.crt"), pem("CERTIFICATE", early.certificate.der));
+  writeFileSync(path("private/ca.key"), early.key.export({ format: "pem", type: "pkcs8" }));
+  assert.match(await store.fails(1, "issue", "x"), /ca\.crt: it is not valid before \d{4}-\d\d-\d\dT/);
   assert.deepEqual(store.files, before);
 });
 
@@ -819,4 +824,34 @@ test("keys check: what the seal would not read is no key store that is well: a b
   await assert.rejects(store.certificates("ca"), /ca\.crt: it is cut short, or not well written/);
   const { faults } = await store.contents();
   assert.equal(faults.length, 1);
+});
+
+test("keys: of a file that is too large it is told which one that is", async () => {
+  using folder = tempFolder();
+  const store = new KeyFolder(folder.path, FILES);
+  const path = (file: string) => join(folder.path, file);
+  mkdirSync(path("private"));
+  writeFileSync(path("a.crt"), new Uint8Array(KEY_FILE_MAX_BYTES + 1));
+  writeFileSync(path("private/a.key"), new Uint8Array(KEY_FILE_MAX_BYTES + 1));
+  writeFileSync(path("a.crl"), new Uint8Array(CRL_MAX_BYTES + 1));
+  const { faults } = await store.contents();
+  const large = (file: string, bytes: number) => `${path(file)}: it has more than ${bytes} bytes`;
+  assert.deepEqual(faults.map(({ text }) => text), [
+    large("a.crt", KEY_FILE_MAX_BYTES),
+    large("a.crl", CRL_MAX_BYTES),
+  ]);
+  await assert.rejects(store.key("a"), { text: large("private/a.key", KEY_FILE_MAX_BYTES) });
+});
+
+test("keys: who has issued a certificate is a CA's own file, not one that has the CA behind another", {
+  skip: whole,
+}, async () => {
+  using store = keyStore();
+  await store.does("init");
+  await store.does("issue", "a");
+  writeFileSync(join(store.path, "a.crt"), store.read("a.crt") + store.read("ca.crt"));
+  const views = JSON.parse(await store.does("list", "--json"));
+  assert.deepEqual(views.map(({ issuedBy }: { issuedBy: string }) => issuedBy), ["ca", "ca", "ca"]);
+  chmodSync(join(store.path, "private", "ca.key"), 0o644);
+  assert.match(await store.fails(1, "check", "a"), /private\/ca\.key: others may use it/);
 });

@@ -3,11 +3,14 @@ import assert from "node:assert/strict";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import type { Outcome, Seal, Upstream } from "../mod.ts";
 import type { Files } from "../src/contracts/environment.ts";
 import { REPLAYS_A_SIGNER } from "../src/limits.ts";
 import { MACHINE } from "../src/runtime/machine.ts";
 import { loadReplays, Replays, saveReplays } from "../src/seal/replays.ts";
-import { tempFolder } from "./helpers/env.ts";
+import { IDENTITY } from "../src/seal/identity.ts";
+import { tempFolder, until } from "./helpers/env.ts";
+import { h, noting, opening, own, serve } from "./helpers/server.ts";
 
 const WINDOW_MS = 10_000;
 const SIGNER = "a".repeat(64);
@@ -150,4 +153,85 @@ test("replays: a server that stops leaves what it has seen to the next; after a 
   assert.equal(outcome(failing, 103, w.time() - 1), "out-of-time");
   assert.equal(outcome(await loadReplays(w.parts, WINDOW_MS, null, files), 104, w.time() - 1), "out-of-time");
   assert.ok(existsSync(file));
+});
+
+/** Lets in what comes, once: messages have an id, and their time. */
+function remembering(replays: Replays): Seal {
+  return {
+    ...IDENTITY,
+    open(parts) {
+      const { id, sent } = JSON.parse(new TextDecoder().decode(parts.body));
+      const claim = () => replays.claim(SIGNER, idOf(id), sent);
+      return { json: parts.body, blob: parts.blob, signer: null, claim };
+    },
+  };
+}
+
+test("replays: a handler that passes a message on takes the place of no copy", async () => {
+  const { parts, time } = world();
+  const replays = new Replays(parts, WINDOW_MS);
+  const ends: ((outcome: Outcome) => void)[] = [];
+  const handlers = [
+    opening("passing", (message, _body, { pass }) => pass(message, "h:last")),
+    opening("last", () => new Promise<Outcome>((resolve) => ends.push(resolve))),
+  ];
+  const sections = `[routes]\nx = h:passing\n${h("passing", "passing", "to = h:last")}${h("last", "last")}`;
+  await using server = await serve(sections, handlers, undefined, remembering(replays));
+  const send = () => server.client.publish({ type: "x", fields: { id: 1, sent: time() } });
+  for (let i = 0; i < 2; i++) await send();
+  await until("the first is handled", () => ends.length === 1);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  ends[0]("retry");
+  await until("its copy is handled", () => ends.length === 2);
+  ends[1]("ok");
+  await until("it counts", () => replays.size === 1);
+});
+
+test("replays: a proxy that verifies remembers nothing, and lets in what was sent before the start", async () => {
+  const { parts, time } = world();
+  const replays = new Replays(parts, WINDOW_MS);
+  replays.shutOutPast();
+  await using far = await serve(
+    `[routes]\nx = h:far\n${h("far", "far")}`,
+    [noting("far", () => {})],
+  );
+  let seen = 0;
+  const verifying = own("verifying", ({ connect }) => {
+    let upstream: Upstream | null = null;
+    return {
+      start: () => void (upstream = connect(far.endpoint)),
+      plan: () => ({ verify: upstream! }),
+    };
+  });
+  const sections = `[routes]\nx = h:verifying, h:near\n${h("verifying", "verifying")}${h("near", "near")}`;
+  await using server = await serve(
+    sections,
+    [verifying, noting("near", () => seen++)],
+    undefined,
+    remembering(replays),
+  );
+  for (let i = 0; i < 3; i++) {
+    await server.client.publish({ type: "x", fields: { id: 1, sent: time() - 1000 } });
+  }
+  await until("all have come", () => seen === 3);
+  await until("all have passed", () => far.server.statistics.byResult.ok.count === 3);
+  assert.equal(server.server.statistics.byResult.refused.count, 0);
+});
+
+test("replays: a copy that waits when the server stops is counted, and given to no handler that has ended", async () => {
+  const { parts, time } = world();
+  const replays = new Replays(parts, WINDOW_MS);
+  let got = 0;
+  const handler = opening("never", () => {
+    got++;
+    return new Promise<Outcome>(() => {});
+  });
+  const sections = `zmq_linger = 50\n[routes]\nx = h:a\n${h("a", "never")}`;
+  const s = await serve(sections, [handler], undefined, remembering(replays));
+  for (let i = 0; i < 2; i++) await s.client.publish({ type: "x", fields: { id: 1, sent: time() } });
+  await until("it is handled", () => got > 0);
+  await s.server.stop();
+  assert.equal(got, 1);
+  assert.equal(s.server.statistics.byResult.dropped.count, 2);
+  await s.client.close(0);
 });

@@ -244,7 +244,7 @@ export class Client implements ClientLike, MessageSink {
   }
 
   #takeOpened(opened: OpenedParts, type: string, pending: Pending | undefined, source: Source): void {
-    const { claim } = opened;
+    const claim = opened.claim?.();
     if (claim !== undefined && claim.state !== "new") {
       this.#drop("duplicate");
       pending?.reject(new ClientError("bad-reply", "the reply is a copy of one that has come before"));

@@ -152,6 +152,10 @@ export class KeyFolder {
     if (now > certificate.validUntil) {
       throw new Fault(`${file}: it has expired, on ${dateText(certificate.validUntil)}`);
     }
+    // Made while the clock was ahead: what it issues would not be valid either.
+    if (now < certificate.validFrom) {
+      throw new Fault(`${file}: it is not valid before ${new Date(certificate.validFrom).toISOString()}`);
+    }
     const key = await this.key(name);
     if (key === null) {
       throw new Fault(`${this.path(keyFile(name))}: there is no such file, and it is what the CA signs with`);

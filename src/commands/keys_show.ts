@@ -75,7 +75,7 @@ function viewOf(
     name,
     subject: subjectText(certificate.subject),
     issuer: subjectText(certificate.issuer),
-    issuedBy: certificates.find((ca) => isIssuedBy(certificate, ca.certificate))?.name ?? null,
+    issuedBy: issuerOf(certificate, certificates)?.name ?? null,
     serial: hex(certificate.serial),
     fingerprint: certificate.fingerprint,
     keyType: keyTypeOf(certificate),
@@ -191,11 +191,17 @@ function withCas(names: readonly string[], { certificates }: Contents): Readonly
   // A set is walked over with what is added meanwhile.
   for (const name of chosen) {
     for (const below of certificates.filter((stored) => stored.name === name)) {
-      const ca = certificates.find(({ certificate }) => isIssuedBy(below.certificate, certificate));
+      const ca = issuerOf(below.certificate, certificates);
       if (ca !== undefined) chosen.add(ca.name);
     }
   }
   return chosen;
+}
+
+/** The CA that has issued it: its own file, where there is one; copies may stand behind others' certificates. */
+function issuerOf(certificate: Certificate, stored: readonly Stored[]): Stored | undefined {
+  const found = stored.filter((ca) => isIssuedBy(certificate, ca.certificate));
+  return found.find(({ own }) => own) ?? found[0];
 }
 
 function datesOf(path: string, { validFrom, validUntil }: Certificate, now: number): string[] {

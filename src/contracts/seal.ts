@@ -23,8 +23,13 @@ export interface OpenedParts {
   readonly signer: Signer | null;
   /** The body parsed, where the seal had to look into it; for one reader. */
   readonly value?: Record<string, unknown>;
-  /** Missing: it is not looked at whether it has come before. */
-  readonly claim?: Claim;
+  /**
+   * Claims it for who handles it; called once at most, where it does not only pass. Missing: it is not looked at whether it
+   * has come before.
+   *
+   * @throws {MessageError} It may have come before: that is not remembered.
+   */
+  readonly claim?: () => Claim;
 }
 
 /** Whether a message has come before. */

@@ -55,14 +55,14 @@ class Opened implements OpenedParts {
   readonly signer: Signer | null;
   readonly value: Record<string, unknown>;
 
-  readonly claim: Claim | undefined;
+  readonly claim: (() => Claim) | undefined;
 
   constructor(
     json: Uint8Array,
     blob: Uint8Array | null,
     signer: Signer,
     value: Record<string, unknown>,
-    claim?: Claim,
+    claim?: () => Claim,
   ) {
     this.claim = claim;
     this.json = json;
@@ -117,7 +117,6 @@ export class CmsSeal implements Seal {
       replays ??= settings.ofClient
         ? new Replays({ clock, log }, windowMs)
         : await loadReplays({ clock, log }, windowMs, seenFile, files);
-      replays.windowMs = windowMs;
     }
     return new CmsSeal(settings, environment, keys, replays);
   }
@@ -221,8 +220,13 @@ export class CmsSeal implements Seal {
         );
       }
     }
-    if (this.#replays === null) return new Opened(content, blob, signer, value);
-    const claim = this.#replays.claim(signer.keyHash, idOf(value, content), 1000 * Number(value.time));
+    const replays = this.#replays;
+    if (replays === null) return new Opened(content, blob, signer, value);
+    const claim = () => {
+      // A seal that a reload has made, and not taken, shares it.
+      replays.windowMs = timeWindowMs;
+      return replays.claim(signer.keyHash, idOf(value, content), 1000 * Number(value.time));
+    };
     return new Opened(content, blob, signer, value, claim);
   }
 

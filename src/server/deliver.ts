@@ -14,6 +14,7 @@ import { isPromise } from "./guard.ts";
 import {
   type Body,
   DuplicateError,
+  GivenUpError,
   openedBody,
   openMessage,
   PendingCopyError,
@@ -23,13 +24,48 @@ import type { Delivery, Step } from "./plans.ts";
 import { sendFrom, sendOn } from "./post.ts";
 import { type Verdict, worse } from "./verdict.ts";
 
-/** Messages of one source that are being opened. */
-interface Line {
+/** Messages of one source that are being opened. Who pauses it holds back those that are open, and the source. */
+class Line implements Source {
   /** Settles when the last of them has been given to its handlers. */
-  last: Promise<void>;
-  count: number;
-  bytes: number;
-  paused: boolean;
+  last: Promise<void> = Promise.resolve();
+  count = 0;
+  bytes = 0;
+  /** Are there so many that the source is paused? */
+  full = false;
+  readonly #source: Source;
+  #pauses = 0;
+  #resumed: () => void = () => {};
+
+  constructor(source: Source) {
+    this.#source = source;
+  }
+
+  get identityFrame(): Uint8Array {
+    return this.#source.identityFrame;
+  }
+
+  get name(): string {
+    return this.#source.name;
+  }
+
+  get paused(): boolean {
+    return this.#pauses > 0;
+  }
+
+  pause(): void {
+    this.#pauses++;
+    this.#source.pause();
+  }
+
+  resume(): void {
+    this.#source.resume();
+    if (--this.#pauses === 0) this.#resumed();
+  }
+
+  /** Settles when nobody pauses it any more; for the first in line. */
+  async room(): Promise<void> {
+    while (this.paused) await new Promise<void>((resolve) => this.#resumed = resolve);
+  }
 }
 
 export class Deliverer {
@@ -38,6 +74,8 @@ export class Deliverer {
   readonly #complaints: Complaints;
   readonly #lines = new Map<Source, Line>();
   #opening = 0;
+  /** Of those that are not open yet, what gives each up. */
+  readonly #unopened = new Set<() => void>();
   readonly #log: Logger;
 
   constructor(seal: Seal, statistics: Statistics, log: Logger, clock: Clock) {
@@ -116,21 +154,23 @@ export class Deliverer {
     plain: (() => OpenedParts) | null,
   ): Verdict | Promise<Verdict> {
     let body: Body | null = null;
+    const waits = this.#waits(source);
+    // What is read later must lie in memory that stays.
+    if (waits) inside.keep(message);
     try {
       if (steps.some(isSealed)) {
         const shared = steps.length > 1;
         const opened = plain === null
-          ? openMessage(message, this.#seal, shared, steps.some(({ verified }) => verified === null))
+          ? openMessage(message, this.#seal, shared, steps.some(isRead))
           : openedBody(message, plain(), shared);
         if (isPromise(opened)) return this.#openLater(opened, message, steps, source, from);
         body = opened;
       }
     } catch (error) {
-      if (this.#waits(source)) return this.#openLater(Promise.reject(error), message, steps, source, from);
+      if (waits) return this.#openLater(Promise.reject(error), message, steps, source, from);
       return this.#notOpened(message, error, steps, source, from);
     }
-    if (this.#waits(source)) {
-      inside.keep(message);
+    if (waits) {
       return this.#openLater(body === null ? null : Promise.resolve(body), message, steps, source, from);
     }
     return this.#handleAll(message, body, steps, source, from);
@@ -145,25 +185,50 @@ export class Deliverer {
     from: string,
   ): Promise<Verdict> {
     const bytes = message.size;
-    const line = this.#enter(source, bytes);
-    const turn = line.last;
+    this.#opening++;
+    const line = source === null ? null : this.#enter(source, bytes);
+    const turn = line?.last;
     let next = () => {};
-    line.last = new Promise<void>((resolve) => next = resolve);
+    if (line !== null) line.last = new Promise<void>((resolve) => next = resolve);
     let handle: () => Verdict | Promise<Verdict>;
     try {
-      const body = opened === null ? null : await opened;
-      handle = () => this.#handleAll(message, body, steps, source, from);
+      const body = opened === null ? null : await this.#unlessGivenUp(opened);
+      handle = () => this.#handleAll(message, body, steps, line, from);
     } catch (error) {
-      handle = () => this.#notOpened(message, error, steps, source, from);
+      handle = () => this.#notOpened(message, error, steps, line, from);
     }
     await turn;
+    if (line?.paused) await line.room();
     try {
       return handle();
     } finally {
+      this.#opening--;
       // Who goes on at once comes behind it.
-      this.#leave(source, line, bytes);
+      if (line !== null) this.#leave(source!, line, bytes);
       next();
     }
+  }
+
+  #unlessGivenUp(opened: Promise<Body>): Promise<Body> {
+    return new Promise((resolve, reject) => {
+      const giveUp = () => reject(new GivenUpError());
+      this.#unopened.add(giveUp);
+      opened.then((body) => {
+        this.#unopened.delete(giveUp);
+        resolve(body);
+      }, (error) => {
+        this.#unopened.delete(giveUp);
+        reject(error);
+      });
+    });
+  }
+
+  /** No message is waited for any more that is not open yet. @returns Was there one? They are counted behind what runs now. */
+  giveUp(): boolean {
+    const unopened = [...this.#unopened];
+    this.#unopened.clear();
+    for (const giveUp of unopened) giveUp();
+    return unopened.length > 0;
   }
 
   /** Is no message being opened? */
@@ -176,28 +241,23 @@ export class Deliverer {
     return source !== null && this.#lines.has(source);
   }
 
-  #enter(source: Source | null, bytes: number): Line {
-    const line = source === null ? null : this.#lines.get(source);
-    this.#opening++;
-    const entered = line ?? { last: Promise.resolve(), count: 0, bytes: 0, paused: false };
-    if (source === null) return entered;
-    if (line === undefined) this.#lines.set(source, entered);
-    entered.count++;
-    entered.bytes += bytes;
-    if ((entered.count >= OPENING_MAX || entered.bytes >= OPENING_MAX_BYTES) && !entered.paused) {
-      entered.paused = true;
+  #enter(source: Source, bytes: number): Line {
+    let line = this.#lines.get(source);
+    if (line === undefined) this.#lines.set(source, line = new Line(source));
+    line.count++;
+    line.bytes += bytes;
+    if ((line.count >= OPENING_MAX || line.bytes >= OPENING_MAX_BYTES) && !line.full) {
+      line.full = true;
       source.pause();
     }
-    return entered;
+    return line;
   }
 
-  #leave(source: Source | null, line: Line, bytes: number): void {
-    this.#opening--;
-    if (source === null) return;
+  #leave(source: Source, line: Line, bytes: number): void {
     line.bytes -= bytes;
     if (--line.count === 0) this.#lines.delete(source);
-    if (!line.paused || line.count > OPENING_MAX / 2 || line.bytes > OPENING_MAX_BYTES / 2) return;
-    line.paused = false;
+    if (!line.full || line.count > OPENING_MAX / 2 || line.bytes > OPENING_MAX_BYTES / 2) return;
+    line.full = false;
     source.resume();
   }
 
@@ -266,7 +326,7 @@ export class Deliverer {
     // Whoever sent it may send it again.
     const sealed: Verdict | Promise<Verdict> = over === null
       ? "retry"
-      : over.then(() => this.#open(message, steps.filter(isSealed), source, from, null));
+      : over.then(() => this.#open(message, steps.filter(isSealed), null, from, null));
     const others = steps.filter((step) => !isSealed(step));
     if (others.length === 0) return sealed;
     return Promise.all([sealed, this.#handleAll(message, null, others, source, from)]).then(([a, b]) =>
@@ -277,6 +337,10 @@ export class Deliverer {
   #whyNotOpened(message: CCMessage, error: unknown, from: string): Verdict {
     if (error instanceof DuplicateError) return "duplicate";
     if (error instanceof MessageError) return this.#refused(message, error, from);
+    if (error instanceof GivenUpError) {
+      this.#log.warnRarely("open", "given up", `stopped before it had opened a message "${message.type}"`);
+      return "retry";
+    }
     this.#log.warnRarely(
       "open",
       `failed ${message.type}`,
@@ -297,8 +361,13 @@ export class Deliverer {
 }
 
 /** Does it want the message opened by the seal? */
-function isSealed({ reader, verified }: Step): boolean {
-  return verified !== null || reader !== null && !reader.unsealed;
+function isSealed(step: Step): boolean {
+  return step.verified !== null || isRead(step);
+}
+
+/** Does it handle what the seal has opened? */
+function isRead({ reader }: Step): boolean {
+  return reader !== null && !reader.unsealed;
 }
 
 /** What nobody here has the key of cannot be verified. */

@@ -249,6 +249,8 @@ export class Host {
 
   /** Gives it one message; `source` is paused while too many are under way. */
   handle(message: CCMessage, body: unknown, source: Source | null): Verdict | Promise<Verdict> {
+    // It was being opened, or waited for another, when the handler was stopped.
+    if (this.#state !== "running") return this.#endedEarly(message.type, "closed");
     const handler = this.#handler;
     if (handler?.handle === undefined) {
       return this.failedOn(

@@ -113,12 +113,9 @@ export function openMessage(
   if (seal.asynchronous) inside.keep(message);
   const parts = inside.parts(message);
   const bodyOf = (opened: OpenedParts): Body => {
-    const { claim } = opened;
-    // Of a message that is passed on it is the one who gave it who knows.
-    if (!handles) claim?.settle(false);
-    if (claim === undefined || !handles || inside.isLetIn(message)) {
-      return openedBody(message, opened, shared);
-    }
+    // One that was let in before is passed on by who handles it.
+    const claim = handles && !inside.isLetIn(message) ? opened.claim?.() : undefined;
+    if (claim === undefined) return openedBody(message, opened, shared);
     if (claim.state === "seen") throw new DuplicateError();
     if (claim.state === "new") {
       inside.claim(message, claim);
@@ -145,6 +142,13 @@ export class PendingCopyError extends Error {
   constructor(over: Promise<void> | null) {
     super("a copy of it is being handled");
     this.over = over;
+  }
+}
+
+/** The server ends before the message is open. */
+export class GivenUpError extends Error {
+  constructor() {
+    super("it is not waited for any more");
   }
 }
 

@@ -46,12 +46,13 @@ import { SealSlot } from "./seal_slot.ts";
 import { isOutcome, type Verdict } from "./verdict.ts";
 
 /**
- * Parts of linger by which a stopping server tells its clients that it ends, and takes nothing more from them: answers
- * under way go out before the first, what clients had sent by then is handled before the second, and what handlers have
- * queued has the rest.
+ * Parts of linger by which a stopping server tells its clients that it ends, takes nothing more from them, and opens nothing
+ * more: answers under way go out before the first, what clients had sent by then is taken before the second and opened
+ * before the third, and what handlers have queued has the rest.
  */
 const ANSWERS_SHARE = 0.5;
 const DRAIN_SHARE = 0.75;
+const OPENED_SHARE = 0.85;
 /** How often memory and counters that nobody uses are given back. */
 const UPKEEP_MS = 30_000;
 /** How often a stopping server looks whether all has been handled. */
@@ -398,9 +399,11 @@ export class Server {
     this.#router?.stopListening();
     await this.#settled(hosts, left(ANSWERS_SHARE));
     await this.#router?.drain(left(DRAIN_SHARE));
-    await this.#opened(left(DRAIN_SHARE));
+    await this.#opened(left(OPENED_SHARE));
     await endAll(hosts, left(1), clock.now);
     await this.#router?.close(left(1));
+    // They are counted in this turn.
+    if (this.#deliverer.giveUp()) await new Promise<void>((resolve) => clock.nextTurn(resolve));
     this.#dispatcher.table = null;
     this.#table?.close();
     this.#table = null;

@@ -20,7 +20,7 @@ import type {
 } from "../socket/types.ts";
 import type { HandlerCounter, Statistics } from "./counts.ts";
 import type { Guard } from "./guard.ts";
-import { BodyReader, isRefusal, openMessage, unsealedBody } from "./opener.ts";
+import { type Body, BodyReader, isRefusal, openMessage, unsealedBody } from "./opener.ts";
 import { Pinger } from "./pinger.ts";
 import type { Post } from "./post.ts";
 
@@ -171,15 +171,31 @@ export class HandlerUpstream implements Upstream, MessageSink {
     try {
       // Whether the link lives needs no signature: the upstream may not sign.
       const encrypted = inside.parts(message).body.length <= ENCRYPTED_BYTES;
-      const body = encrypted ? openMessage(message, this.#parts.seal, false) : unsealedBody(message, false);
-      // A pong that has to be decrypted first is none of a server that answers pings: nothing is lost.
-      if (body instanceof Promise) body.catch(() => {});
+      const { seal, guard } = this.#parts;
+      const body = encrypted ? openMessage(message, seal, false, false) : unsealedBody(message, false);
+      if (body instanceof Promise) guard.call("pong", () => this.#takePongLater(message, body));
       else this.#pinger!.pong(PONG.read(body) as EchoResponse);
     } catch (error) {
-      if (!isRefusal(error)) throw error;
-      const text = `unreadable pong from ${this.endpoint}: ${error.message}`;
-      this.#parts.log.warnRarely("pong", this.endpoint, text);
+      this.#unreadablePong(error);
     }
+  }
+
+  async #takePongLater(message: CCMessage, opened: Promise<Body>): Promise<void> {
+    inside.enter(message);
+    try {
+      const body = await opened;
+      this.#pinger?.pong(PONG.read(body) as EchoResponse);
+    } catch (error) {
+      this.#unreadablePong(error);
+    } finally {
+      inside.leave(message);
+    }
+  }
+
+  #unreadablePong(error: unknown): void {
+    if (!isRefusal(error)) throw error;
+    const text = `unreadable pong from ${this.endpoint}: ${error.message}`;
+    this.#parts.log.warnRarely("pong", this.endpoint, text);
   }
 
   #drop(what: string): void {

@@ -10,6 +10,7 @@ import {
   type Message,
   type Outcome,
   readConfig,
+  type Seal,
   type ServerConfig,
 } from "../../mod.ts";
 import { MonitoredServer } from "../../src/observe/monitor.ts";
@@ -79,9 +80,13 @@ export function configOf(sections: string, handlers: AnyHandlerDefinition[] = []
 /** A server whose inside a test may see, as `CCServer` has it. */
 export function serverOn(
   config: ServerConfig,
-  { environment = MACHINE, log = keptLog().log }: { environment?: Environment; log?: Logger } = {},
+  { environment = MACHINE, log = keptLog().log, seal = IDENTITY }: {
+    environment?: Environment;
+    log?: Logger;
+    seal?: Seal;
+  } = {},
 ): MonitoredServer {
-  return new MonitoredServer(config, { environment, log, seal: IDENTITY });
+  return new MonitoredServer(config, { environment, log, seal });
 }
 
 /** A logger that keeps its lines. */
@@ -97,9 +102,10 @@ export async function serve(
   sections: string,
   handlers: AnyHandlerDefinition[] = [],
   environment?: Environment,
+  seal?: Seal,
 ) {
   const { log, lines } = keptLog();
-  const server = serverOn(configOf(sections, handlers), { log, environment });
+  const server = serverOn(configOf(sections, handlers), { log, environment, seal });
   const endpoint = await server.start();
   const client = new CCClient(endpoint, { environment });
   await client.ready({ timeoutMs: 5000 });

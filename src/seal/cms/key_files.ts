@@ -57,7 +57,7 @@ export async function readLists(
 
 /** A private key. @throws {CCError} With its path; `ENOENT`: there is none. */
 export async function readPrivateKey(files: Files, path: string): Promise<KeyObject> {
-  const text = new TextDecoder().decode(await files.read(path, KEY_FILE_MAX_BYTES));
+  const text = new TextDecoder().decode(await readFile(files, path, KEY_FILE_MAX_BYTES));
   if (text.includes("ENCRYPTED")) {
     throw new CCError(
       "bad-keys",
@@ -87,13 +87,23 @@ function withPath(path: string, error: unknown): unknown {
   return new CCError("bad-keys", `${path}: ${error.message}`);
 }
 
+/** @throws {CCError} With its path. */
+async function readFile(files: Files, path: string, maxBytes: number): Promise<Uint8Array> {
+  try {
+    return await files.read(path, maxBytes);
+  } catch (error) {
+    if (!(error instanceof CCError && error.code === "too-large")) throw error;
+    throw new CCError(error.code, `${path}: ${error.message}`);
+  }
+}
+
 async function readBlocks(
   files: Files,
   path: string,
   label: string,
   maxBytes: number,
 ): Promise<Uint8Array[]> {
-  const bytes = await files.read(path, maxBytes);
+  const bytes = await readFile(files, path, maxBytes);
   if (bytes[0] === 0x30) return [bytes];
   const text = new TextDecoder().decode(bytes);
   const blocks = pemBlocks(text).filter((block) => block.label === label);
