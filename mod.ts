@@ -147,6 +147,7 @@ export type {
 } from "./src/socket/types.ts";
 export { VERSION } from "./src/version.ts";
 export { decodeFrames, encodeFrames } from "./src/zmtp/frame.ts";
+export type { MinVersion } from "./src/zmtp/handshake.ts";
 
 /** What a config is read with, besides its text. */
 export interface ReadOptions {

@@ -13,7 +13,7 @@ import { ControlChannel } from "../src/observe/control.ts";
 import { listenOnFile } from "../src/runtime/ipc.ts";
 import { MACHINE } from "../src/runtime/machine.ts";
 import { StretchedClock } from "./helpers/clock.ts";
-import { TARGET, type Target, TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { SLOW_TARGETS, TARGET, type Target, tempFolder, until } from "./helpers/env.ts";
 import { run, ServerProcess } from "./helpers/process.ts";
 import { configOf, keptLog, own, serverOn } from "./helpers/server.ts";
 
@@ -730,7 +730,7 @@ function jobSite(target: Target) {
   };
 }
 
-for (const target of TARGETS) {
+for (const target of SLOW_TARGETS) {
   const on = target.name;
 
   test(`${on}: ccserver jobs prints a table, JSON, and what became of those it was to act on`, async () => {

@@ -7,7 +7,7 @@ import { Averages, BUCKET_SECONDS } from "../src/observe/averages.ts";
 import { finish } from "../src/observe/slices.ts";
 import { timestamp } from "../src/observe/infofile.ts";
 import { smallDisk } from "./helpers/disk.ts";
-import { TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { SLOW_TARGETS, tempFolder, until } from "./helpers/env.ts";
 import { run } from "./helpers/process.ts";
 import { message, RawPeer } from "./helpers/raw.ts";
 import { SINK, watched } from "./helpers/watched.ts";
@@ -41,7 +41,7 @@ const HEAD = [
 ];
 const TIME = /^\d{10}\.\d\d \(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC\)$/;
 
-for (const target of TARGETS) {
+for (const target of SLOW_TARGETS) {
   const on = target.name;
 
   test(`${on}: the infofile has a head, [total] and [latest]; at exit it says stopped`, async () => {
@@ -189,7 +189,7 @@ for (const target of TARGETS) {
   });
 }
 
-for (const target of TARGETS) {
+for (const target of SLOW_TARGETS) {
   test(`${target.name}: on a full disk the last infofile stays whole, messages go on, and it is written again with room`, async (t) => {
     using folder = tempFolder();
     const disk = join(folder.path, "disk");

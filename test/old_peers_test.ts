@@ -5,7 +5,7 @@ import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { ROOT, skipFor, TARGETS, until } from "./helpers/env.ts";
+import { ROOT, skipFor, SLOW_TARGETS, until } from "./helpers/env.ts";
 import { OldPeer, oldRouter } from "./helpers/old_peer.ts";
 import { ServerProcess } from "./helpers/process.ts";
 import { message, RawPeer } from "./helpers/raw.ts";
@@ -32,7 +32,7 @@ const echo = (target: string) => ["", "echo.request", JSON.stringify({ req: "ech
 
 const SIZES = [1, 100, 253, 254, 255, 256, 1000, 70_000, 1_500_000];
 
-for (const target of TARGETS) {
+for (const target of SLOW_TARGETS) {
   for (const version of ["1.0", "2.0"] as const) {
     const on = `${target.name}, ZMTP ${version}`;
 

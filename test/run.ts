@@ -1,5 +1,6 @@
 /**
- * Runs all tests on Bun, Deno and Node, one after the other, and closes with `N passed, N failed`.
+ * Runs all tests on Bun, Deno and Node, and closes with `N passed, N failed`. Bun has the machine for itself; then Deno and Node
+ * run side by side, as tests mostly wait, and last, one after the other, what measures times or takes all of a processor.
  *
  *     npm test                          everything; builds first
  *     npm test -- --on=bun,node         on some runtimes
@@ -48,9 +49,13 @@ const must = (command: string, args: string[]) => {
   if (spawnSync(command, args, { cwd: ROOT, stdio: "inherit" }).status !== 0) process.exit(1);
 };
 
+/** Test files that want the machine for themselves. */
+const ALONE =
+  /\/(accounting|calm|cms_break|cms_fuzz|edge|frozen|fuzz|gate|limits|noloss|relay|simulation)_test\.ts$/;
+
 interface Runner {
   command: string;
-  args: () => string[];
+  args: (files: string[]) => string[];
   counts: (output: string) => Counts;
   /** The line that names a test, or a file, that failed; the name is the first group that matched. */
   failure: RegExp;
@@ -60,7 +65,7 @@ interface Runner {
 const RUNNERS: Record<string, Runner> = {
   bun: {
     command: join(BIN, "bun"),
-    args: () => ["test", `--timeout=${TIMEOUT_MS}`, ...files],
+    args: (files) => ["test", `--timeout=${TIMEOUT_MS}`, ...files],
     counts: (output) => ({
       passed: last(output, /^ *(\d+) pass$/gm),
       failed: last(output, /^ *(\d+) fail$/gm),
@@ -70,7 +75,7 @@ const RUNNERS: Record<string, Runner> = {
   },
   deno: {
     command: join(BIN, "deno"),
-    args: () => ["test", "-A", "--no-check", "--quiet", ...files],
+    args: (files) => ["test", "-A", "--no-check", "--quiet", ...files],
     counts: (output) => ({
       passed: last(output, /(\d+) passed/g),
       failed: last(output, /(\d+) failed/g),
@@ -80,7 +85,7 @@ const RUNNERS: Record<string, Runner> = {
   },
   node: {
     command: "node",
-    args() {
+    args(files) {
       rmSync(NODE_TESTS, { recursive: true, force: true });
       mkdirSync(NODE_TESTS, { recursive: true });
       must(join(BIN, "bun"), [
@@ -112,10 +117,13 @@ function last(output: string, pattern: RegExp): number {
   return Number([...output.matchAll(pattern)].at(-1)?.[1] ?? 0);
 }
 
-function runTests(name: string): Promise<Counts> {
+/** @param live Its output is shown as it comes; otherwise when it has ended. */
+function runTests(name: string, files: string[], live: boolean): Promise<Counts> {
+  if (files.length === 0) return Promise.resolve({ passed: 0, failed: 0, skipped: 0 });
   const { command, args, counts, failure } = RUNNERS[name];
-  console.log(`\n=== tests on ${name} ===`);
-  const child = spawn(command, args(), {
+  const title = `\n=== tests on ${name} ===`;
+  if (live) console.log(title);
+  const child = spawn(command, args(files), {
     cwd: ROOT,
     env: { ...process.env, NO_COLOR: "1" },
     stdio: ["ignore", "pipe", "pipe"],
@@ -125,11 +133,12 @@ function runTests(name: string): Promise<Counts> {
     stream.setEncoding("utf8");
     stream.on("data", (chunk: string) => {
       output += chunk;
-      process.stdout.write(chunk);
+      if (live) process.stdout.write(chunk);
     });
   }
   return new Promise((done) =>
     child.on("close", (code) => {
+      if (!live) console.log(`${title}\n${output}`);
       const found = counts(output);
       const names = [...output.matchAll(failure)].map((match) => match.slice(1).find(Boolean));
       for (const failed of new Set(names)) failures.push(`failed on ${name}: ${failed}`);
@@ -151,21 +160,39 @@ must(join(BIN, "bun"), [
   "test/peers/libzmq.ts",
   "test/peers/witness.ts",
 ]);
-const total: Counts = { passed: 0, failed: 0, skipped: 0 };
-const lines: string[] = [];
 const failures: string[] = [];
-for (const name of values.on.split(",")) {
+const wanted = values.on.split(",");
+for (const name of wanted) {
   if (!(name in RUNNERS)) {
     console.error(`--on=${name}: expected ${Object.keys(RUNNERS).join(", ")}`);
     process.exit(64);
   }
+}
+const sums = new Map<string, Counts & { seconds: number }>(
+  wanted.map((name) => [name, { passed: 0, failed: 0, skipped: 0, seconds: 0 }]),
+);
+const run = async (name: string, files: string[], live: boolean) => {
   const begin = performance.now();
-  const counts = await runTests(name);
+  const counts = await runTests(name, files, live);
+  const sum = sums.get(name)!;
+  for (const key of ["passed", "failed", "skipped"] as const) sum[key] += counts[key];
+  sum.seconds += (performance.now() - begin) / 1000;
+};
+if (wanted.includes("bun")) await run("bun", files, true);
+const others = wanted.filter((name) => name !== "bun");
+const [alone, together] = [true, false].map((is) => files.filter((file) => ALONE.test(file) === is));
+if (others.length === 1) {
+  await run(others[0], files, true);
+} else {
+  await Promise.all(others.map((name) => run(name, together, false)));
+  for (const name of others) await run(name, alone, true);
+}
+const total: Counts = { passed: 0, failed: 0, skipped: 0 };
+const lines: string[] = [];
+for (const [name, counts] of sums) {
   for (const key of ["passed", "failed", "skipped"] as const) total[key] += counts[key];
-  const seconds = ((performance.now() - begin) / 1000).toFixed(0);
-  lines.push(
-    `${name}: ${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped in ${seconds} s`,
-  );
+  const { passed, failed, skipped, seconds } = counts;
+  lines.push(`${name}: ${passed} passed, ${failed} failed, ${skipped} skipped in ${seconds.toFixed(0)} s`);
 }
 console.log(`\n${[...failures, ...lines].join("\n")}`);
 console.log(

@@ -16,7 +16,7 @@ import { finish } from "../src/observe/slices.ts";
 import { formatCounter, values } from "../src/observe/stats.ts";
 import { Statistics } from "../src/server/counts.ts";
 import { StretchedClock } from "./helpers/clock.ts";
-import { TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { SLOW_TARGETS, tempFolder, until } from "./helpers/env.ts";
 import { test } from "./helpers/memory.ts";
 import { message, RawPeer } from "./helpers/raw.ts";
 import { serverOn } from "./helpers/server.ts";
@@ -29,7 +29,7 @@ function lastLine(output: string): string {
   return lines[lines.length - 1][1];
 }
 
-for (const target of TARGETS) {
+for (const target of SLOW_TARGETS) {
   const on = target.name;
 
   test(`${on}: the statistics line comes every stats-period and once at exit, with the handlers' counters`, async () => {

@@ -236,10 +236,10 @@ export interface Processes {
 }
 
 /**
- * What a thread does: called there once, it returns what makes a result of each piece of work. It is sent as text, so it must
- * name nothing outside itself.
+ * What a thread does: called there once, with the module `node:crypto`, it returns what makes a result of each piece of work.
+ * It is sent as text, so it must name nothing outside itself.
  */
-export type ThreadProgram = (crypto: typeof import("node:crypto")) => (work: Uint8Array) => Uint8Array;
+export type ThreadProgram = (crypto: unknown) => (work: Uint8Array) => Uint8Array;
 
 /** Told of a thread. */
 export interface ThreadEvents {

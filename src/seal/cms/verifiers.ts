@@ -43,7 +43,8 @@ interface Item {
 }
 
 /** What runs on a thread. It is sent there as text, so it names nothing outside itself. */
-function program(node: typeof import("node:crypto")): (bytes: Uint8Array) => Uint8Array {
+function program(given: unknown): (bytes: Uint8Array) => Uint8Array {
+  const node = given as typeof import("node:crypto");
   const keys = new Map<number, import("node:crypto").KeyObject>();
   const hashes = ["sha1", "sha256", "sha384", "sha512"];
   const padding = node.constants.RSA_PKCS1_PSS_PADDING;
