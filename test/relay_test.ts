@@ -209,7 +209,7 @@ test("relay: any split of any stream gives the same as one by one (400 seeded st
       const r = random();
       // What is not plain, now and then: commands, odd frames, other types, and what ends a connection.
       if (r < 0.01) {
-        return Buffer.concat([Buffer.from([4, 9, 4]), Buffer.from("PING"), Buffer.from([0, 1, 65, 66])]);
+        return Buffer.concat([Buffer.from([4, 9, 4]), Buffer.from("PING"), Buffer.from([0, 0, 65, 66])]);
       }
       if (r < 0.02) return message("", pick(types), body());
       if (r < 0.03) return message("", "bad type!", body(), "");
