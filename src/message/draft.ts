@@ -8,15 +8,22 @@ import { isType } from "./type.ts";
 const EMPTY = new Uint8Array(0);
 
 /**
- * The body of a draft: JSON with what every body has. `blobHash` is empty unless a signature covers the blob.
+ * The body of a draft: JSON with what every body has.
  *
+ * @param blobHash Empty unless a signature covers the blob.
+ * @param id What tells a signed message from others; missing where nobody signs it.
  * @throws {MessageError} `bad-draft`
  */
-export function bodyOf({ type, fields, time, hostname }: SealDraft, blobHash = ""): Uint8Array {
+export function bodyOf(
+  { type, fields, time, hostname }: SealDraft,
+  blobHash = "",
+  id?: string,
+): Uint8Array {
   if (!isType(type)) throw new MessageError("bad-draft", `"${type}" is not a message type`);
   let text: string;
   try {
-    text = JSON.stringify({ ...fields, req: type, time, hostname, blob_hash: blobHash });
+    // What is undefined is left out.
+    text = JSON.stringify({ ...fields, id: id ?? fields.id, req: type, time, hostname, blob_hash: blobHash });
   } catch (error) {
     throw new MessageError("bad-draft", `the fields of "${type}" are no JSON: ${(error as Error).message}`);
   }

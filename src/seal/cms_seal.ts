@@ -2,7 +2,6 @@
  * The seal of a server or client with `cms-` options: signs and encrypts what is made here, decrypts and verifies what comes,
  * and checks what the signature covers: the body's time, its host, the hash of the blob.
  */
-import { Buffer } from "node:buffer";
 import { createHash, randomBytes, timingSafeEqual } from "node:crypto";
 import type { Clock, Environment } from "../contracts/environment.ts";
 import type { Signer } from "../contracts/message.ts";
@@ -253,8 +252,7 @@ export class CmsSeal implements Seal {
     }
     const legacy = this.settings.profile === "legacy";
     if (legacy) checkForOriginal(draft);
-    const fields = { ...draft.fields, id: randomId() };
-    const body = bodyOf({ ...draft, fields }, blob === null ? "" : blobHash(blob, legacy));
+    const body = bodyOf(draft, blob === null ? "" : blobHash(blob, legacy), randomId());
     if (recipients.length === 0) return { type, body, signature: signer.sign(body, false), blob };
     const { envelope, key, nonce } = encryptEnvelope(signer.sign(body, true), recipients, legacy);
     const sealed = legacy || blob === null ? blob : encryptBlob({ key, nonce }, type, blob);
@@ -340,16 +338,16 @@ function checkBlobHash(claimed: unknown, blob: Uint8Array | null, legacy: boolea
   }
 }
 
-/** Random bytes that no id has been made of yet: the system is asked for many at once. */
-let pool = Buffer.alloc(0);
+/** Random digits that no id has been made of yet: the system is asked for many at once. */
+let pool = "";
 let used = 0;
 
 function randomId(): string {
   if (used === pool.length) {
-    pool = randomBytes(256 * ID_BYTES);
+    pool = randomBytes(256 * ID_BYTES).toString("hex");
     used = 0;
   }
-  return pool.toString("hex", used, used += ID_BYTES);
+  return pool.slice(used, used += 2 * ID_BYTES);
 }
 
 /** What tells messages of one signer apart; the original's have no id. */
