@@ -266,3 +266,11 @@ export const CMS_THREADS_MAX = 16;
 export const OPENING_MAX = 256;
 /** The same in bytes; a message that is larger is opened alone. */
 export const OPENING_MAX_BYTES: number = 4 * 1024 * 1024;
+/** The same of all clients together. Past it each has no more than the two below: many clients wait, and none holds much. */
+export const OPENING_ALL_MAX = 16_384;
+/** See {@link OPENING_ALL_MAX}. */
+export const OPENING_ALL_MAX_BYTES: number = 64 * 1024 * 1024;
+/** Of one client, where those of all are too many. */
+export const OPENING_CROWD_MAX = 16;
+/** The same in bytes. */
+export const OPENING_CROWD_MAX_BYTES: number = 64 * 1024;

@@ -1,11 +1,14 @@
 /** Messages that are opened beside the main thread: their order and bounds, and stops and reloads in the middle of it. */
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import { test } from "node:test";
 import { AnyBody, type Outcome, type Seal } from "../mod.ts";
 import type { Claim, SealedParts } from "../src/contracts/seal.ts";
 import { ENC1, IDENTITY } from "../src/seal/identity.ts";
 import type { HandlerUpstream } from "../src/server/upstream.ts";
+import { OPENING_ALL_MAX, OPENING_CROWD_MAX } from "../src/limits.ts";
 import { until } from "./helpers/env.ts";
+import { message, RawPeer } from "./helpers/raw.ts";
 import { h, opening, own, serve } from "./helpers/server.ts";
 
 /** A seal that opens each message when the test says so; and all at once, when it is not asynchronous any more. */
@@ -153,4 +156,36 @@ test("opening: a pong that is encrypted is one, also when it is opened beside th
   );
   await until("a pong", () => upstream?.roundTripSeconds);
   assert.equal(claims, 0, "a pong is nobody's to claim");
+});
+
+test("opening: of many clients each has only a few messages that wait, and all are handled in the end", async () => {
+  const { open, seal } = slowSeal();
+  let count = 0;
+  const handler = opening("words", () => {
+    count++;
+    return "ok";
+  });
+  await using s = await serve(`[routes]\nx = h:a\n${h("a", "words")}`, [handler], undefined, seal);
+  const clients = 120;
+  const each = 300;
+  const peers = await Promise.all(Array.from({ length: clients }, () => RawPeer.open(s.port)));
+  const bytes = Buffer.concat(
+    Array.from({ length: each }, (_, n) => message("", "x", JSON.stringify({ req: "x", n }), "")),
+  );
+  for (const peer of peers) peer.write(bytes);
+  await until("many wait", () => open.length >= OPENING_ALL_MAX);
+  let before = -1;
+  // No more come.
+  while (before !== open.length) {
+    before = open.length;
+    await tick();
+    await tick();
+  }
+  assert.ok(before < OPENING_ALL_MAX + clients * OPENING_CROWD_MAX, `${before} of ${clients * each} wait`);
+  let opened = 0;
+  await until("all are handled", () => {
+    while (opened < open.length) open[opened++]();
+    return count === clients * each;
+  }, 30_000);
+  for (const peer of peers) peer.close();
 });

@@ -107,8 +107,8 @@ test("what is no CC message is counted invalid, told once a peer, and harms nobo
 for (
   const [what, code, bytes] of [
     ["HTTP", "not-zmtp", Buffer.from("GET / HTTP/1.1\r\n\r\n")],
-    ["ZMTP 1.0", "old-version", Buffer.from([1, 0])],
-    ["ZMTP 2.0", "old-version", Buffer.from([0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 1, 5])],
+    ["a draft of ZMTP 2.0", "old-version", Buffer.from([0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, 0])],
+    ["a frame of ZMTP 1.0 that is none", "reserved-flags", Buffer.from([1, 0, 2, 8, 0])],
     [
       "an unknown mechanism",
       "unknown-mechanism",

@@ -2,7 +2,14 @@
 import type { Clock } from "../contracts/environment.ts";
 import type { OpenedParts, Seal } from "../contracts/seal.ts";
 import { errorStack } from "../errors.ts";
-import { OPENING_MAX, OPENING_MAX_BYTES } from "../limits.ts";
+import {
+  OPENING_ALL_MAX,
+  OPENING_ALL_MAX_BYTES,
+  OPENING_CROWD_MAX,
+  OPENING_CROWD_MAX_BYTES,
+  OPENING_MAX,
+  OPENING_MAX_BYTES,
+} from "../limits.ts";
 import type { Logger } from "../log.ts";
 import { MessageError } from "../message/errors.ts";
 import { type CCMessage, inside } from "../message/message.ts";
@@ -73,6 +80,9 @@ export class Deliverer {
   readonly #statistics: Statistics;
   readonly #complaints: Complaints;
   readonly #lines = new Map<Source, Line>();
+  /** Messages of all lines, and their bytes. */
+  #lined = 0;
+  #linedBytes = 0;
   #opening = 0;
   /** Of those that are not open yet, what gives each up. */
   readonly #unopened = new Set<() => void>();
@@ -246,17 +256,28 @@ export class Deliverer {
     if (line === undefined) this.#lines.set(source, line = new Line(source));
     line.count++;
     line.bytes += bytes;
-    if ((line.count >= OPENING_MAX || line.bytes >= OPENING_MAX_BYTES) && !line.full) {
+    this.#lined++;
+    this.#linedBytes += bytes;
+    if (!line.full && this.#holds(line, 1)) {
       line.full = true;
       source.pause();
     }
     return line;
   }
 
+  /** Does a line have this part of what it may have, or more? */
+  #holds({ count, bytes }: Line, part: number): boolean {
+    const crowded = this.#lined >= OPENING_ALL_MAX || this.#linedBytes >= OPENING_ALL_MAX_BYTES;
+    return count >= part * (crowded ? OPENING_CROWD_MAX : OPENING_MAX) ||
+      bytes >= part * (crowded ? OPENING_CROWD_MAX_BYTES : OPENING_MAX_BYTES);
+  }
+
   #leave(source: Source, line: Line, bytes: number): void {
     line.bytes -= bytes;
+    this.#lined--;
+    this.#linedBytes -= bytes;
     if (--line.count === 0) this.#lines.delete(source);
-    if (!line.full || line.count > OPENING_MAX / 2 || line.bytes > OPENING_MAX_BYTES / 2) return;
+    if (!line.full || line.count > 0 && this.#holds(line, 0.5)) return;
     line.full = false;
     source.resume();
   }
