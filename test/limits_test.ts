@@ -123,8 +123,9 @@ while child.poll() is None:
         continue
     if select.select([source], [], [], 0.05)[0]:
         data = os.read(source, 65536)
-        if data:
-            os.write(1, data)
+        # A signal may cut a write short.
+        while data:
+            data = data[os.write(1, data):]
 `;
     return await new Promise((resolve) => {
       const child = spawn("python3", ["-c", code, kind, fifo, command, ...args, file], {
@@ -522,7 +523,11 @@ for (const target of SLOW_TARGETS) {
       const told = /WARNING \S+\.log: (\d+) log lines? (?:was|were) lost/g;
       const came = () => (server.output.match(/xxxx\n/g) ?? []).length;
       const lost = () => [...server.output.matchAll(told)].reduce((sum, [, n]) => sum + Number(n), 0);
-      await until("all but the lost ones", () => lost() > 0 && came() + lost() === 10_000, 15_000);
+      await until(
+        () => `all but the lost ones: ${came()} came, ${lost()} are lost`,
+        () => lost() > 0 && came() + lost() === 10_000,
+        15_000,
+      );
       server.read(false);
       for (let i = 0; i < 2; i++) peer.write(Buffer.concat(Array.from({ length: 1000 }, () => line)));
       await echoes(peer);
