@@ -711,3 +711,14 @@ test("docs/configuration.md is what the option tables say", () => {
   const page = readFileSync(join(ROOT, "docs", "configuration.md"), "utf8");
   assert.equal(page, configurationPage(), "run: bun docs/generate.ts");
 });
+
+test("config: a fingerprint with colons in [cms-allow] is told how to be written", () => {
+  const text = (signer: string) =>
+    `[ccserver]\ncc-socket = ipc:///x\ncc-role = local\ncms-profile = modern\ncms-verify-ca = ca\n[cms-allow]\n${signer} = *\n[routes]\n`;
+  const digits = Array.from({ length: 32 }, (_, i) => (i + 16).toString(16));
+  assert.throws(
+    () => readConfig(text(digits.join(":")), "x.ini"),
+    /x\.ini:7: a fingerprint in \[cms-allow\] is 64 hexadecimal digits, without colons/,
+  );
+  readConfig(text(digits.join("")), "x.ini");
+});

@@ -186,6 +186,11 @@ for (const target of TARGETS) {
       assert.match(pinged.output, /echo from .*: seq=1 time=/);
       const refused = await run(["send", "--reply", endpoint, "echo.request", "target=x"], target);
       assert.deepEqual(refused, { code: 1, output: "error refused\n" });
+      writeFileSync(tool, text("cms-profile = modern\ncms-sign = tool\ncms-verify-ca = other_ca"));
+      const strange = ["send", "--reply", "--config", tool, endpoint, "echo.request", "target=x"];
+      const unknown = await run(strange, target);
+      assert.equal(unknown.code, 1, unknown.output);
+      assert.match(unknown.output, /^ccserver: the reply is refused: [^\n]* \(untrusted\)\n$/);
       writeFileSync(tool, text("cms-profile = modern\ncms-sign = nobody"));
       const wrong = await run(["send", "--config", tool, endpoint, "pub.x"], target);
       assert.match(wrong.output, /tool\d+\.ini:5: "cms-sign": .*nobody\.crt: no such file or folder/);

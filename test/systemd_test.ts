@@ -177,6 +177,12 @@ for (const target of TARGETS) {
     }
     assert.match(writes, /^User=\w/m);
     assert.doesNotMatch(writes, /^MemoryDenyWriteExecute/m);
+    // Private keys are read by whose they are.
+    const signs = CONFIG.replace(
+      "[routes]",
+      "cms-profile = modern\ncms-keystore = keys\ncms-sign = host1\n[routes]",
+    );
+    assert.match(await unit(signs), /^# The keys in \/.*\/keys\/private must be this user's\.\nUser=\w/m);
     const plain = await unit(CONFIG.replace("127.0.0.1:*", "*:22"));
     assert.match(plain, /^DynamicUser=yes$/m);
     assert.match(plain, /^AmbientCapabilities=CAP_NET_BIND_SERVICE$/m);

@@ -4,7 +4,7 @@ import { ConfigError, type Diagnostic } from "../config/diagnostics.ts";
 import { loadServerSection } from "../config/load.ts";
 import type { ServerConfig } from "../config/reader.ts";
 import type { Program } from "../contracts/command.ts";
-import type { Environment } from "../contracts/environment.ts";
+import type { Environment, Host } from "../contracts/environment.ts";
 import type { Seal } from "../contracts/seal.ts";
 import type { Logger } from "../log.ts";
 import type { Subject } from "../seal/allow.ts";
@@ -75,6 +75,15 @@ function seenFileOf(pidfile: string): string {
   return `${pidfile.replace(/(?<=[^/])\.pid$/, "")}.seen`;
 }
 
+function writtenKeystore(options: SealConfig["options"], { home }: Pick<Host, "home">): string {
+  return (options["cms-keystore"] ?? ".").replace(/^~(?=\/|$)/, home);
+}
+
+/** The key store of a config file, where it lies beside that. */
+export function keystoreBeside(file: string, options: SealConfig["options"], host: Host): string {
+  return resolve(host.folder, dirname(file), writtenKeystore(options, host));
+}
+
 async function settingsOf(
   { file, options, allow = null }: SealConfig,
   { host, files }: Environment,
@@ -82,8 +91,8 @@ async function settingsOf(
 ): Promise<SealSettings | null> {
   const { "cms-sign": sign, "cms-verify-ca": verifyCa } = options;
   if (sign === null && verifyCa === null) return null;
-  const written = (options["cms-keystore"] ?? ".").replace(/^~(?=\/|$)/, host.home);
-  let keystore = resolve(host.folder, dirname(file), written);
+  const written = writtenKeystore(options, host);
+  let keystore = keystoreBeside(file, options, host);
   const there = async (path: string) => await files.modeOf(path) !== null;
   const current = resolve(host.folder, written);
   if (!await there(keystore) && await there(current)) {

@@ -13,6 +13,7 @@ import type { Configs } from "./config.ts";
 import { jobsStopMs, supervisorsOf } from "./control.ts";
 import { configOperand, defineCommand } from "./define.ts";
 import { EXIT, Exit } from "./exit.ts";
+import { keystoreBeside } from "./seal.ts";
 
 export const unit = (configs: () => Configs) =>
   defineCommand({
@@ -88,7 +89,7 @@ Restart=on-failure
 RestartSec=1
 # A config that is wrong, or a wrong command line, is not mended by starting again.
 RestartPreventExitStatus=64 78
-${asRoot ? "# To run daemons as other users.\nUser=root" : userLines(folders, keyFolderOf(config))}
+${asRoot ? "# To run daemons as other users.\nUser=root" : userLines(folders, keyFolderOf(config, host))}
 
 ${forServer("NoNewPrivileges=yes")}
 ${forServer(`CapabilityBoundingSet=${capability}`)}
@@ -149,10 +150,9 @@ function runtimeLines(folders: readonly string[]): string {
 }
 
 /** Where private keys lie that the server uses, as the seal finds them; null: it uses none. */
-function keyFolderOf({ file, options }: ServerConfig): string | null {
+function keyFolderOf({ file, options }: ServerConfig, host: Host): string | null {
   if (options["cms-sign"] === null && options["cms-decrypt"] === null) return null;
-  const keystore = (options["cms-keystore"] ?? ".").replace(/^~(?=\/|$)/, userInfo().homedir);
-  return resolve(dirname(file), keystore, "private");
+  return `${keystoreBeside(file, options, host)}/private`;
 }
 
 /** Who writes no file, and reads no private key, may be anyone; else it is who owns the folder. */

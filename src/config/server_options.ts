@@ -244,7 +244,8 @@ export const SERVER_OPTIONS = {
   "zmtp-min-version": option(
     choice("1.0", "2.0", "3.0"),
     "1.0",
-    "peers of earlier versions of ZMTP are refused: libzmq 2.x speaks 1.0, libzmq 3.2 and JeroMQ 0.3 speak 2.0",
+    "peers of earlier versions of ZMTP are refused: libzmq 2.x speaks 1.0, libzmq 3.2 and JeroMQ 0.3 speak " +
+      "2.0; the engine libzmq refuses none",
     "3.0",
   ),
   "identity-takeover": option(
