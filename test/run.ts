@@ -59,6 +59,8 @@ interface Runner {
   counts: (output: string) => Counts;
   /** The line that names a test, or a file, that failed; the name is the first group that matched. */
   failure: RegExp;
+  /** The part of the output in which the reason of such a line stands. */
+  reason: (output: string, line: RegExpMatchArray, name: string) => string;
 }
 
 /** Each runtime's runner, and how it says what passed. */
@@ -72,6 +74,7 @@ const RUNNERS: Record<string, Runner> = {
       skipped: last(output, /^ *(\d+) skip$/gm),
     }),
     failure: /^\(fail\) (.*?)(?: \[[\d.]+ms\])?$/gm,
+    reason: (output, { index }) => output.slice(0, index).split(/^\((?:pass|fail|skip)\) .*$/m).at(-1)!,
   },
   deno: {
     command: join(BIN, "deno"),
@@ -82,6 +85,7 @@ const RUNNERS: Record<string, Runner> = {
       skipped: last(output, /(\d+) ignored/g),
     }),
     failure: /^(?:(.+) \.\.\. FAILED \(.*|Uncaught error from (.+) FAILED)$/gm,
+    reason: (output, _line, name) => output.slice(output.indexOf(`\n${name} => `)),
   },
   node: {
     command: "node",
@@ -104,6 +108,7 @@ const RUNNERS: Record<string, Runner> = {
       skipped: last(output, /^# skipped (\d+)$/gm),
     }),
     failure: /^ *not ok \d+ - (.*)$/gm,
+    reason: (output, { index }) => output.slice(index).split(/^ *stack: .*$/m)[0],
   },
 };
 
@@ -113,6 +118,15 @@ interface Counts {
   skipped: number;
 }
 
+/** Of an error's text, so that who reads the end of the output alone learns why. */
+const REASON_MAX_LINES = 6;
+
+function reasonIn(part: string): string {
+  const lines = part.split("\n");
+  const at = lines.findIndex((line) => /^\s*\w*error: /i.test(line));
+  return at < 0 ? "" : lines.slice(at, at + REASON_MAX_LINES).map((line) => `\n    ${line}`).join("");
+}
+
 function last(output: string, pattern: RegExp): number {
   return Number([...output.matchAll(pattern)].at(-1)?.[1] ?? 0);
 }
@@ -120,7 +134,7 @@ function last(output: string, pattern: RegExp): number {
 /** @param live Its output is shown as it comes; otherwise when it has ended. */
 function runTests(name: string, files: string[], live: boolean): Promise<Counts> {
   if (files.length === 0) return Promise.resolve({ passed: 0, failed: 0, skipped: 0 });
-  const { command, args, counts, failure } = RUNNERS[name];
+  const { command, args, counts, failure, reason } = RUNNERS[name];
   const title = `\n=== tests on ${name} ===`;
   if (live) console.log(title);
   const child = spawn(command, args(files), {
@@ -140,8 +154,12 @@ function runTests(name: string, files: string[], live: boolean): Promise<Counts>
     child.on("close", (code) => {
       if (!live) console.log(`${title}\n${output}`);
       const found = counts(output);
-      const names = [...output.matchAll(failure)].map((match) => match.slice(1).find(Boolean));
-      for (const failed of new Set(names)) failures.push(`failed on ${name}: ${failed}`);
+      const failed = new Map<string, string>();
+      for (const line of output.matchAll(failure)) {
+        const test = line.slice(1).find(Boolean)!;
+        if (!failed.has(test)) failed.set(test, reasonIn(reason(output, line, test)));
+      }
+      for (const [test, why] of failed) failures.push(`failed on ${name}: ${test}${why}`);
       // A runner that ended badly with no test to blame has failed all the same.
       if (code !== 0 && found.failed === 0) found.failed = 1;
       if (found.passed + found.failed === 0) found.failed = 1;
