@@ -21,6 +21,14 @@ export interface LinkOptions {
   mode?: number;
 }
 
+/** Puts together what several reads cause to be written. */
+export interface Batch {
+  /** Until {@link end} little is written; what may be written from where it lies is written at once. */
+  begin(): void;
+  /** See {@link begin}. */
+  end(): void;
+}
+
 /** Takes what happens on a link. Nothing is called any more once {@link Link.destroy} was called. */
 export interface LinkEvents {
   /** Bytes came: `chunk[start, end)`, borrowed until the call returns. */
@@ -32,6 +40,8 @@ export interface LinkEvents {
   readTarget(minBytes: number): Uint8Array | null;
   /** So many bytes came where {@link readTarget} said. */
   commitRead(bytes: number): void;
+  /** For drivers that read several links in a row. */
+  readonly batch?: Batch;
   /** The write that returned false is done: its buffer may be used again, the next may follow. */
   written(): void;
   /** The peer sends nothing more (FIN). Writing may go on. */

@@ -7,7 +7,7 @@ import type { Mailbox } from "../contracts/environment.ts";
 import type { Address, Link, LinkEvents, LinkOptions, Listener } from "../contracts/links.ts";
 import { CCError, systemError } from "../errors.ts";
 import { lastErrno, loadLibc } from "./bun_libc.ts";
-import { ARENA, BunLink, type Slot, trim, VECTORS, windowBytes } from "./bun_link.ts";
+import { ARENA, BunLink, setterOf, type Slot, trim, VECTORS } from "./bun_link.ts";
 import {
   AF_UNIX,
   CLOCK_MONOTONIC,
@@ -27,7 +27,7 @@ import {
   WNOHANG,
 } from "./common.ts";
 import { askBy, listenOnFile, prepareSocketFile, removeSocketFile } from "./ipc.ts";
-import { applyOptions, type SetOption, setReceiveBuffer } from "./sockopt.ts";
+import { applyOptions } from "./sockopt.ts";
 import type { Runtime } from "./types.ts";
 
 const runtime: Runtime = {
@@ -109,11 +109,7 @@ function listen(
           : endpointText({ transport: "tcp", host: socket.remoteAddress, port: socket.remotePort }),
       );
       socket.data = { link };
-      if (address.transport === "tcp" && options.receiveBufferBytes === 0) {
-        const { fd } = socket as unknown as { fd: number };
-        const bytes = windowBytes();
-        if (bytes !== null && fd >= 0) setReceiveBuffer(bytes, setterOf(fd));
-      }
+      link.accept(address.transport === "tcp" && options.receiveBufferBytes === 0);
       link.events = accept(link);
     },
   };
@@ -204,10 +200,6 @@ function connect(
 
 function setOptions(fd: number, options: LinkOptions): void {
   if (fd >= 0) applyOptions(options, setterOf(fd));
-}
-
-function setterOf(fd: number): SetOption {
-  return (level, name, value) => void loadLibc()?.setsockopt(fd, level, name, Int32Array.of(value), 4);
 }
 
 function setNonBlocking(fd: number): boolean {

@@ -1,5 +1,5 @@
 /** The C library on Bun, by bun:ffi: what its sockets and the `node:` modules do not give. */
-import { dlopen, type Pointer, read } from "bun:ffi";
+import { dlopen, type FFIFunction, type Pointer, read } from "bun:ffi";
 
 /** Functions of the C library. */
 export interface Libc {
@@ -59,18 +59,24 @@ export function loadLibc(): Libc | null {
   return libc = null;
 }
 
-let errnoAt: Pointer | null = null;
-
-/** Why the last call of this thread failed, on Linux; 0 where that cannot be told. */
-export function lastErrno(): number {
-  for (const name of errnoAt === null ? LINUX_NAMES : []) {
+/** Functions that Linux alone has; null elsewhere. */
+export function loadLinux<T>(signatures: Record<string, FFIFunction>): T | null {
+  for (const name of LINUX_NAMES) {
     try {
-      const { symbols } = dlopen(name, { __errno_location: { args: [], returns: "ptr" } });
-      errnoAt = symbols.__errno_location() as Pointer | null;
-      break;
+      return dlopen(name, signatures).symbols as unknown as T;
     } catch {
       // the next name
     }
   }
+  return null;
+}
+
+let errnoAt: Pointer | null = null;
+
+/** Why the last call of this thread failed, on Linux; 0 where that cannot be told. */
+export function lastErrno(): number {
+  errnoAt ??= loadLinux<{ __errno_location(): Pointer | null }>({
+    __errno_location: { args: [], returns: "ptr" },
+  })?.__errno_location() ?? null;
   return errnoAt === null ? 0 : read.i32(errnoAt, 0);
 }

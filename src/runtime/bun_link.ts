@@ -1,12 +1,22 @@
 /// <reference types="bun-types" />
 /** A link of Bun: its socket, and reads of our own where much comes. */
 import { ptr } from "bun:ffi";
-import type { Link, LinkEvents } from "../contracts/links.ts";
+import type { Batch, Link, LinkEvents } from "../contracts/links.ts";
 import { Arena, SHARED_READ_BYTES } from "../memory/arena.ts";
 import { ENTRY_BYTES, LIST_BYTES, Vectors } from "../memory/vectors.ts";
+import { openEpoll } from "./bun_epoll.ts";
 import { type Libc, loadLibc } from "./bun_libc.ts";
-import { DIRECT_MIN_BYTES, fairReadBytes, MADV_DONTNEED, SIOCOUTQ, TRIM_MIN_BYTES } from "./common.ts";
-import { type HotLink, type LightLink, Manner, MUCH_BYTES, Pace, Rounds } from "./turn.ts";
+import {
+  DIRECT_MIN_BYTES,
+  fairReadBytes,
+  MADV_DONTNEED,
+  SIOCOUTQ,
+  TRIM_MIN_BYTES,
+  windowBytes,
+} from "./common.ts";
+import { type SetOption, setReceiveBuffer } from "./sockopt.ts";
+import { Crowd, CROWD_MUCH_BYTES, type CrowdLink, type Member } from "./crowd.ts";
+import { type HotLink, type LightLink, type Loop, Manner, MUCH_BYTES, Pace, Rounds } from "./turn.ts";
 
 export const ARENA = new Arena();
 /** Where we read to ourselves; one for all links, as nothing stays in it. */
@@ -36,18 +46,46 @@ export function trim(): void {
   }
 }
 
+/** From so many open links on, what each may bring at once is too much, all together. */
+const CROWD_LINKS = 256;
+/** In a crowd, one that is paused comes in when it has brought that. */
+const CROWD_PAUSED_BYTES = 4 * 1024;
+
 /** Links that are open. */
 let openLinks = 0;
+/** Those that were accepted, each at its `#place`. */
+const accepted: BunLink[] = [];
+/** Those before have been asked to join the crowd. */
+let asked = 0;
+/** Those before have receive buffers of at most so many bytes. */
+let narrowed = 0;
+let narrowBytes = Infinity;
 
-const ROUNDS = new Rounds({
+const LOOP: Loop = {
   // Where processors are short, one that never rests is put off for longer than that by the system.
   nextTurn: (f, mixed) => void (mixed ? setTimeout(f, 1) : setImmediate(f)),
   now: () => performance.now(),
   mixedBytes: 4 * 1024 * 1024,
   mixedMs: 4,
-});
+};
+const ROUNDS = new Rounds(LOOP);
+let crowd: Crowd | null | undefined;
 
-export class BunLink implements Link, HotLink, LightLink {
+/** Made when it is needed; null where it cannot be. */
+function crowdOf(): Crowd | null {
+  if (crowd !== undefined) return crowd;
+  const readiness = loadLibc() === null ? null : openEpoll();
+  return crowd = readiness === null ? null : new Crowd(ROUNDS, LOOP, readiness, pullIn);
+}
+
+function pullIn(links: number): boolean {
+  for (; links > 0 && asked < accepted.length; links--) accepted[asked++].crowd(0);
+  if (asked < accepted.length) return true;
+  asked = 0;
+  return false;
+}
+
+export class BunLink implements Link, HotLink, LightLink, CrowdLink {
   readonly remote: string;
   events!: LinkEvents;
   readonly #socket: Bun.Socket<Slot>;
@@ -62,6 +100,10 @@ export class BunLink implements Link, HotLink, LightLink {
   /** Read in rounds, and not by Bun's loop. */
   #hot = false;
   #smallTurns = 0;
+  /** In the crowd. */
+  #member: Member | null = null;
+  #place = -1;
+  #windowBytes = Infinity;
   readonly #manner = new Manner();
   readonly #pace = new Pace();
   /** Another descriptor of the socket, as Bun has closed its own when it tells of the end; -1: there is none. */
@@ -74,15 +116,51 @@ export class BunLink implements Link, HotLink, LightLink {
     openLinks++;
   }
 
+  /**
+   * A client's: there may be many, and what waits in the system for all of them is bounded.
+   *
+   * @param sized May its receive buffer be chosen?
+   */
+  accept(sized: boolean): void {
+    this.#place = accepted.push(this) - 1;
+    const bytes = windowBytes(openLinks);
+    if (bytes < narrowBytes) narrowed = 0;
+    narrowBytes = bytes;
+    if (sized) this.#narrow(bytes);
+    else this.#windowBytes = 0;
+    // Those that came before follow: by the time there are a third more, all have.
+    for (let i = 0; i < 4 && narrowed < accepted.length; i++) accepted[narrowed++].#narrow(bytes);
+  }
+
+  #narrow(bytes: number): void {
+    const { fd } = this.#socket as unknown as { fd: number };
+    if (bytes >= this.#windowBytes || fd < 0) return;
+    this.#windowBytes = bytes;
+    setReceiveBuffer(bytes, setterOf(fd));
+  }
+
+  #forget(): void {
+    openLinks--;
+    if (this.#hot) ROUNDS.remove(this);
+    if (this.#place < 0) return;
+    const last = accepted.pop()!;
+    if (last !== this) accepted[last.#place = this.#place] = last;
+    this.#place = -1;
+  }
+
   data(chunk: Uint8Array): void {
     const { events } = this;
     const size = chunk.length;
     events.data(chunk, 0, size);
     // Bun makes a buffer for each chunk: given back now it is used for the next, and not left to the collector.
     if (size >= FREE_MIN_BYTES && chunk.buffer.byteLength === size) (chunk.buffer as ArrayBuffer).transfer(0);
-    if (size < MUCH_BYTES) {
+    if (this.#gone || this.#hot || this.#member !== null) return;
+    const isCrowd = openLinks >= CROWD_LINKS;
+    if (this.#paused) {
+      if (isCrowd && size >= CROWD_PAUSED_BYTES) this.crowd(size);
+    } else if (size < (isCrowd ? CROWD_MUCH_BYTES : MUCH_BYTES)) {
       if (this.#manner.little(size, performance.now())) ROUNDS.light(this);
-    } else if (!this.#paused && !this.#gone && !this.#hot) {
+    } else {
       this.#heat();
     }
   }
@@ -90,7 +168,9 @@ export class BunLink implements Link, HotLink, LightLink {
   /** Where much comes there is more: it is read into the arena, without a buffer made for it. */
   #heat(): void {
     if (loadLibc() === null) return;
+    if (crowd && crowd.size > 0 && this.crowd(0)) return;
     if (!ROUNDS.add(this)) {
+      if (this.crowd(0)) return;
       ROUNDS.begin();
       this.#read();
       this.#manner.much(performance.now());
@@ -99,6 +179,50 @@ export class BunLink implements Link, HotLink, LightLink {
     this.#hot = true;
     this.#smallTurns = 0;
     this.#socket.pause();
+  }
+
+  /**
+   * It joins the crowd, unless it is there.
+   *
+   * @param bytes What it has brought when it is paused.
+   * @returns Is it there now?
+   */
+  crowd(bytes: number): boolean {
+    const { fd } = this.#socket as unknown as { fd: number };
+    if (this.#gone || this.#hot || fd < 0) return false;
+    if (this.#member !== null) return true;
+    this.#member = crowdOf()?.join(this, fd) ?? null;
+    if (this.#member === null) return false;
+    if (this.#paused) crowd!.pause(this.#member, bytes);
+    else this.#socket.pause();
+    return true;
+  }
+
+  readOnce(mostBytes: number): number {
+    const most = Math.min(mostBytes, ROUNDS.next(this.#pace));
+    let direct = this.events.readTarget(DIRECT_MIN_BYTES);
+    if (direct !== null && direct.length > most) direct = direct.subarray(0, most);
+    const asked = direct === null ? Math.min(most, sharedReadBytes()) : direct.length;
+    const { fd } = this.#member!;
+    const libc = loadLibc()!;
+    const n = direct === null ? this.#readShared(libc, fd, asked) : this.#readDirect(libc, fd, direct);
+    if (n > 0) ROUNDS.took(this.#pace, n);
+    if (this.#member !== null) this.#member.more = n === asked;
+    return n;
+  }
+
+  get batch(): Batch | null {
+    return this.events.batch ?? null;
+  }
+
+  left(few: boolean): void {
+    this.#member = null;
+    if (few && ROUNDS.add(this)) {
+      this.#hot = true;
+      this.#smallTurns = 0;
+    } else {
+      this.cool();
+    }
   }
 
   readTurn(): void {
@@ -134,7 +258,7 @@ export class BunLink implements Link, HotLink, LightLink {
   }
 
   readLight(): boolean {
-    if (this.#gone || this.#hot) return false;
+    if (this.#gone || this.#hot || this.#member !== null) return false;
     if (this.#paused) return true;
     const { fd } = this.#socket as unknown as { fd: number };
     return this.#readShared(loadLibc()!, fd, LIGHT_READ_BYTES) !== 0;
@@ -219,13 +343,15 @@ export class BunLink implements Link, HotLink, LightLink {
   pause(): void {
     this.#paused = true;
     if (this.#hot) ROUNDS.remove(this);
+    else if (this.#member !== null) crowd!.pause(this.#member, 0);
     else this.#socket.pause();
   }
 
   resume(): void {
     if (!this.#paused) return;
     this.#paused = false;
-    if (!this.#hot) this.#socket.resume();
+    if (this.#member !== null) crowd!.resume(this.#member);
+    else if (!this.#hot) this.#socket.resume();
     else if (!ROUNDS.add(this)) this.cool();
   }
 
@@ -237,8 +363,8 @@ export class BunLink implements Link, HotLink, LightLink {
   destroy(): void {
     if (this.#gone) return;
     this.#gone = true;
-    openLinks--;
-    if (this.#hot) ROUNDS.remove(this);
+    this.#forget();
+    if (this.#member !== null) crowd!.drop(this.#member, false);
     this.#rest = null;
     this.#closeKept();
     // terminate() resets, and the kernel forgets what it has not sent yet.
@@ -249,8 +375,8 @@ export class BunLink implements Link, HotLink, LightLink {
   closed(error?: Error): void {
     if (this.#gone) return;
     this.#gone = true;
-    openLinks--;
-    if (this.#hot) ROUNDS.remove(this);
+    this.#forget();
+    if (this.#member !== null) crowd!.drop(this.#member, true);
     this.#closeKept();
     this.events.closed(error);
   }
@@ -265,15 +391,8 @@ function sharedReadBytes(): number {
   return Math.max(CHUNK_MAX_BYTES, fairReadBytes(openLinks, SHARED_READ_BYTES));
 }
 
-/**
- * Bun reads up to 512 KiB of each socket that is ready, and only then can a link be paused: with many links the kernel is
- * asked to let each send less at once.
- *
- * @returns Bytes of the receive buffer that an accepted socket should have; null: the system's size.
- */
-export function windowBytes(): number | null {
-  const share = fairReadBytes(openLinks, CHUNK_MAX_BYTES);
-  return share < CHUNK_MAX_BYTES ? share : null;
+export function setterOf(fd: number): SetOption {
+  return (level, name, value) => void loadLibc()?.setsockopt(fd, level, name, Int32Array.of(value), 4);
 }
 
 /** What hangs on a Bun socket. */

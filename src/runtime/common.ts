@@ -1,5 +1,5 @@
 /** What the drivers share. */
-import { chmodSync } from "node:fs";
+import { chmodSync, readFileSync } from "node:fs";
 import type { Mailbox } from "../contracts/environment.ts";
 import { CCError, systemError } from "../errors.ts";
 import { NOTICE_MAX_BYTES, UNIX_PATH_MAX_BYTES } from "../limits.ts";
@@ -12,14 +12,46 @@ export function copyByView(from: Uint8Array, start: number, end: number, to: Uin
 
 /** Bytes that all links together may bring at once, before any of them can be paused. */
 const READ_TOGETHER_BYTES = 64 * 1024 * 1024;
-const READ_LEAST_BYTES = 64 * 1024;
+const READ_LEAST_BYTES = 16 * 1024;
+/** So many links have receive buffers as large as the system makes them: 6 MiB on Linux, where much comes. */
+const FREE_WINDOWS = 128;
+const WINDOW_MAX_BYTES: number = 512 * 1024;
+const WINDOW_LEAST_BYTES = 4 * 1024;
+/** What may wait in receive buffers, of the memory for TCP from which on the system slows all its connections down. */
+const WINDOWS_OF_TCP = 1 / 3;
 
 /** The bytes that each of so many links may bring at once: a power of two. */
 export function fairReadBytes(links: number, mostBytes: number): number {
-  let share = mostBytes;
-  while (share > READ_LEAST_BYTES && share * links > READ_TOGETHER_BYTES) share /= 2;
-  return share;
+  return halved(mostBytes, READ_LEAST_BYTES, READ_TOGETHER_BYTES / links);
 }
+
+/** The bytes of the receive buffer that each of so many clients should have, in steps; Infinity: it is the system's choice. */
+export function windowBytes(links: number): number {
+  if (links <= FREE_WINDOWS) return Infinity;
+  const most = WINDOWS_OF_TCP * tcpPressureBytes() / links;
+  const bytes = halved(WINDOW_MAX_BYTES, WINDOW_LEAST_BYTES, most);
+  return bytes < WINDOW_MAX_BYTES && bytes * 3 / 2 <= most ? bytes * 3 / 2 : bytes;
+}
+
+function halved(bytes: number, least: number, most: number): number {
+  while (bytes > least && bytes > most) bytes /= 2;
+  return bytes;
+}
+
+let tcpPressure = 0;
+
+/** Once TCP has so much memory, the system slows all connections down. */
+function tcpPressureBytes(): number {
+  if (tcpPressure > 0) return tcpPressure;
+  try {
+    const [, pages] = readFileSync("/proc/sys/net/ipv4/tcp_mem", "latin1").split(/\s+/).map(Number);
+    return tcpPressure = pages > 0 ? pages * PAGE_BYTES : Infinity;
+  } catch {
+    return tcpPressure = Infinity;
+  }
+}
+
+const PAGE_BYTES = 4096;
 
 /** From here on a read goes straight to where the bytes belong, if that is known. */
 export const DIRECT_MIN_BYTES: number = 16 * 1024;

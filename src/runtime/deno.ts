@@ -26,10 +26,11 @@ import {
   timespecMicros,
   TRIM_MIN_BYTES,
   unixAddress,
+  windowBytes,
   WNOHANG,
 } from "./common.ts";
 import { askBy, listenBy, prepareSocketFile, removeSocketFile } from "./ipc.ts";
-import { applyOptions } from "./sockopt.ts";
+import { applyOptions, type SetOption, setReceiveBuffer } from "./sockopt.ts";
 import { Budget, Share } from "./turn.ts";
 import type { Runtime } from "./types.ts";
 
@@ -308,7 +309,15 @@ async function listenAt(
     throw systemError(error, `cannot listen on ${endpointText(named)}`);
   }
   // Linux hands the options of a listening socket to those it accepts.
-  setByDescriptor(options, listener.addr, 0);
+  const fd = setByDescriptor(options, listener.addr, 0);
+  let narrowBytes = Infinity;
+  /** What waits in the system for all clients is bounded: with more of them, each has less. */
+  const narrow = () => {
+    const bytes = windowBytes(openLinks);
+    if (fd === null || options.receiveBufferBytes > 0 || bytes === narrowBytes || bytes === Infinity) return;
+    narrowBytes = bytes;
+    setReceiveBuffer(bytes, setterOf(fd));
+  };
   let closed = false;
   let failures = 0;
   const accepting = (async () => {
@@ -325,6 +334,7 @@ async function listenAt(
         continue;
       }
       failures = 0;
+      narrow();
       const link = new DenoLink(conn, remoteOf(conn, named));
       setOptions(conn, options);
       link.events = accept(link);
@@ -396,11 +406,12 @@ function setByDescriptor(options: LinkOptions, local: Deno.Addr, remotePort: num
   const libc = loadLibc();
   const fd = libc === null ? null : descriptorOf(local.port, remotePort);
   if (libc === null || fd === null) return null;
-  applyOptions(
-    options,
-    (level, name, value) => void libc.setsockopt(fd, level, name, Int32Array.of(value), 4),
-  );
+  applyOptions(options, setterOf(fd));
   return fd;
+}
+
+function setterOf(fd: number): SetOption {
+  return (level, name, value) => void loadLibc()?.setsockopt(fd, level, name, Int32Array.of(value), 4);
 }
 
 /** The descriptor of our TCP socket with these ports, the remote one 0 where it listens. */

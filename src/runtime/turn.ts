@@ -220,6 +220,11 @@ export class Rounds {
     this.#light.push(link);
   }
 
+  /** Does somebody send little at a time, beside those that send much? */
+  get mixed(): boolean {
+    return this.#mixed;
+  }
+
   /** A turn begins: that of the hot links, or of one of a crowd. */
   begin(): void {
     this.#mixed = this.#mix.mixed;
@@ -231,7 +236,7 @@ export class Rounds {
 
   /** Bytes that a link may read now; 0: its turn is over. */
   next(pace: Pace): number {
-    if (this.#over) return 0;
+    if (this.over) return 0;
     return this.#mixed
       ? pace.bytesIn(MIXED_READ_MS, Math.min(this.#left, MIXED_READ_BYTES))
       : pace.bytesIn(READ_MS, this.#left);
@@ -250,7 +255,8 @@ export class Rounds {
     this.#began = this.#loop.now();
   }
 
-  get #over(): boolean {
+  /** Is this turn over? */
+  get over(): boolean {
     return this.#left <= 0 || this.#began >= this.#until;
   }
 
@@ -264,13 +270,13 @@ export class Rounds {
     this.#scheduled = false;
     const hot = this.#hot;
     this.begin();
-    for (let todo = hot.length; todo > 0 && hot.length > 0 && !this.#over; todo--) {
+    for (let todo = hot.length; todo > 0 && hot.length > 0 && !this.over; todo--) {
       if (this.#next >= hot.length) this.#next = 0;
       const link = hot[this.#next];
       link.readTurn();
       // It may have left meanwhile, and others.
       if (hot[this.#next] === link) {
-        if (this.#over && this.#stayBytes > 0 && this.#stayMs > 0) break;
+        if (this.over && this.#stayBytes > 0 && this.#stayMs > 0) break;
         this.#next++;
       }
       this.#stayBytes = STAY_BYTES;

@@ -17,7 +17,7 @@
  * stopped receiving. While finishing, nothing is sent any more, but all that
  * comes is taken: what a peer had sent before it saw our FIN is not lost.
  */
-import type { Link, LinkEvents } from "../contracts/links.ts";
+import type { Batch, Link, LinkEvents } from "../contracts/links.ts";
 import { errorStack, errorText } from "../errors.ts";
 import {
   ANNOUNCED_MAX_BYTES,
@@ -152,6 +152,10 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
 
   get name(): string {
     return this.link.remote;
+  }
+
+  get batch(): Batch {
+    return this.context.flusher;
   }
 
   /** Is the handshake done and the link there? */

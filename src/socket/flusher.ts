@@ -3,6 +3,8 @@
  * may be written from where it lies: only bytes of the chunk being taken in, and only until its end.
  */
 
+import type { Batch } from "../contracts/links.ts";
+
 /** Something with bytes to send. */
 export interface Flushable {
   flush(): void;
@@ -14,10 +16,12 @@ export interface Borrower {
   copyBorrowed(): void;
 }
 
-export class Flusher {
+export class Flusher implements Batch {
   readonly #soon: (f: () => void) => void;
   /** Chunks being taken in: one may cause another. */
   #depth = 0;
+  /** More chunks follow at once, and what they cause to be sent is flushed behind the last. */
+  #batched = false;
   /** What is being taken in, as far as it stays as it is until the end. */
   #chunk: Uint8Array | null = null;
   #chunkStart = 0;
@@ -46,7 +50,7 @@ export class Flusher {
   endChunk(): void {
     if (--this.#depth > 0) return;
     try {
-      this.flush();
+      if (!this.#batched || this.#borrowers.length > 0) this.flush();
     } finally {
       // Whatever failed: nothing of a chunk is kept beyond its end.
       this.#chunk = null;
@@ -54,6 +58,15 @@ export class Flusher {
       for (let i = 0; i < borrowers.length; i++) borrowers[i].copyBorrowed();
       borrowers.length = 0;
     }
+  }
+
+  begin(): void {
+    this.#batched = true;
+  }
+
+  end(): void {
+    this.#batched = false;
+    this.flush();
   }
 
   /** Does `buf[start, end)` lie in the chunk that is being taken in? Who borrows it says so by {@link borrow}. */
@@ -68,7 +81,7 @@ export class Flusher {
   /** Remembers who has something to send; it is flushed at the chunk's end, outside of one in this turn. */
   scheduleFlush(flushable: Flushable): void {
     this.#dirty.push(flushable);
-    if (this.#depth === 0) this.#schedule();
+    if (this.#depth === 0 && !this.#batched) this.#schedule();
   }
 
   #schedule(): void {
