@@ -67,6 +67,9 @@ const SCRATCH_BYTES = 128 * 1024;
  */
 const TAKE_MAX_MS = 5;
 
+/** A peer whose time to live is over is looked at again so much later: what it has sent may not have been read yet. */
+const LAST_LOOK_MS = 100;
+
 const NO_IDENTITY = new Uint8Array(0);
 
 export abstract class Connection implements LinkEvents, DecoderOwner, Source {
@@ -89,10 +92,13 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   #pauses = 0;
   /** Reads that brought something. */
   #chunks = 0;
-  /** The time to live of its last PING, when that came, and how much had come by then. */
+  /** The time to live of its last PING, since when it counts, and how much had come by then. */
   #ttlMs = 0;
-  #pingedAt = 0;
+  #ttlSince = 0;
   #pingChunks = 0;
+  /** When it is looked for next; and was that time over when it was looked for before? */
+  #looksAt = 0;
+  #wasSilent = false;
   #cancelTtl: (() => void) | null = null;
   /** Since when the chunk is being taken; Infinity: it has been interrupted. */
   #takenSince = 0;
@@ -306,22 +312,42 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
 
   /** The peer has promised to send something within so long (RFC 37). */
   #expect(ttlMs: number): void {
-    const { clock } = this.context;
+    const now = this.context.clock.now();
     this.#ttlMs = ttlMs;
-    this.#pingedAt = clock.now();
+    this.#ttlSince = now;
     this.#pingChunks = this.#chunks;
-    if (ttlMs > 0 && this.#cancelTtl === null) this.#cancelTtl = clock.after(ttlMs, this.#looksForPeer);
+    this.#wasSilent = false;
+    if (ttlMs > 0) this.#lookAt(now + ttlMs);
+  }
+
+  /** It is looked for then, or before. */
+  #lookAt(at: number): void {
+    if (this.#cancelTtl !== null) {
+      if (this.#looksAt <= at) return;
+      this.#cancelTtl();
+    }
+    const { clock } = this.context;
+    this.#looksAt = at;
+    this.#cancelTtl = clock.after(at - clock.now(), this.#looksForPeer);
   }
 
   readonly #looksForPeer = (): void => {
-    const { clock } = this.context;
     this.#cancelTtl = null;
     if (this.#closed || this.#ttlMs === 0 || this.#chunks !== this.#pingChunks) return;
-    const left = this.#pingedAt + this.#ttlMs - clock.now();
+    const now = this.context.clock.now();
     // From one that is held back nothing is read.
-    const waits = left > 0 || this.#pauses > 0 || this.#held;
-    if (waits) this.#cancelTtl = clock.after(left > 0 ? left : this.#ttlMs, this.#looksForPeer);
-    else this.#end(`it was silent for ${this.#ttlMs / 1000} s, the time to live of its PING`);
+    if (this.#pauses > 0 || this.#held) this.#ttlSince = now;
+    const until = this.#ttlSince + this.#ttlMs;
+    if (until > now) {
+      this.#wasSilent = false;
+      this.#lookAt(until);
+    } else if (!this.#wasSilent) {
+      // A program that stood still sees the time before what came.
+      this.#wasSilent = true;
+      this.#lookAt(now + LAST_LOOK_MS);
+    } else {
+      this.#end(`it was silent for ${this.#ttlMs / 1000} s, the time to live of its PING`);
+    }
   };
 
   oversized(buf: Uint8Array, start: number, end: number, bytes: number): void {
@@ -362,7 +388,9 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     if (this.#closed || this.#pauses > 0 || this.#stopped || this.#drained !== null) return;
     this.#decoder?.resume();
     this.#workUnread();
-    if (this.#pauses === 0 && !this.#held && !this.#closed) this.link.resume();
+    if (this.#pauses > 0 || this.#held || this.#closed) return;
+    this.#ttlSince = this.context.clock.now();
+    this.link.resume();
   };
 
   /** Nothing more is read until {@link finish}; what has come is still taken. */
