@@ -5,6 +5,7 @@ import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { Collector } from "./helpers/collector.ts";
 import { ROOT, skipFor, SLOW_TARGETS, until } from "./helpers/env.ts";
 import { OldPeer, oldRouter } from "./helpers/old_peer.ts";
 import { ServerProcess } from "./helpers/process.ts";
@@ -128,6 +129,36 @@ for (const target of SLOW_TARGETS) {
       send(count - 1);
       await until("the last", () => numbers.at(-1) === count - 1, 30_000);
       assert.deepEqual(numbers, [...new Set(numbers)].sort((a, b) => a - b), "in order, and once");
+    });
+
+    test(`${on}: what a client sent in front of bytes that are none of ZMTP is taken`, async () => {
+      using far = new Collector();
+      const port = Number(/:(\d+)$/.exec(await far.listen())![1]);
+      await using near = await ServerProcess.start(config(proxyTo(port)), target);
+      await near.until(/is up/);
+      for (const count of [1, 500, 5000]) {
+        const name = `of${count}`;
+        using client = await OldPeer.open(near.port, version, name);
+        const bodies = Array.from({ length: count }, (_, i) => `{"req":"pub.x","i":${i}}`);
+        const messages = bodies.map((body) => client.encode("", "pub.x", body, ""));
+        // Reserved bits, in both.
+        client.write(Buffer.concat([...messages, Buffer.from([0x82, 0x82, 0, 0])]));
+        await near.until(/reserved flag bits in 0x82/);
+        await until("all of them", () => far.bodies.get(name)?.length === count);
+        assert.deepEqual(far.bodies.get(name), bodies);
+        await until("its end", () => client.closed);
+      }
+    });
+
+    test(`${on}: a client that begins a frame and sends nothing more is closed`, async () => {
+      await using server = await ServerProcess.start(config(ECHO, "message-timeout = 1"), target);
+      using peer = await OldPeer.open(server.port, version);
+      using idle = await OldPeer.open(server.port, version);
+      peer.write(Buffer.from(version === "1.0" ? [0xff, 0, 0] : [3, 0, 0]));
+      await server.until(/it began a message and sent nothing more of it for 1 s \(message-timeout/);
+      await until("its end", () => peer.closed);
+      idle.send(...echo("x"));
+      assert.equal((await idle.receive()).length, 4);
     });
 
     test(`${on}: zmtp-min-version refuses it, and says so once`, async () => {

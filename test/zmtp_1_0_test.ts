@@ -73,11 +73,17 @@ test("zmtp 1.0: reserved flags and frames without any are refused", () => {
     [[0xff, 0, 0x20, 0, 0, 0, 0, 0, 0, 0], "length"],
   ];
   for (const [bytes, code] of wrong) {
-    assert.throws(
-      () => new From10().push(Uint8Array.from(bytes), 0, bytes.length),
-      (error) => error instanceof ProtocolError && error.code === code,
-      String(bytes),
-    );
+    for (const cut of [bytes.length, 1]) {
+      const from = new From10();
+      const all = Buffer.from([3, 0, 8, 9, ...bytes, 3, 0, 8, 9]);
+      const found: Uint8Array[] = [];
+      for (let at = 0; at < all.length; at += cut) {
+        found.push(from.push(all, at, Math.min(all.length, at + cut)));
+      }
+      assert.ok(from.error instanceof ProtocolError && from.error.code === code, String(bytes));
+      // What came before it is there, and nothing behind it.
+      assert.deepEqual(Buffer.concat(found), message(Buffer.from([8, 9])));
+    }
   }
 });
 

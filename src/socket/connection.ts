@@ -172,7 +172,11 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
 
   /** Is it in the middle of a message, and not held back by us? */
   get expectsMore(): boolean {
-    return this.#pauses === 0 && !this.#held && !this.#stopped && this.#decoder?.idle === false;
+    return this.#pauses === 0 && !this.#held && !this.#stopped && this.#inMessage;
+  }
+
+  get #inMessage(): boolean {
+    return this.#decoder?.idle === false || this.#from10?.idle === false;
   }
 
   /** Reads so far that brought something: whoever sends lives. */
@@ -203,20 +207,25 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   data(chunk: Uint8Array, start: number, end: number): void {
     this.#chunks++;
     if (this.#from10 !== null) {
-      try {
-        chunk = this.#from10.push(chunk, start, end);
-      } catch (error) {
-        return this.fail(error);
-      }
+      chunk = this.#from10.push(chunk, start, end);
       start = 0;
       end = chunk.length;
     }
     if (!this.#unread.empty) {
       this.#unread.add(chunk, start, end);
-      return;
+    } else {
+      const at = this.#take(chunk, start, end);
+      if (at < end && !this.#closed) this.#unread.add(chunk, at, end);
     }
-    const at = this.#take(chunk, start, end);
-    if (at < end && !this.#closed) this.#unread.add(chunk, at, end);
+    const error = this.#from10?.error;
+    if (error) this.#breakOff(error);
+  }
+
+  /** What came in front of an error is taken, as with frames that are not translated. */
+  #breakOff(error: ProtocolError): void {
+    if (this.#closed) return;
+    this.link.pause();
+    this.#drain(() => this.fail(error));
   }
 
   /** Returns how far the chunk was taken: to its end, unless someone pauses us or the connection is over. */
@@ -279,7 +288,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   #endedByPeer(): void {
     const cut = this.#handshake !== null
       ? " before the handshake was done"
-      : this.#decoder?.idle === false || this.#from10?.idle === false
+      : this.#inMessage
       ? " in the middle of a message"
       : "";
     this.#end(`closed by the peer${cut}`);

@@ -22,21 +22,26 @@ export class From10 {
   /** Of the frame whose header has come, the bytes that have not. */
   #left = 0;
   #more = false;
+  #error: ProtocolError | null = null;
 
   /** Is the stream between two messages? */
   get idle(): boolean {
     return this.#have === 0 && this.#left === 0 && !this.#more;
   }
 
+  /** Why the stream cannot go on. */
+  get error(): ProtocolError | null {
+    return this.#error;
+  }
+
   /**
-   * The same in frames of 3.x, as far as it has come: bytes of its own, at most as many, and a header.
-   *
-   * @throws {ProtocolError}
+   * The same in frames of 3.x, as far as it has come: bytes of its own, at most as many, and a header. Behind an
+   * {@link error} nothing comes.
    */
   push(chunk: Uint8Array, at: number, end: number): Uint8Array {
     const out = new Uint8Array(this.#have + end - at);
     let size = 0;
-    while (at < end) {
+    while (at < end && this.#error === null) {
       if (this.#left > 0) {
         const take = Math.min(this.#left, end - at);
         out.set(chunk.subarray(at, at + take), size);
@@ -50,18 +55,28 @@ export class From10 {
       const long = head[0] === LONG_LENGTH;
       if (this.#have < (long ? HEAD_MAX_BYTES : 2)) continue;
       const flags = head[this.#have - 1];
-      const length = long ? longSize(head, 0) : head[0];
       this.#have = 0;
-      if (length === 0) throw new ProtocolError("length", "a frame of no bytes, not even its flags");
-      if ((flags & ~MORE) !== 0) {
-        throw new ProtocolError("reserved-flags", `reserved flag bits in 0x${flags.toString(16)}`);
+      try {
+        this.#left = bodySize(head, long, flags);
+      } catch (error) {
+        this.#error = error as ProtocolError;
+        break;
       }
       this.#more = flags === MORE;
-      this.#left = length - 1;
-      size = writeHeader(out, size, length - 1, flags);
+      size = writeHeader(out, size, this.#left, flags);
     }
     return out.subarray(0, size);
   }
+}
+
+/** Of a frame with this header. @throws {ProtocolError} */
+function bodySize(head: Uint8Array, long: boolean, flags: number): number {
+  const length = long ? longSize(head, 0) : head[0];
+  if (length === 0) throw new ProtocolError("length", "a frame of no bytes, not even its flags");
+  if ((flags & ~MORE) !== 0) {
+    throw new ProtocolError("reserved-flags", `reserved flag bits in 0x${flags.toString(16)}`);
+  }
+  return length - 1;
 }
 
 /** Bytes of a frame in 1.0 whose body has so many. */
