@@ -21,6 +21,7 @@ import { MessageError } from "../src/message/errors.ts";
 import { typeBehind } from "../src/message/parts.ts";
 import { EchoRequest, LogMessage } from "../src/message/schemas.ts";
 import { Body, BodyReader } from "../src/server/opener.ts";
+import { copyByView } from "../src/runtime/common.ts";
 import { describeMessage } from "../src/socket/describe.ts";
 import { printable } from "../src/text.ts";
 import { globs } from "../src/toolkit/globs.ts";
@@ -236,8 +237,9 @@ const PARTS: Record<string, { make(): Run; answers: readonly unknown[] }> = {
         Array.from({ length: 1 + int(6) }, () => random() < 0.7 ? mutated(good()) : bytes(int(600))),
       ));
       return () => {
-        const from = new From10();
-        for (const piece of pieces) from.push(piece, 0, piece.length);
+        const from = new From10(copyByView);
+        const out = new Uint8Array(10 + Math.max(...pieces.map(({ length }) => length)));
+        for (const piece of pieces) from.push(piece, 0, piece.length, out, 0);
         if (from.error !== null) throw from.error;
       };
     },

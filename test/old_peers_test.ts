@@ -183,6 +183,33 @@ for (const target of SLOW_TARGETS) {
     });
   }
 
+  test(`${target.name}: to translate what comes and what goes takes little memory`, async () => {
+    let bytes = 0;
+    using far = await oldRouter("1.0", ({ socket }) => {
+      socket.removeAllListeners("data");
+      socket.on("data", (chunk) => bytes += chunk.length);
+    });
+    await using near = await ServerProcess.start(config(proxyTo(far.port)), target);
+    await near.until(/is up/);
+    using client = await OldPeer.open(near.port, "1.0");
+    const before = near.residentBytes;
+    for (const [size, count] of [[2000, 300_000], [1_000_000, 600]]) {
+      const some = Math.max(1, Math.floor(1_000_000 / size));
+      const one = client.encode("", "pub.x", '{"req":"pub.x"}', "", Buffer.alloc(size));
+      const many = Buffer.concat(Array.from({ length: some }, () => one));
+      bytes = 0;
+      let most = 0;
+      for (let sent = 0; sent < count; sent += some) {
+        if (!client.socket.write(many)) await new Promise((resolve) => client.socket.once("drain", resolve));
+        most = Math.max(most, near.residentBytes);
+      }
+      await until("all of it", () => bytes >= count * size, 30_000);
+      const grown = (most - before) / 2 ** 20;
+      console.log(`${target.name}: ${count} messages of ${size} bytes, ${grown.toFixed(0)} MiB more`);
+      assert.ok(grown < 80, `${grown} MiB`);
+    }
+  });
+
   test(`${target.name}: a peer of ZMTP 2.0 that sends a command is closed, with the reason`, async () => {
     await using server = await ServerProcess.start(config(ECHO), target);
     using peer = await OldPeer.open(server.port, "2.0");

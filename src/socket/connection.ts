@@ -29,6 +29,7 @@ import {
   METADATA_MAX_BYTES,
 } from "../limits.ts";
 import type { Arena } from "../memory/arena.ts";
+import { POOL } from "../memory/pool.ts";
 import { printable } from "../text.ts";
 import { Decoder, type DecoderOwner } from "../zmtp/decoder.ts";
 import { ProtocolError } from "../zmtp/frame.ts";
@@ -84,6 +85,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   #handshake: Handshake | null = null;
   /** Of a peer of ZMTP 1.0. */
   #from10: From10 | null = null;
+  #link10: Link10 | null = null;
   /** May it send commands? Not below 3.0. */
   #commands = true;
   #decoder: Decoder<Source & DecoderOwner> | null = null;
@@ -167,7 +169,8 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
 
   /** Bytes that its end would give back: of a message that has not come whole, of what waits to be taken, and to be sent. */
   get heldBytes(): number {
-    return (this.#decoder?.pooled ?? 0) + this.#unread.bytes + this.egress.heldBytes;
+    return (this.#decoder?.pooled ?? 0) + this.#unread.bytes + this.egress.heldBytes +
+      (this.#link10?.heldBytes ?? 0);
   }
 
   /** Is it in the middle of a message, and not held back by us? */
@@ -206,19 +209,35 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
 
   data(chunk: Uint8Array, start: number, end: number): void {
     this.#chunks++;
-    if (this.#from10 !== null) {
-      chunk = this.#from10.push(chunk, start, end);
-      start = 0;
-      end = chunk.length;
-    }
-    if (!this.#unread.empty) {
-      this.#unread.add(chunk, start, end);
-    } else {
-      const at = this.#take(chunk, start, end);
-      if (at < end && !this.#closed) this.#unread.add(chunk, at, end);
-    }
+    if (this.#from10 === null) this.#give(chunk, start, end);
+    else this.#translate(this.#from10, chunk, start, end, (buf, at, to) => this.#give(buf, at, to));
     const error = this.#from10?.error;
     if (error) this.#breakOff(error);
+  }
+
+  #give(chunk: Uint8Array, start: number, end: number): void {
+    if (!this.#unread.empty) {
+      this.#unread.add(chunk, start, end);
+      return;
+    }
+    const at = this.#take(chunk, start, end);
+    if (at < end && !this.#closed) this.#unread.add(chunk, at, end);
+  }
+
+  /** Gives `taken` what bytes of ZMTP 1.0 are in frames of 3.x, borrowed until it returns. */
+  #translate(
+    from10: From10,
+    chunk: Uint8Array,
+    start: number,
+    end: number,
+    taken: (buf: Uint8Array, start: number, end: number) => void,
+  ): void {
+    const block = POOL.take(from10.room(end - start));
+    try {
+      taken(block.buf, block.start, from10.push(chunk, start, end, block.buf, block.start));
+    } finally {
+      block.release();
+    }
   }
 
   /** What came in front of an error is taken, as with frames that are not translated. */
@@ -272,7 +291,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   }
 
   written(): void {
-    this.egress.written();
+    if (this.#link10 === null || this.#link10.written()) this.egress.written();
   }
 
   ended(): void {
@@ -496,6 +515,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     this.#decoder?.pause();
     this.#decoder?.clear();
     this.link.destroy();
+    this.#link10?.release();
     this.#finished?.();
   }
 
@@ -538,25 +558,27 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     this.#handshake = null;
     this.#cancelTimer();
     const peer = handshake.peer!;
-    let at = end - handshake.rest.length;
     if (peer.version < "3") this.#speakOld(peer.version);
-    if (this.#from10 !== null) {
-      chunk = this.#from10.push(handshake.rest, 0, handshake.rest.length);
-      at = 0;
-    }
+    const { rest } = handshake;
     const identityFrame = this.handshaken(peer);
     this.#cancelReady();
     if (identityFrame === null) {
       this.#waiting = true;
       this.pause();
     } else {
-      // What came behind the handshake lies at the end of this chunk.
-      const begun = this.#begin(identityFrame);
-      at = this.#push(begun, chunk, at, this.#from10 === null ? end : chunk.length);
+      this.#begin(identityFrame);
     }
-    if (this.#from10 === null) return at;
-    if (at < chunk.length && !this.#closed) this.#unread.add(chunk, at, chunk.length);
+    // What came behind the handshake lies at the end of this chunk.
+    if (this.#from10 === null) return this.#goBehind(chunk, end - rest.length, end);
+    this.#translate(this.#from10, rest, 0, rest.length, (buf, at, to) => {
+      const taken = this.#goBehind(buf, at, to);
+      if (taken < to && !this.#closed) this.#unread.add(buf, taken, to);
+    });
     return end;
+  }
+
+  #goBehind(chunk: Uint8Array, at: number, end: number): number {
+    return this.#waiting ? at : this.#push(this.#decoder!, chunk, at, end);
   }
 
   /** From now on a peer below 3.0 is spoken to as it understands. */
@@ -564,8 +586,9 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     this.#readyCommand = null;
     this.#commands = false;
     if (version !== "1.0") return;
-    this.#from10 = new From10();
-    this.egress.attach(this.link, new Link10(this.link));
+    this.#from10 = new From10(this.context.copy);
+    this.#link10 = new Link10(this.link, this.context.copy);
+    this.egress.attach(this.link, this.#link10);
   }
 
   /** One that waited is taken. */
@@ -589,7 +612,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     egress.flush();
   }
 
-  #begin(identityFrame: Uint8Array): Decoder<Source & DecoderOwner> {
+  #begin(identityFrame: Uint8Array): void {
     this.identityFrame = identityFrame;
     this.#sendReady();
     const decoder = new Decoder<Source & DecoderOwner>(this, this.#sink, {
@@ -603,7 +626,6 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     if (this.#pauses > 0) decoder.pause();
     this.#ready = true;
     this.egress.open();
-    return decoder;
   }
 
   #sendReady(): void {
