@@ -5,7 +5,7 @@ import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { Collector } from "./helpers/collector.ts";
+import { Collector, Flood, numbers } from "./helpers/collector.ts";
 import { ROOT, skipFor, SLOW_TARGETS, until } from "./helpers/env.ts";
 import { OldPeer, oldRouter } from "./helpers/old_peer.ts";
 import { ServerProcess } from "./helpers/process.ts";
@@ -148,6 +148,56 @@ for (const target of SLOW_TARGETS) {
         assert.deepEqual(far.bodies.get(name), bodies);
         await until("its end", () => client.closed);
       }
+    });
+
+    test(`${on}: a stopping server handles all that clients had sent before they saw that it ends`, async () => {
+      using far = new Collector();
+      const port = Number(/:(\d+)$/.exec(await far.listen())![1]);
+      await using near = await ServerProcess.start(
+        config(`${proxyTo(port)}zmq_linger = 10000\n`, "zmq_linger = 10000"),
+        target,
+      );
+      await near.until(/is up/);
+      const peers = await Promise.all([1, 2, 3, 4].map((n) => OldPeer.open(near.port, version, `c${n}`)));
+      const floods = peers.map((peer) => new Flood(peer, "pub.n"));
+      await until("messages", () => far.count > 2000);
+      const { code } = await near.stop();
+      await Promise.all(floods.map(({ done }) => done));
+      assert.equal(code, 0);
+      const sent = floods.reduce((sum, { sent }) => sum + sent, 0);
+      await until(() => `all of them, ${far.count} of ${sent}`, () => far.count === sent);
+      for (const bodies of far.bodies.values()) {
+        assert.deepEqual(numbers(bodies), Array.from({ length: bodies.length }, (_, n) => n));
+      }
+      assert.doesNotMatch(near.output, /dropped/);
+    });
+
+    test(`${on}: what was read from a client that ignores the end, and was not handled, is counted`, async () => {
+      using far = new Collector();
+      const port = Number(/:(\d+)$/.exec(await far.listen())![1]);
+      await using near = await ServerProcess.start(
+        config(proxyTo(port), "zmq_linger = 1000\ncc-stats = 2"),
+        target,
+      );
+      await near.until(/is up/);
+      using peer = await OldPeer.open(near.port, version, "deaf", true);
+      const flood = new Flood(peer, "pub.n", false);
+      await until("messages", () => far.count > 2000);
+      const { code } = await near.stop();
+      await flood.done;
+      assert.equal(code, 0);
+      const last = (name: string) =>
+        Number(
+          [...near.output.matchAll(new RegExp(`[{ ]${name.replaceAll(".", "\\.")}: (\\d+)`, "g"))].at(-1)
+            ?.[1] ?? 0,
+        );
+      const found = numbers(far.bodies.get("deaf"));
+      assert.deepEqual(
+        found,
+        Array.from({ length: found.length }, (_, n) => n),
+        "a beginning, whole and in order",
+      );
+      assert.equal(found.length + last("drops.linger"), last("count.ok"));
     });
 
     test(`${on}: a client that begins a frame and sends nothing more is closed`, async () => {
