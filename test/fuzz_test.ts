@@ -238,7 +238,7 @@ const PARTS: Record<string, { make(): Run; answers: readonly unknown[] }> = {
       ));
       return () => {
         const from = new From10(copyByView);
-        const out = new Uint8Array(10 + Math.max(...pieces.map(({ length }) => length)));
+        const out = new Uint8Array(10 + Math.max(0, ...pieces.map(({ length }) => length)));
         for (const piece of pieces) from.push(piece, 0, piece.length, out, 0);
         if (from.error !== null) throw from.error;
       };

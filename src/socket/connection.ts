@@ -94,6 +94,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   #pauses = 0;
   /** Reads that brought something. */
   #chunks = 0;
+  #pongs = 0;
   /** The time to live of its last PING, since when it counts, and how much had come by then. */
   #ttlMs = 0;
   #ttlSince = 0;
@@ -185,6 +186,11 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   /** Reads so far that brought something: whoever sends lives. */
   get chunks(): number {
     return this.#chunks;
+  }
+
+  /** How often it has answered a PING. */
+  protected get pongs(): number {
+    return this.#pongs;
   }
 
   /** Does somebody hold it back? */
@@ -332,10 +338,12 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
       this.#expect(pingTtlMs(buf, start, end));
     } else if (name === "ERROR") {
       throw new ProtocolError("peer-error", `peer says: ${printable(errorReason(buf, start, end))}`);
+    } else if (name === "PONG") {
+      this.#pongs++;
     } else if (name === "READY") {
       throw new ProtocolError("bad-command", "a second READY");
     }
-    // That a PONG came is all there is to it; other commands belong to other sockets and later versions.
+    // Other commands belong to other sockets and later versions.
   }
 
   /** The peer has promised to send something within so long (RFC 37). */
@@ -599,15 +607,15 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     this.resume();
   }
 
-  /** One that waited is told why it is not taken, and the connection ends. */
-  refuse(reason: string): void {
+  /** The connection of one that waited ends; `tells` it why, which it may take for final. */
+  refuse(reason: string, tells: boolean): void {
     const { egress } = this;
     const end = () => {
       this.link.end();
       this.fail(new ProtocolError("identity-in-use", reason));
     };
     this.#cancelTimer = this.context.clock.after(REFUSED_MAX_MS, end);
-    if (this.#commands) egress.control(encodeError(reason));
+    if (tells && this.#commands) egress.control(encodeError(reason));
     egress.onempty = end;
     egress.flush();
   }
