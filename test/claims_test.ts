@@ -9,8 +9,8 @@ function world(takeover: Takeover = "probe") {
   const holder = { over: false, mute: false, signs: 7, answers: 0, asked: 0, ask: () => void holder.asked++ };
   const claims = new Claims<typeof holder, { over: boolean }>(clock, takeover);
   const verdicts: Verdict[] = [];
-  const claim = (claimant = { over: false }) =>
-    claims.claim("web1", holder, claimant, (verdict) => verdicts.push(verdict));
+  const claim = (claimant = { over: false }, of = holder) =>
+    claims.claim("web1", of, claimant, (verdict) => verdicts.push(verdict));
   return { clock, holder, claims, verdicts, claim };
 }
 
@@ -29,6 +29,19 @@ test("claims: a holder that answers keeps its name, and nobody is asked again fo
   clock.pass(200);
   assert.equal(claim(), null);
   assert.equal(holder.asked, 2);
+});
+
+test("claims: what was found of a holder says nothing of the next one", () => {
+  const { clock, holder, verdicts, claim } = world();
+  assert.equal(claim(), null);
+  holder.answers++;
+  clock.pass(20);
+  assert.deepEqual(verdicts, ["lives"]);
+  // It goes, another comes, and is cut off.
+  const next = { ...holder };
+  assert.equal(claim({ over: false }, next), null);
+  clock.pass(2100);
+  assert.deepEqual(verdicts, ["lives", "handed-over"]);
 });
 
 test("claims: of one that sends on and does not answer it is unclear whether it lives: it may have sent that before", () => {

@@ -13,7 +13,7 @@
  * is not told: libzmq gives up for good when it reads an ERROR, and else comes again.
  */
 import type { Cancel, Clock } from "../contracts/environment.ts";
-import { IDENTITY_PROBE_MS, IDENTITY_VERDICT_MS, IDENTITY_VERDICTS_MAX } from "../limits.ts";
+import { IDENTITY_PROBE_MS, IDENTITY_VERDICT_MS } from "../limits.ts";
 
 /** `always`: the later has it; `never`: the earlier, as libzmq does unless told otherwise. */
 export type Takeover = "probe" | "never" | "always";
@@ -56,8 +56,8 @@ export class Claims<H extends Holder, C extends Claimant> {
   readonly #clock: Clock;
   readonly #takeover: Takeover;
   readonly #claims = new Map<string, Claim<H, C>>();
-  /** What was found last, and until when that holds. */
-  readonly #found = new Map<string, { verdict: Verdict; until: number }>();
+  /** What was found of a holder last, and until when that holds. */
+  readonly #found = new WeakMap<H, { verdict: Verdict; until: number }>();
   #cancel: Cancel | null = null;
 
   constructor(clock: Clock, takeover: Takeover) {
@@ -77,7 +77,7 @@ export class Claims<H extends Holder, C extends Claimant> {
     if (this.#takeover === "never" || holder.mute || (before !== undefined && !before.claimant.over)) {
       return "unclear";
     }
-    const found = this.#found.get(name);
+    const found = this.#found.get(holder);
     if (found !== undefined && found.until > this.#clock.now()) return found.verdict;
     const { signs, answers } = holder;
     this.#claims.set(name, { holder, claimant, signs, answers, decided, looks: 0 });
@@ -92,10 +92,10 @@ export class Claims<H extends Holder, C extends Claimant> {
       const { holder, signs, answers } = claim;
       if (holder.over) this.#decide(name, claim, "handed-over");
       else if (holder.mute) this.#decide(name, claim, "unclear");
-      else if (holder.answers !== answers) this.#decide(name, claim, this.#remember(name, "lives"));
+      else if (holder.answers !== answers) this.#decide(name, claim, this.#remember(holder, "lives"));
       else if (++claim.looks * LOOK_MS >= IDENTITY_PROBE_MS) {
         const silent = holder.signs === signs;
-        this.#decide(name, claim, silent ? "handed-over" : this.#remember(name, "unclear"));
+        this.#decide(name, claim, silent ? "handed-over" : this.#remember(holder, "unclear"));
       }
     }
     if (this.#claims.size === 0) this.close();
@@ -106,13 +106,8 @@ export class Claims<H extends Holder, C extends Claimant> {
     if (!claimant.over) decided(verdict);
   }
 
-  #remember(name: string, verdict: Verdict): Verdict {
-    this.#found.delete(name);
-    this.#found.set(name, { verdict, until: this.#clock.now() + IDENTITY_VERDICT_MS });
-    if (this.#found.size > IDENTITY_VERDICTS_MAX) {
-      const [oldest] = this.#found.keys();
-      this.#found.delete(oldest);
-    }
+  #remember(holder: H, verdict: Verdict): Verdict {
+    this.#found.set(holder, { verdict, until: this.#clock.now() + IDENTITY_VERDICT_MS });
     return verdict;
   }
 
