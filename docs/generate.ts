@@ -88,8 +88,9 @@ buffer. Above, \`zmq_hwm\` messages are the mark, or ${EGRESS_FULL_BYTES / 2 ** 
 
 Two clients may claim one identity: one host that comes back while its old connection is half open, or two hosts with one name. With
 \`identity-takeover = probe\` the one that has it is asked (PING) when another claims it. Any byte of it within 2 s, and it keeps the name
-for at least 5 s more; the other is told so, and closed. One that is held back by this server, or that speaks ZMTP 3.0 and cannot be
-asked, counts as alive until its connection ends. \`never\` is what libzmq does, \`always\` gives the name to who came last.
+for at least 5 s more; the other is closed. If it has answered (PONG), the other is told so (ERROR): libzmq does not come again then, as it
+does otherwise. One that is held back by this server, or that speaks a ZMTP before 3.1 and cannot be asked, counts as alive until its
+connection ends. \`never\` is what libzmq does, \`always\` gives the name to who came last.
 
 ### Statistics line
 

@@ -83,9 +83,6 @@ export const HANDSHAKE_MAX_MS = 10_000;
 export const IDENTITY_PROBE_MS = 2000;
 export const IDENTITY_VERDICT_MS = 5000;
 
-/** Identities whose verdicts are kept: each costs a peer a claim. */
-export const IDENTITY_VERDICTS_MAX = 1000;
-
 /** Connections of one listening socket. Past it new ones are closed at once, so that descriptors are left for files. */
 export const PEERS_MAX = 16_384;
 

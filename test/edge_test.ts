@@ -352,6 +352,38 @@ for (const target of SLOW_TARGETS) {
     await until("the end of the silent one", () => silent.closed);
   });
 
+  test(`${on}: one that claims the name of a client which is held back is not told for good, and comes again`, async () => {
+    using collector = new Collector();
+    await using first = await ServerProcess.start(
+      server("pub = h:up") + proxy("up", await collector.listen({ deafLinks: 1 })),
+      target,
+    );
+    await first.until(/is up/);
+    using holder = await RawPeer.open(first.port, "DEALER", "web1");
+    const chunk = Buffer.concat(
+      Array.from({ length: 100 }, () => message("", "pub.x", "y".repeat(10_000), "")),
+    );
+    // Until nobody takes anything any more.
+    for (let held = false; !held;) {
+      held = !holder.socket.write(chunk) && await Promise.race([
+        new Promise<false>((resolve) => holder.socket.once("drain", () => resolve(false))),
+        new Promise<true>((resolve) => setTimeout(() => resolve(true), 1000)),
+      ]);
+    }
+    using heir = await RawPeer.connect(first.port);
+    heir.write(GREETING, ready("DEALER", "web1"));
+    await until("its end", () => heir.closed);
+    // libzmq takes an ERROR for final.
+    assert.doesNotMatch(heir.rest().toString("latin1"), /ERROR/);
+    await first.until(/WARNING .* closed tcp:\S+: the identity "web1" is in use by tcp:\S+, which may live/);
+    holder.close();
+    for (const link of collector.links) link.close();
+    await first.until(/is up[^]*is up/);
+    using again = await RawPeer.open(first.port, "DEALER", "web1");
+    again.write(message("", "pub.last", "z", ""));
+    await until("the last", () => collector.bodies.get("web1")?.at(-1) === "z");
+  });
+
   test(`${on}: an identity goes to nobody but who asked for it of the one that had it`, async () => {
     await using first = await ServerProcess.start(
       server("echo = h:echo") + "[h:echo]\nhandler = echo\n",

@@ -21,6 +21,7 @@ import { MessageError } from "../src/message/errors.ts";
 import { typeBehind } from "../src/message/parts.ts";
 import { EchoRequest, LogMessage } from "../src/message/schemas.ts";
 import { Body, BodyReader } from "../src/server/opener.ts";
+import { copyByView } from "../src/runtime/common.ts";
 import { describeMessage } from "../src/socket/describe.ts";
 import { printable } from "../src/text.ts";
 import { globs } from "../src/toolkit/globs.ts";
@@ -29,6 +30,7 @@ import { decodeFrames, ProtocolError as WireError } from "../src/zmtp/frame.ts";
 import { From10 } from "../src/zmtp/frames_1_0.ts";
 import { commandName, encodePong, errorReason, Handshake } from "../src/zmtp/handshake.ts";
 import { freshSeed, ROOT, RUNTIME, secondsFor, seeded, SLOW_TARGETS } from "./helpers/env.ts";
+import { oldMessage } from "./helpers/old_peer.ts";
 import { ServerProcess } from "./helpers/process.ts";
 import { GREETING, message, RawPeer, ready } from "./helpers/raw.ts";
 
@@ -105,9 +107,32 @@ function mutated(original: Buffer): Buffer {
 const readyOfSome = () =>
   ready(pick(["DEALER", "REQ", "ROUTER", "SUB"]), pick(["", "me", "\0abcd", "n".repeat(255)]));
 
+/** How a peer of ZMTP 1.0 or 2.0 begins. */
+const oldOpening = () => {
+  const identity = pick(["", "me", "\0abcd", "n".repeat(255)]);
+  if (random() < 0.5) return oldMessage(identity);
+  const type = pick([3, 5, 5, 5, 6, 2, 9]);
+  const head = [0xff, 0, 0, 0, 0, 0, 0, 0, 1, 0x7f, pick([1, 1, 1, 0, 2]), type, 0, identity.length];
+  return Buffer.concat([Buffer.from(head), Buffer.from(identity, "latin1")]);
+};
+
+/** A message in frames of 3.x, in those of 1.0. */
+const old = (whole: Buffer) =>
+  (whole[0] & 4) !== 0 ? whole : oldMessage(...decodeFrames(whole, 0, whole.length));
+
+/** The bytes of a whole connection of an old peer. */
+function oldAttack(): Buffer {
+  const frames = () => random() < 0.5 ? pick(GOOD)() : old(pick(GOOD)());
+  const messages = Array.from({ length: int(6) }, () => random() < 0.5 ? frames() : mutated(frames()));
+  return Buffer.concat([random() < 0.7 ? oldOpening() : mutated(oldOpening()), ...messages]);
+}
+
 /** One attack: the bytes of a whole connection. */
 function attack(): Buffer {
-  switch (int(5)) {
+  switch (int(7)) {
+    case 5:
+    case 6:
+      return oldAttack();
     case 0:
       return bytes(int(200));
     case 1:
@@ -212,8 +237,10 @@ const PARTS: Record<string, { make(): Run; answers: readonly unknown[] }> = {
         Array.from({ length: 1 + int(6) }, () => random() < 0.7 ? mutated(good()) : bytes(int(600))),
       ));
       return () => {
-        const from = new From10();
-        for (const piece of pieces) from.push(piece, 0, piece.length);
+        const from = new From10(copyByView);
+        const out = new Uint8Array(10 + Math.max(0, ...pieces.map(({ length }) => length)));
+        for (const piece of pieces) from.push(piece, 0, piece.length, out, 0);
+        if (from.error !== null) throw from.error;
       };
     },
     answers: [WireError],

@@ -5,6 +5,7 @@ import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
+import { Collector, Flood, numbers } from "./helpers/collector.ts";
 import { ROOT, skipFor, SLOW_TARGETS, until } from "./helpers/env.ts";
 import { OldPeer, oldRouter } from "./helpers/old_peer.ts";
 import { ServerProcess } from "./helpers/process.ts";
@@ -130,6 +131,86 @@ for (const target of SLOW_TARGETS) {
       assert.deepEqual(numbers, [...new Set(numbers)].sort((a, b) => a - b), "in order, and once");
     });
 
+    test(`${on}: what a client sent in front of bytes that are none of ZMTP is taken`, async () => {
+      using far = new Collector();
+      const port = Number(/:(\d+)$/.exec(await far.listen())![1]);
+      await using near = await ServerProcess.start(config(proxyTo(port)), target);
+      await near.until(/is up/);
+      for (const count of [1, 500, 5000]) {
+        const name = `of${count}`;
+        using client = await OldPeer.open(near.port, version, name);
+        const bodies = Array.from({ length: count }, (_, i) => `{"req":"pub.x","i":${i}}`);
+        const messages = bodies.map((body) => client.encode("", "pub.x", body, ""));
+        // Reserved bits, in both.
+        client.write(Buffer.concat([...messages, Buffer.from([0x82, 0x82, 0, 0])]));
+        await near.until(/reserved flag bits in 0x82/);
+        await until("all of them", () => far.bodies.get(name)?.length === count);
+        assert.deepEqual(far.bodies.get(name), bodies);
+        await until("its end", () => client.closed);
+      }
+    });
+
+    test(`${on}: a stopping server handles all that clients had sent before they saw that it ends`, async () => {
+      using far = new Collector();
+      const port = Number(/:(\d+)$/.exec(await far.listen())![1]);
+      await using near = await ServerProcess.start(
+        config(`${proxyTo(port)}zmq_linger = 10000\n`, "zmq_linger = 10000"),
+        target,
+      );
+      await near.until(/is up/);
+      const peers = await Promise.all([1, 2, 3, 4].map((n) => OldPeer.open(near.port, version, `c${n}`)));
+      const floods = peers.map((peer) => new Flood(peer, "pub.n"));
+      await until("messages", () => far.count > 2000);
+      const { code } = await near.stop();
+      await Promise.all(floods.map(({ done }) => done));
+      assert.equal(code, 0);
+      const sent = floods.reduce((sum, { sent }) => sum + sent, 0);
+      await until(() => `all of them, ${far.count} of ${sent}`, () => far.count === sent);
+      for (const bodies of far.bodies.values()) {
+        assert.deepEqual(numbers(bodies), Array.from({ length: bodies.length }, (_, n) => n));
+      }
+      assert.doesNotMatch(near.output, /dropped/);
+    });
+
+    test(`${on}: what was read from a client that ignores the end, and was not handled, is counted`, async () => {
+      using far = new Collector();
+      const port = Number(/:(\d+)$/.exec(await far.listen())![1]);
+      await using near = await ServerProcess.start(
+        config(proxyTo(port), "zmq_linger = 1000\ncc-stats = 2"),
+        target,
+      );
+      await near.until(/is up/);
+      using peer = await OldPeer.open(near.port, version, "deaf", true);
+      const flood = new Flood(peer, "pub.n", false);
+      await until("messages", () => far.count > 2000);
+      const { code } = await near.stop();
+      await flood.done;
+      assert.equal(code, 0);
+      const last = (name: string) =>
+        Number(
+          [...near.output.matchAll(new RegExp(`[{ ]${name.replaceAll(".", "\\.")}: (\\d+)`, "g"))].at(-1)
+            ?.[1] ?? 0,
+        );
+      const found = numbers(far.bodies.get("deaf"));
+      assert.deepEqual(
+        found,
+        Array.from({ length: found.length }, (_, n) => n),
+        "a beginning, whole and in order",
+      );
+      assert.equal(found.length + last("drops.linger"), last("count.ok"));
+    });
+
+    test(`${on}: a client that begins a frame and sends nothing more is closed`, async () => {
+      await using server = await ServerProcess.start(config(ECHO, "message-timeout = 1"), target);
+      using peer = await OldPeer.open(server.port, version);
+      using idle = await OldPeer.open(server.port, version);
+      peer.write(Buffer.from(version === "1.0" ? [0xff, 0, 0] : [3, 0, 0]));
+      await server.until(/it began a message and sent nothing more of it for 1 s \(message-timeout/);
+      await until("its end", () => peer.closed);
+      idle.send(...echo("x"));
+      assert.equal((await idle.receive()).length, 4);
+    });
+
     test(`${on}: zmtp-min-version refuses it, and says so once`, async () => {
       const options = "zmtp-min-version = 3.0";
       await using server = await ServerProcess.start(config(ECHO, options), target);
@@ -151,6 +232,30 @@ for (const target of SLOW_TARGETS) {
       assert.equal((await peer.receive()).length, 4);
     });
   }
+
+  test(`${target.name}: to translate what comes and what goes takes little memory`, async () => {
+    let bytes = 0;
+    using far = await oldRouter("1.0", ({ socket }) => {
+      socket.removeAllListeners("data");
+      socket.on("data", (chunk) => bytes += chunk.length);
+    });
+    await using near = await ServerProcess.start(config(proxyTo(far.port)), target);
+    await near.until(/is up/);
+    using client = await OldPeer.open(near.port, "1.0");
+    const before = near.residentBytes;
+    const [size, count, some] = [2000, 300_000, 500];
+    const one = client.encode("", "pub.x", '{"req":"pub.x"}', "", Buffer.alloc(size));
+    const many = Buffer.concat(Array.from({ length: some }, () => one));
+    let most = 0;
+    for (let sent = 0; sent < count; sent += some) {
+      if (!client.socket.write(many)) await new Promise((resolve) => client.socket.once("drain", resolve));
+      most = Math.max(most, near.residentBytes);
+    }
+    await until("all of it", () => bytes >= count * size, 30_000);
+    const grown = (most - before) / 2 ** 20;
+    console.log(`${target.name}: ${count} messages of ${size} bytes, ${grown.toFixed(0)} MiB more`);
+    assert.ok(grown < 80, `${grown} MiB`);
+  });
 
   test(`${target.name}: a peer of ZMTP 2.0 that sends a command is closed, with the reason`, async () => {
     await using server = await ServerProcess.start(config(ECHO), target);

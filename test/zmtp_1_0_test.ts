@@ -3,15 +3,23 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { test } from "node:test";
 import { ProtocolError } from "../src/zmtp/frame.ts";
-import { From10, gone10, to10 } from "../src/zmtp/frames_1_0.ts";
+import { From10, gone10, PASSED_MIN_BYTES, To10 } from "../src/zmtp/frames_1_0.ts";
 import { freshSeed, seeded } from "./helpers/env.ts";
 import { message } from "./helpers/raw.ts";
 import { Egress } from "../src/socket/egress.ts";
 import { SocketContext } from "../src/socket/context.ts";
 import { Link10 } from "../src/socket/link_1_0.ts";
 import { Logger } from "../src/log.ts";
+import { POOL } from "../src/memory/pool.ts";
+import { copyByView } from "../src/runtime/common.ts";
 import { MACHINE } from "../src/runtime/machine.ts";
 import type { Link } from "../src/contracts/links.ts";
+
+/** The same in frames of 3.x. */
+function push(from: From10, chunk: Uint8Array, at: number, end: number): Uint8Array {
+  const out = new Uint8Array(from.room(end - at));
+  return out.subarray(0, from.push(chunk, at, end, out, 0));
+}
 
 /** Frames as libzmq 2.x writes them. */
 function old(...bodies: Uint8Array[]): Buffer {
@@ -27,6 +35,20 @@ function old(...bodies: Uint8Array[]): Buffer {
   }));
 }
 
+/** All pieces of frames of 3.x, in 1.0. */
+function translated(buf: Uint8Array, at: number, end: number): Buffer {
+  const frames = new To10(buf, at, end, copyByView);
+  const out = new Uint8Array(2 * PASSED_MIN_BYTES);
+  const pieces: Uint8Array[] = [];
+  while (!frames.done) {
+    const from = frames.at;
+    pieces.push(
+      frames.passBody() ? buf.subarray(from, frames.at) : out.slice(0, frames.fill(out, 0, out.length)),
+    );
+  }
+  return Buffer.concat(pieces);
+}
+
 const SIZES = [0, 1, 252, 253, 254, 255, 256, 257, 1000, 70_000];
 const bodyOf = (size: number) => Buffer.alloc(size, size & 0xff);
 
@@ -37,12 +59,12 @@ test("zmtp 1.0: what comes is translated in any chunks, at every bound of the le
   const seed = freshSeed();
   const random = seeded(seed);
   for (let round = 0; round < 50; round++) {
-    const from = new From10();
+    const from = new From10(copyByView);
     const found: Uint8Array[] = [];
     const most = round === 0 ? 1 : 1 + Math.floor(random() * 5000);
     for (let at = 0; at < stream.length;) {
       const end = Math.min(stream.length, at + 1 + Math.floor(random() * most));
-      found.push(from.push(stream, at, end));
+      found.push(push(from, stream, at, end));
       at = end;
       if (at < stream.length && round === 0) continue;
     }
@@ -52,14 +74,14 @@ test("zmtp 1.0: what comes is translated in any chunks, at every bound of the le
 });
 
 test("zmtp 1.0: it is between two messages only where one has come whole", () => {
-  const from = new From10();
+  const from = new From10(copyByView);
   for (
     const [bytes, idle] of [[[3], false], [[1], false], [[7, 7], false], [[1, 0], true], [
       [2],
       false,
     ]] as const
   ) {
-    from.push(Uint8Array.from(bytes), 0, bytes.length);
+    push(from, Uint8Array.from(bytes), 0, bytes.length);
     assert.equal(from.idle, idle, String(bytes));
   }
 });
@@ -73,11 +95,17 @@ test("zmtp 1.0: reserved flags and frames without any are refused", () => {
     [[0xff, 0, 0x20, 0, 0, 0, 0, 0, 0, 0], "length"],
   ];
   for (const [bytes, code] of wrong) {
-    assert.throws(
-      () => new From10().push(Uint8Array.from(bytes), 0, bytes.length),
-      (error) => error instanceof ProtocolError && error.code === code,
-      String(bytes),
-    );
+    for (const cut of [bytes.length, 1]) {
+      const from = new From10(copyByView);
+      const all = Buffer.from([3, 0, 8, 9, ...bytes, 3, 0, 8, 9]);
+      const found: Uint8Array[] = [];
+      for (let at = 0; at < all.length; at += cut) {
+        found.push(push(from, all, at, Math.min(all.length, at + cut)));
+      }
+      assert.ok(from.error instanceof ProtocolError && from.error.code === code, String(bytes));
+      // What came before it is there, and nothing behind it.
+      assert.deepEqual(Buffer.concat(found), message(Buffer.from([8, 9])));
+    }
   }
 });
 
@@ -88,9 +116,9 @@ test("zmtp 1.0: what goes out is translated, and how much of it had gone is know
   const out = Buffer.concat([message(...frames), odd, message(bodyOf(0), bodyOf(300))]);
   const wanted = Buffer.concat([old(...frames), old(Buffer.from([8, 9])), old(bodyOf(0), bodyOf(300))]);
   const padded = Buffer.concat([Buffer.alloc(5), out]);
-  assert.deepEqual(Buffer.from(to10(padded, 5, padded.length)), wanted);
+  assert.deepEqual(Buffer.from(translated(padded, 5, padded.length)), wanted);
   assert.deepEqual(
-    Buffer.from(new From10().push(wanted, 0, wanted.length)),
+    Buffer.from(push(new From10(copyByView), wanted, 0, wanted.length)),
     Buffer.concat([
       message(...frames),
       message(Buffer.from([8, 9])),
@@ -119,22 +147,69 @@ test("zmtp 1.0: what goes out is translated, and how much of it had gone is know
   }
 });
 
-/** A link that takes so many bytes, and no more. */
+test("zmtp 1.0: large bodies go from where they lie, the rest piece by piece", () => {
+  const sizes = [
+    0,
+    1,
+    253,
+    254,
+    255,
+    256,
+    300,
+    PASSED_MIN_BYTES - 1,
+    PASSED_MIN_BYTES,
+    PASSED_MIN_BYTES + 1,
+    200_000,
+  ];
+  const seed = freshSeed();
+  const random = seeded(seed);
+  for (let round = 0; round < 50; round++) {
+    const bodies = Array.from({ length: 40 }, () => bodyOf(sizes[Math.floor(random() * sizes.length)]));
+    const whole = message(...bodies);
+    assert.ok(translated(whole, 0, whole.length).equals(old(...bodies)), `seed ${seed}, round ${round}`);
+  }
+});
+
+/** A link that takes so many bytes, at most so many at once, and no more. */
 class ShortLink implements Link {
   readonly remote = "test";
   readonly taken: Uint8Array[] = [];
+  readonly #atOnce: number;
   #room: number;
   #written = 0;
+  #inFlight: Uint8Array | null = null;
 
-  constructor(room: number) {
+  constructor(room: number, atOnce = Infinity) {
     this.#room = room;
+    this.#atOnce = atOnce;
   }
 
   write(chunk: Uint8Array, start: number, end: number): boolean {
-    this.#written = Math.min(end - start, this.#room);
-    this.#room -= this.#written;
-    this.taken.push(new Uint8Array(chunk.subarray(start, start + this.#written)));
-    return this.#written === end - start;
+    assert.equal(this.#inFlight, null, "one write at a time");
+    this.#written = 0;
+    this.#inFlight = chunk.subarray(start, end);
+    return this.takeMore();
+  }
+
+  get inFlight(): Uint8Array | null {
+    return this.#inFlight;
+  }
+
+  /** Is all taken that is in flight? */
+  takeMore(): boolean {
+    const rest = this.#inFlight!.subarray(this.#written);
+    const size = Math.min(rest.length, this.#room, this.#atOnce);
+    this.#room -= size;
+    this.#written += size;
+    this.taken.push(new Uint8Array(rest.subarray(0, size)));
+    if (size < rest.length) return false;
+    this.#inFlight = null;
+    return true;
+  }
+
+  /** Takes what it has room for. */
+  drain(written: () => void): void {
+    while (this.#inFlight !== null && this.#room > 0) if (this.takeMore()) written();
   }
 
   writtenBytes(): number {
@@ -149,33 +224,69 @@ class ShortLink implements Link {
 
 test("zmtp 1.0: a link that breaks anywhere leaves whole messages, and the next one goes on with the first that is not", () => {
   const log = new Logger("test", { sink: () => {}, level: "ERROR", pid: 1, clock: MACHINE.clock });
-  const messages = [[0, 3], [1, 253], [300], [254, 0, 255], [2], [5000, 1], [9]].map((sizes, i) =>
-    sizes.map((size) => Buffer.alloc(size, i))
-  );
+  const messages = [[0, 3], [1, 253], [300], [254, 0, 255], [2], [5000, 1], [1, 20_000, 70], [9], [100_000], [
+    7,
+  ]]
+    .map((sizes, i) => sizes.map((size) => Buffer.alloc(size, i)));
   const whole = messages.map((frames) => old(...frames));
   const total = whole.reduce((sum, { length }) => sum + length, 0);
-  for (let room = 0; room <= total; room += room < 700 ? 1 : 37) {
+  const seed = freshSeed();
+  const random = seeded(seed);
+  const before = POOL.used;
+  for (let room = 0; room <= total; room += room < 700 ? 1 : 1 + Math.floor(random() * 370)) {
     const context = new SocketContext(MACHINE, log);
     const egress = new Egress(context, { hwm: 100, floorBytes: 0, maxBytes: 1 << 20 });
-    const first = new ShortLink(room);
-    egress.attach(first, new Link10(first));
-    egress.open();
+    const attach = (link: ShortLink) => {
+      const translating = new Link10(link, copyByView);
+      egress.attach(link, translating);
+      egress.open();
+      egress.flush();
+      link.drain(() => translating.written() && egress.written());
+      return translating;
+    };
     for (const frames of messages) {
       const bytes = message(...frames);
       egress.append(new Uint8Array(0), bytes, 0, bytes.length, null);
     }
-    egress.flush();
+    const first = new ShortLink(room, random() < 0.5 ? Infinity : 1 + Math.floor(random() * 30_000));
+    const broken = attach(first);
+    broken.release();
     assert.equal(egress.detach(), 0);
-    const second = new ShortLink(Infinity);
-    egress.attach(second, new Link10(second));
-    egress.open();
-    egress.flush();
+    const second = new ShortLink(Infinity, 10_000);
+    attach(second);
     // What the first took of a message that it did not take whole is lost with it.
     let gone = 0;
     let count = 0;
     while (count < whole.length && gone + whole[count].length <= room) gone += whole[count++].length;
     const taken = Buffer.concat([...first.taken]).subarray(0, gone);
     const all = Buffer.concat([taken, ...second.taken]);
-    assert.deepEqual(all, Buffer.concat(whole), `${room} of ${total} bytes`);
+    assert.ok(all.equals(Buffer.concat(whole)), `${room} of ${total} bytes, seed ${seed}`);
+    assert.ok(egress.empty);
   }
+  assert.equal(POOL.used, before);
+});
+
+test("zmtp 1.0: a large write that does not move holds one piece, and its large bodies are not copied", () => {
+  const before = POOL.usedBytes;
+  const frames = message(
+    bodyOf(100),
+    bodyOf(5_000_000),
+    ...Array.from({ length: 10_000 }, () => bodyOf(300)),
+  );
+  const room = message(bodyOf(100)).length + 10 + 1_000_000;
+  const stuck = new ShortLink(room);
+  const link = new Link10(stuck, copyByView);
+  assert.equal(link.write(frames, 0, frames.length), false);
+  assert.equal(link.writtenBytes(), room - 1, "its head has a byte less there");
+  assert.equal(stuck.inFlight?.buffer, frames.buffer);
+  const slow = new ShortLink(6_000_000);
+  const other = new Link10(slow, copyByView);
+  assert.equal(other.write(frames, 0, frames.length), false);
+  for (const one of [link, other]) {
+    assert.ok(one.heldBytes > 0 && one.heldBytes < 80 * 1024, `${one.heldBytes}`);
+  }
+  assert.equal(POOL.usedBytes - before, link.heldBytes + other.heldBytes, "it counts as what is held");
+  link.release();
+  other.release();
+  assert.equal(POOL.usedBytes, before);
 });

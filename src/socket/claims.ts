@@ -4,15 +4,21 @@
  * lives.
  *
  * ```
- *   claim ─▶ the holder is asked (PING) ─┬─ any byte comes, or goes ──▶ refused, and others for 5 s
- *                                        └─ 2 s pass, or it is gone ──▶ the name is handed over
+ *   claim ─▶ the holder is asked (PING) ─┬─ it answers (PONG) ───────────────────────▶ lives, for 5 s
+ *                                        ├─ 2 s pass, and other bytes came, or went ─▶ unclear, for 5 s
+ *                                        └─ 2 s pass without, or it is gone ─────────▶ handed over
  * ```
+ *
+ * What a holder had sent before it died comes as that of one that lives does. So whose claim is refused while that is unclear
+ * is not told: libzmq gives up for good when it reads an ERROR, and else comes again.
  */
 import type { Cancel, Clock } from "../contracts/environment.ts";
-import { IDENTITY_PROBE_MS, IDENTITY_VERDICT_MS, IDENTITY_VERDICTS_MAX } from "../limits.ts";
+import { IDENTITY_PROBE_MS, IDENTITY_VERDICT_MS } from "../limits.ts";
 
 /** `always`: the later has it; `never`: the earlier, as libzmq does unless told otherwise. */
 export type Takeover = "probe" | "never" | "always";
+
+export type Verdict = "handed-over" | "lives" | "unclear";
 
 /** A connection that has an identity. */
 export interface Holder {
@@ -22,6 +28,8 @@ export interface Holder {
   readonly mute: boolean;
   /** Grows with each read that brings something, and while it takes what is sent to it. */
   readonly signs: number;
+  /** How often it has answered. */
+  readonly answers: number;
   /** Asks it for a sign of life. */
   ask(): void;
 }
@@ -38,7 +46,8 @@ interface Claim<H, C> {
   readonly holder: H;
   readonly claimant: C;
   readonly signs: number;
-  readonly decided: (handedOver: boolean) => void;
+  readonly answers: number;
+  readonly decided: (verdict: Verdict) => void;
   /** Looks, and not time: a program that stood still has not listened. */
   looks: number;
 }
@@ -47,8 +56,8 @@ export class Claims<H extends Holder, C extends Claimant> {
   readonly #clock: Clock;
   readonly #takeover: Takeover;
   readonly #claims = new Map<string, Claim<H, C>>();
-  /** Until when a holder is known to live. */
-  readonly #alive = new Map<string, number>();
+  /** What was found of a holder last, and until when that holds. */
+  readonly #found = new WeakMap<H, { verdict: Verdict; until: number }>();
   #cancel: Cancel | null = null;
 
   constructor(clock: Clock, takeover: Takeover) {
@@ -59,18 +68,19 @@ export class Claims<H extends Holder, C extends Claimant> {
   /**
    * A claimant of the name that a holder has.
    *
-   * @param decided Called later, where this returns null: is the name handed over?
-   * @returns Whether the name is handed over, where that is known at once.
+   * @param decided Called later, where this returns null.
+   * @returns The verdict, where it is known at once.
    */
-  claim(name: string, holder: H, claimant: C, decided: (handedOver: boolean) => void): boolean | null {
-    if (this.#takeover !== "probe") return this.#takeover === "always";
-    if (holder.over) return true;
+  claim(name: string, holder: H, claimant: C, decided: (verdict: Verdict) => void): Verdict | null {
+    if (this.#takeover === "always" || holder.over) return "handed-over";
     const before = this.#claims.get(name);
-    if (
-      holder.mute || (this.#alive.get(name) ?? 0) > this.#clock.now() ||
-      (before !== undefined && !before.claimant.over)
-    ) return false;
-    this.#claims.set(name, { holder, claimant, signs: holder.signs, decided, looks: 0 });
+    if (this.#takeover === "never" || holder.mute || (before !== undefined && !before.claimant.over)) {
+      return "unclear";
+    }
+    const found = this.#found.get(holder);
+    if (found !== undefined && found.until > this.#clock.now()) return found.verdict;
+    const { signs, answers } = holder;
+    this.#claims.set(name, { holder, claimant, signs, answers, decided, looks: 0 });
     this.#cancel ??= this.#clock.every(LOOK_MS, () => this.#look());
     // What is on its way to it goes before our question: whoever takes that lives.
     holder.ask();
@@ -79,26 +89,26 @@ export class Claims<H extends Holder, C extends Claimant> {
 
   #look(): void {
     for (const [name, claim] of this.#claims) {
-      const { holder, signs } = claim;
-      if (holder.over) this.#decide(name, claim, true);
-      else if (holder.signs !== signs || holder.mute) this.#decide(name, claim, false);
-      else if (++claim.looks * LOOK_MS >= IDENTITY_PROBE_MS) this.#decide(name, claim, true);
+      const { holder, signs, answers } = claim;
+      if (holder.over) this.#decide(name, claim, "handed-over");
+      else if (holder.mute) this.#decide(name, claim, "unclear");
+      else if (holder.answers !== answers) this.#decide(name, claim, this.#remember(holder, "lives"));
+      else if (++claim.looks * LOOK_MS >= IDENTITY_PROBE_MS) {
+        const silent = holder.signs === signs;
+        this.#decide(name, claim, silent ? "handed-over" : this.#remember(holder, "unclear"));
+      }
     }
     if (this.#claims.size === 0) this.close();
   }
 
-  #decide(name: string, { claimant, decided }: Claim<H, C>, handedOver: boolean): void {
+  #decide(name: string, { claimant, decided }: Claim<H, C>, verdict: Verdict): void {
     this.#claims.delete(name);
-    if (!handedOver) this.#remember(name);
-    if (!claimant.over) decided(handedOver);
+    if (!claimant.over) decided(verdict);
   }
 
-  #remember(name: string): void {
-    this.#alive.delete(name);
-    this.#alive.set(name, this.#clock.now() + IDENTITY_VERDICT_MS);
-    if (this.#alive.size <= IDENTITY_VERDICTS_MAX) return;
-    const [oldest] = this.#alive.keys();
-    this.#alive.delete(oldest);
+  #remember(holder: H, verdict: Verdict): Verdict {
+    this.#found.set(holder, { verdict, until: this.#clock.now() + IDENTITY_VERDICT_MS });
+    return verdict;
   }
 
   /** Nobody is asked any more. */

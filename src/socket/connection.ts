@@ -29,6 +29,7 @@ import {
   METADATA_MAX_BYTES,
 } from "../limits.ts";
 import type { Arena } from "../memory/arena.ts";
+import { POOL } from "../memory/pool.ts";
 import { printable } from "../text.ts";
 import { Decoder, type DecoderOwner } from "../zmtp/decoder.ts";
 import { ProtocolError } from "../zmtp/frame.ts";
@@ -67,6 +68,9 @@ const SCRATCH_BYTES = 128 * 1024;
  */
 const TAKE_MAX_MS = 5;
 
+/** A peer whose time to live is over is looked at again so much later: what it has sent may not have been read yet. */
+const LAST_LOOK_MS = 100;
+
 const NO_IDENTITY = new Uint8Array(0);
 
 export abstract class Connection implements LinkEvents, DecoderOwner, Source {
@@ -81,6 +85,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   #handshake: Handshake | null = null;
   /** Of a peer of ZMTP 1.0. */
   #from10: From10 | null = null;
+  #link10: Link10 | null = null;
   /** May it send commands? Not below 3.0. */
   #commands = true;
   #decoder: Decoder<Source & DecoderOwner> | null = null;
@@ -89,10 +94,14 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   #pauses = 0;
   /** Reads that brought something. */
   #chunks = 0;
-  /** The time to live of its last PING, when that came, and how much had come by then. */
+  #pongs = 0;
+  /** The time to live of its last PING, since when it counts, and how much had come by then. */
   #ttlMs = 0;
-  #pingedAt = 0;
+  #ttlSince = 0;
   #pingChunks = 0;
+  /** When it is looked for next; and was that time over when it was looked for before? */
+  #looksAt = 0;
+  #wasSilent = false;
   #cancelTtl: (() => void) | null = null;
   /** Since when the chunk is being taken; Infinity: it has been interrupted. */
   #takenSince = 0;
@@ -165,17 +174,27 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
 
   /** Bytes that its end would give back: of a message that has not come whole, of what waits to be taken, and to be sent. */
   get heldBytes(): number {
-    return (this.#decoder?.pooled ?? 0) + this.#unread.bytes + this.egress.heldBytes;
+    return (this.#decoder?.pooled ?? 0) + this.#unread.bytes + this.egress.heldBytes +
+      (this.#link10?.heldBytes ?? 0);
   }
 
   /** Is it in the middle of a message, and not held back by us? */
   get expectsMore(): boolean {
-    return this.#pauses === 0 && !this.#held && !this.#stopped && this.#decoder?.idle === false;
+    return this.#pauses === 0 && !this.#held && !this.#stopped && this.#inMessage;
+  }
+
+  get #inMessage(): boolean {
+    return this.#decoder?.idle === false || this.#from10?.idle === false;
   }
 
   /** Reads so far that brought something: whoever sends lives. */
   get chunks(): number {
     return this.#chunks;
+  }
+
+  /** How often it has answered a PING. */
+  protected get pongs(): number {
+    return this.#pongs;
   }
 
   /** Does somebody hold it back? */
@@ -200,21 +219,42 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
 
   data(chunk: Uint8Array, start: number, end: number): void {
     this.#chunks++;
-    if (this.#from10 !== null) {
-      try {
-        chunk = this.#from10.push(chunk, start, end);
-      } catch (error) {
-        return this.fail(error);
-      }
-      start = 0;
-      end = chunk.length;
-    }
+    if (this.#from10 === null) this.#give(chunk, start, end);
+    else this.#translate(this.#from10, chunk, start, end, (buf, at, to) => this.#give(buf, at, to));
+    const error = this.#from10?.error;
+    if (error) this.#breakOff(error);
+  }
+
+  #give(chunk: Uint8Array, start: number, end: number): void {
     if (!this.#unread.empty) {
       this.#unread.add(chunk, start, end);
       return;
     }
     const at = this.#take(chunk, start, end);
     if (at < end && !this.#closed) this.#unread.add(chunk, at, end);
+  }
+
+  /** Gives `taken` what bytes of ZMTP 1.0 are in frames of 3.x, borrowed until it returns. */
+  #translate(
+    from10: From10,
+    chunk: Uint8Array,
+    start: number,
+    end: number,
+    taken: (buf: Uint8Array, start: number, end: number) => void,
+  ): void {
+    const block = POOL.take(from10.room(end - start));
+    try {
+      taken(block.buf, block.start, from10.push(chunk, start, end, block.buf, block.start));
+    } finally {
+      block.release();
+    }
+  }
+
+  /** What came in front of an error is taken, as with frames that are not translated. */
+  #breakOff(error: ProtocolError): void {
+    if (this.#closed) return;
+    this.link.pause();
+    this.#drain(() => this.fail(error));
   }
 
   /** Returns how far the chunk was taken: to its end, unless someone pauses us or the connection is over. */
@@ -261,7 +301,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   }
 
   written(): void {
-    this.egress.written();
+    if (this.#link10 === null || this.#link10.written()) this.egress.written();
   }
 
   ended(): void {
@@ -277,7 +317,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   #endedByPeer(): void {
     const cut = this.#handshake !== null
       ? " before the handshake was done"
-      : this.#decoder?.idle === false || this.#from10?.idle === false
+      : this.#inMessage
       ? " in the middle of a message"
       : "";
     this.#end(`closed by the peer${cut}`);
@@ -302,30 +342,52 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
       this.#expect(pingTtlMs(buf, start, end));
     } else if (name === "ERROR") {
       throw new ProtocolError("peer-error", `peer says: ${printable(errorReason(buf, start, end))}`);
+    } else if (name === "PONG") {
+      this.#pongs++;
     } else if (name === "READY") {
       throw new ProtocolError("bad-command", "a second READY");
     }
-    // That a PONG came is all there is to it; other commands belong to other sockets and later versions.
+    // Other commands belong to other sockets and later versions.
   }
 
   /** The peer has promised to send something within so long (RFC 37). */
   #expect(ttlMs: number): void {
-    const { clock } = this.context;
+    const now = this.context.clock.now();
     this.#ttlMs = ttlMs;
-    this.#pingedAt = clock.now();
+    this.#ttlSince = now;
     this.#pingChunks = this.#chunks;
-    if (ttlMs > 0 && this.#cancelTtl === null) this.#cancelTtl = clock.after(ttlMs, this.#looksForPeer);
+    this.#wasSilent = false;
+    if (ttlMs > 0) this.#lookAt(now + ttlMs);
+  }
+
+  /** It is looked for then, or before. */
+  #lookAt(at: number): void {
+    if (this.#cancelTtl !== null) {
+      if (this.#looksAt <= at) return;
+      this.#cancelTtl();
+    }
+    const { clock } = this.context;
+    this.#looksAt = at;
+    this.#cancelTtl = clock.after(at - clock.now(), this.#looksForPeer);
   }
 
   readonly #looksForPeer = (): void => {
-    const { clock } = this.context;
     this.#cancelTtl = null;
     if (this.#closed || this.#ttlMs === 0 || this.#chunks !== this.#pingChunks) return;
-    const left = this.#pingedAt + this.#ttlMs - clock.now();
+    const now = this.context.clock.now();
     // From one that is held back nothing is read.
-    const waits = left > 0 || this.#pauses > 0 || this.#held;
-    if (waits) this.#cancelTtl = clock.after(left > 0 ? left : this.#ttlMs, this.#looksForPeer);
-    else this.#end(`it was silent for ${this.#ttlMs / 1000} s, the time to live of its PING`);
+    if (this.#pauses > 0 || this.#held) this.#ttlSince = now;
+    const until = this.#ttlSince + this.#ttlMs;
+    if (until > now) {
+      this.#wasSilent = false;
+      this.#lookAt(until);
+    } else if (!this.#wasSilent) {
+      // A program that stood still sees the time before what came.
+      this.#wasSilent = true;
+      this.#lookAt(now + LAST_LOOK_MS);
+    } else {
+      this.#end(`it was silent for ${this.#ttlMs / 1000} s, the time to live of its PING`);
+    }
   };
 
   oversized(buf: Uint8Array, start: number, end: number, bytes: number): void {
@@ -366,7 +428,9 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     if (this.#closed || this.#pauses > 0 || this.#stopped || this.#drained !== null) return;
     this.#decoder?.resume();
     this.#workUnread();
-    if (this.#pauses === 0 && !this.#held && !this.#closed) this.link.resume();
+    if (this.#pauses > 0 || this.#held || this.#closed) return;
+    this.#ttlSince = this.context.clock.now();
+    this.link.resume();
   };
 
   /** Nothing more is read until {@link finish}; what has come is still taken. */
@@ -463,6 +527,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     this.#decoder?.pause();
     this.#decoder?.clear();
     this.link.destroy();
+    this.#link10?.release();
     this.#finished?.();
   }
 
@@ -505,25 +570,27 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     this.#handshake = null;
     this.#cancelTimer();
     const peer = handshake.peer!;
-    let at = end - handshake.rest.length;
     if (peer.version < "3") this.#speakOld(peer.version);
-    if (this.#from10 !== null) {
-      chunk = this.#from10.push(handshake.rest, 0, handshake.rest.length);
-      at = 0;
-    }
+    const { rest } = handshake;
     const identityFrame = this.handshaken(peer);
     this.#cancelReady();
     if (identityFrame === null) {
       this.#waiting = true;
       this.pause();
     } else {
-      // What came behind the handshake lies at the end of this chunk.
-      const begun = this.#begin(identityFrame);
-      at = this.#push(begun, chunk, at, this.#from10 === null ? end : chunk.length);
+      this.#begin(identityFrame);
     }
-    if (this.#from10 === null) return at;
-    if (at < chunk.length && !this.#closed) this.#unread.add(chunk, at, chunk.length);
+    // What came behind the handshake lies at the end of this chunk.
+    if (this.#from10 === null) return this.#goBehind(chunk, end - rest.length, end);
+    this.#translate(this.#from10, rest, 0, rest.length, (buf, at, to) => {
+      const taken = this.#goBehind(buf, at, to);
+      if (taken < to && !this.#closed) this.#unread.add(buf, taken, to);
+    });
     return end;
+  }
+
+  #goBehind(chunk: Uint8Array, at: number, end: number): number {
+    return this.#waiting ? at : this.#push(this.#decoder!, chunk, at, end);
   }
 
   /** From now on a peer below 3.0 is spoken to as it understands. */
@@ -531,8 +598,9 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     this.#readyCommand = null;
     this.#commands = false;
     if (version !== "1.0") return;
-    this.#from10 = new From10();
-    this.egress.attach(this.link, new Link10(this.link));
+    this.#from10 = new From10(this.context.copy);
+    this.#link10 = new Link10(this.link, this.context.copy);
+    this.egress.attach(this.link, this.#link10);
   }
 
   /** One that waited is taken. */
@@ -543,20 +611,20 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     this.resume();
   }
 
-  /** One that waited is told why it is not taken, and the connection ends. */
-  refuse(reason: string): void {
+  /** The connection of one that waited ends; `tells` it why, which it may take for final. */
+  refuse(reason: string, tells: boolean): void {
     const { egress } = this;
     const end = () => {
       this.link.end();
       this.fail(new ProtocolError("identity-in-use", reason));
     };
     this.#cancelTimer = this.context.clock.after(REFUSED_MAX_MS, end);
-    if (this.#commands) egress.control(encodeError(reason));
+    if (tells && this.#commands) egress.control(encodeError(reason));
     egress.onempty = end;
     egress.flush();
   }
 
-  #begin(identityFrame: Uint8Array): Decoder<Source & DecoderOwner> {
+  #begin(identityFrame: Uint8Array): void {
     this.identityFrame = identityFrame;
     this.#sendReady();
     const decoder = new Decoder<Source & DecoderOwner>(this, this.#sink, {
@@ -570,7 +638,6 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     if (this.#pauses > 0) decoder.pause();
     this.#ready = true;
     this.egress.open();
-    return decoder;
   }
 
   #sendReady(): void {

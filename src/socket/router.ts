@@ -17,7 +17,7 @@ import { POOL } from "../memory/pool.ts";
 import { hostOf, latin1 } from "../text.ts";
 import { bodyStart, encodeFrame, frameEnd, MORE, ProtocolError } from "../zmtp/frame.ts";
 import { type PeerProperties, PING } from "../zmtp/handshake.ts";
-import { Claims } from "./claims.ts";
+import { Claims, type Verdict } from "./claims.ts";
 import { Connection } from "./connection.ts";
 import type { SocketContext } from "./context.ts";
 import { describeMessage, identityName } from "./describe.ts";
@@ -316,22 +316,24 @@ export class Router implements RouterSocket {
     const key = latin1(identity, 0, identity.length);
     const holder = this.#byName.get(key);
     if (holder === undefined) return this.#admitNamed(peer, identity, key);
-    const handedOver = this.#claims.claim(key, holder, peer, (handedOver) => {
+    const verdict = this.#claims.claim(key, holder, peer, (verdict) => {
       // Another may have come when the one that was asked had gone.
       const now = this.#byName.get(key);
-      if (handedOver && (now === undefined || now === holder)) {
-        peer.admit(this.#handOver(key, peer, identity));
-      } else this.#refuse(peer, identity, key);
+      if (verdict !== "handed-over") this.#refuse(peer, identity, key, verdict);
+      else if (now !== undefined && now !== holder) this.#refuse(peer, identity, key, "unclear");
+      else peer.admit(this.#handOver(key, peer, identity));
     });
-    if (handedOver === null) return null;
-    if (handedOver) return this.#handOver(key, peer, identity);
-    this.#refuse(peer, identity, key);
+    if (verdict === null) return null;
+    if (verdict === "handed-over") return this.#handOver(key, peer, identity);
+    this.#refuse(peer, identity, key, verdict);
     return null;
   }
 
-  #refuse(peer: Peer, identity: Uint8Array, key: string): void {
+  #refuse(peer: Peer, identity: Uint8Array, key: string, verdict: Verdict): void {
     const holder = this.#byName.get(key)?.name ?? "another";
-    peer.refuse(`the identity ${identityName(identity)} is in use by ${holder}, which lives`);
+    const lives = verdict === "lives";
+    const why = lives ? "which lives" : "which may live";
+    peer.refuse(`the identity ${identityName(identity)} is in use by ${holder}, ${why}`, lives);
   }
 
   #handOver(key: string, peer: Peer, identity: Uint8Array): Uint8Array {
@@ -451,6 +453,10 @@ class Peer extends Connection {
 
   get signs(): number {
     return this.chunks + this.egress.progress;
+  }
+
+  get answers(): number {
+    return this.pongs;
   }
 
   ask(): void {

@@ -1,6 +1,7 @@
 /** The two ends of a chain of servers, in the test's own hands: clients that flood, and a ROUTER that notes what comes. */
 import { Buffer } from "node:buffer";
 import net from "node:net";
+import { OldPeer } from "./old_peer.ts";
 import { GREETING, message, RawPeer, ready } from "./raw.ts";
 
 /** A ROUTER that notes the beginning of the body of every message, by the identity of the client that sent it. */
@@ -118,13 +119,13 @@ export class Answering {
 /** Numbered messages, until it is told to stop. */
 export class Flood {
   sent = 0;
-  readonly #peer: RawPeer;
+  readonly #peer: RawPeer | OldPeer;
   readonly #type: string;
   #stopped = false;
   readonly done: Promise<void>;
 
   /** @param ends The peer ends its side when the server does, as ZeroMQ's sockets do. */
-  constructor(peer: RawPeer, type: string, ends = true) {
+  constructor(peer: RawPeer | OldPeer, type: string, ends = true) {
     this.#peer = peer;
     this.#type = type;
     peer.socket.on("end", () => {
@@ -135,8 +136,10 @@ export class Flood {
   }
   async #run(): Promise<void> {
     const { socket } = this.#peer;
+    const encode = (...frames: string[]) =>
+      this.#peer instanceof OldPeer ? this.#peer.encode(...frames) : message(...frames);
     while (!this.#stopped) {
-      const chunk = Array.from({ length: 50 }, () => message("", this.#type, `{"n":${this.sent++}}`, ""));
+      const chunk = Array.from({ length: 50 }, () => encode("", this.#type, `{"n":${this.sent++}}`, ""));
       if (socket.write(Buffer.concat(chunk))) await new Promise((resolve) => setImmediate(resolve));
       else await Promise.race([once(socket, "drain"), once(socket, "close"), once(socket, "end")]);
     }

@@ -46,8 +46,13 @@ export class OldPeer {
   }
 
   /** A connection, its handshake done. */
-  static async open(port: number, version: OldVersion, identity = ""): Promise<OldPeer> {
-    const socket = net.connect({ port, host: "127.0.0.1" });
+  static async open(
+    port: number,
+    version: OldVersion,
+    identity = "",
+    allowHalfOpen = false,
+  ): Promise<OldPeer> {
+    const socket = net.connect({ port, host: "127.0.0.1", allowHalfOpen });
     await new Promise((resolve, reject) => socket.once("connect", resolve).once("error", reject));
     const peer = new OldPeer(socket, version);
     await peer.handshake("DEALER", identity);
