@@ -209,15 +209,19 @@ export class Crowd {
     this.#rounds.begin();
     this.#now = this.#loop.now();
     this.#readiness.poll(this.#becameReady);
-    const rests = this.#readAll();
-    if (2 * this.#head > this.#ready.length) {
-      this.#ready.splice(0, this.#head);
-      this.#head = 0;
+    let rests = false;
+    try {
+      rests = this.#readAll();
+    } finally {
+      if (2 * this.#head > this.#ready.length) {
+        this.#ready.splice(0, this.#head);
+        this.#head = 0;
+      }
+      this.#sweep();
+      // Those who are deferred wait for others.
+      this.#scheduled = this.#active > this.#deferred.length;
+      if (this.#scheduled) this.#loop.nextTurn(this.#turn, rests || this.#rounds.mixed);
     }
-    this.#sweep();
-    // Those who are deferred are waited for by others.
-    this.#scheduled = this.#active > this.#deferred.length;
-    if (this.#scheduled) this.#loop.nextTurn(this.#turn, rests || this.#rounds.mixed);
   };
 
   /** Those that are ready, until the turn is over; true: none was. */
@@ -255,8 +259,7 @@ export class Crowd {
   #read(member: Member): number {
     let sum = 0;
     let bytes = 0;
-    const probes = this.#held > HELD_MAX_BYTES;
-    let most = probes ? PROBE_BYTES : Infinity;
+    let most = this.#held > HELD_MAX_BYTES ? PROBE_BYTES : Infinity;
     do {
       bytes = member.link.readOnce(most);
       member.wasPaused = member.paused;
@@ -267,7 +270,8 @@ export class Crowd {
         return sum;
       }
       sum += bytes;
-      most = Infinity;
+      // Nobody is paused in the middle of a message.
+      most *= 4;
     } while (member.more && !member.paused && sum < STAY_BYTES && !this.#rounds.over);
     member.broughtAt = this.#now;
     member.little = sum < LITTLE_BYTES ? member.little + 1 : 0;

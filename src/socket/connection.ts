@@ -17,6 +17,7 @@
  * stopped receiving. While finishing, nothing is sent any more, but all that
  * comes is taken: what a peer had sent before it saw our FIN is not lost.
  */
+import type { Cancel } from "../contracts/environment.ts";
 import type { Batch, Link, LinkEvents } from "../contracts/links.ts";
 import { errorStack, errorText } from "../errors.ts";
 import {
@@ -31,7 +32,7 @@ import {
 import type { Arena } from "../memory/arena.ts";
 import { POOL } from "../memory/pool.ts";
 import { printable } from "../text.ts";
-import { Decoder, type DecoderOwner } from "../zmtp/decoder.ts";
+import { Decoder, type DecoderLimits, type DecoderOwner } from "../zmtp/decoder.ts";
 import { ProtocolError } from "../zmtp/frame.ts";
 import { From10 } from "../zmtp/frames_1_0.ts";
 import {
@@ -72,6 +73,7 @@ const TAKE_MAX_MS = 5;
 const LAST_LOOK_MS = 100;
 
 const NO_IDENTITY = new Uint8Array(0);
+const NOTHING: Cancel = () => {};
 
 export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   /** Until the handshake is done, nobody sends here. */
@@ -102,7 +104,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   /** When it is looked for next; and was that time over when it was looked for before? */
   #looksAt = 0;
   #wasSilent = false;
-  #cancelTtl: (() => void) | null = null;
+  #cancelTtl: Cancel | null = null;
   /** Since when the chunk is being taken; Infinity: it has been interrupted. */
   #takenSince = 0;
   /** The handshake is done, but not yet whether it is taken. */
@@ -117,8 +119,8 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   #stopped = false;
   /** Nothing more is read from the link; what has come is taken. */
   #held = false;
-  #cancelTimer: () => void;
-  #cancelReady: () => void = () => {};
+  #cancelTimer: Cancel = NOTHING;
+  #cancelReady: Cancel = NOTHING;
   #readyCommand: Uint8Array | null;
   /** READY is sent as soon as the peer's greeting has come. */
   #readyDue: boolean;
@@ -154,9 +156,16 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     // A ROUTER lets the peer speak first: a socket that does not fit would close at our READY without showing its own,
     // and nobody would learn why. One that waits for ours gets it a little later.
     this.#readyDue = own === "DEALER";
-    this.#cancelReady = this.#readyDue
-      ? () => {}
-      : context.clock.after(READY_LATEST_MS, () => this.#sendReady());
+    if (!this.#readyDue) {
+      this.#cancelReady = context.clock.after(READY_LATEST_MS, () => this.#sendReady());
+    }
+  }
+
+  /** Nothing is kept of timers that are over: there may be thousands of links. */
+  #cancelTimers(): void {
+    this.#cancelTimer();
+    this.#cancelReady();
+    this.#cancelTimer = this.#cancelReady = NOTHING;
   }
 
   get name(): string {
@@ -258,7 +267,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   }
 
   /** Returns how far the chunk was taken: to its end, unless someone pauses us or the connection is over. */
-  readonly #take = (chunk: Uint8Array, start: number, end: number): number => {
+  #take(chunk: Uint8Array, start: number, end: number): number {
     if (this.#waiting) return start;
     let at = end;
     this.#takenSince = this.context.clock.now();
@@ -273,7 +282,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
       this.#endChunk();
     }
     return at;
-  };
+  }
 
   #endChunk(): void {
     try {
@@ -368,10 +377,10 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     }
     const { clock } = this.context;
     this.#looksAt = at;
-    this.#cancelTtl = clock.after(at - clock.now(), this.#looksForPeer);
+    this.#cancelTtl = clock.after(at - clock.now(), () => this.#looksForPeer());
   }
 
-  readonly #looksForPeer = (): void => {
+  #looksForPeer(): void {
     this.#cancelTtl = null;
     if (this.#closed || this.#ttlMs === 0 || this.#chunks !== this.#pingChunks) return;
     const now = this.context.clock.now();
@@ -388,7 +397,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     } else {
       this.#end(`it was silent for ${this.#ttlMs / 1000} s, the time to live of its PING`);
     }
-  };
+  }
 
   oversized(buf: Uint8Array, start: number, end: number, bytes: number): void {
     this.drops.add("oversized", this.name, 1, () => describeMessage(buf, start, end, bytes));
@@ -401,17 +410,17 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     this.#takenSince = Infinity;
     if (this.#drained !== null) {
       this.#decoder!.pause();
-      slices.add(this.#drainOn);
+      slices.add(() => this.#drainOn());
     } else {
       this.pause();
-      slices.add(this.#goOn);
+      slices.add(() => this.#goOn());
     }
   }
 
   /** At once, unlike {@link resume}: what it takes counts for its turn. */
-  readonly #goOn = (): void => {
+  #goOn(): void {
     if (--this.#pauses === 0) this.#resume();
-  };
+  }
 
   pause(): void {
     if (this.#pauses++ > 0 || this.#closed || this.#drained !== null || this.#stopped) return;
@@ -421,17 +430,17 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
 
   resume(): void {
     // Not at once: whoever resumes us is in the middle of a flush.
-    if (--this.#pauses === 0 && !this.#closed) this.context.clock.soon(this.#resume);
+    if (--this.#pauses === 0 && !this.#closed) this.context.clock.soon(() => this.#resume());
   }
 
-  readonly #resume = (): void => {
+  #resume(): void {
     if (this.#closed || this.#pauses > 0 || this.#stopped || this.#drained !== null) return;
     this.#decoder?.resume();
     this.#workUnread();
     if (this.#pauses > 0 || this.#held || this.#closed) return;
     this.#ttlSince = this.context.clock.now();
     this.link.resume();
-  };
+  }
 
   /** Nothing more is read until {@link finish}; what has come is still taken. */
   hold(): void {
@@ -471,7 +480,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     if (before === null) this.#drainOn();
   }
 
-  readonly #drainOn = (): void => {
+  #drainOn(): void {
     if (this.#closed) return;
     if (!this.#unread.empty && !this.#stopped && !this.#waiting) {
       this.#decoder?.resume();
@@ -480,13 +489,12 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
       if (this.#closed || !this.#unread.empty) return;
     }
     this.#drained!();
-  };
-
-  #workUnread(): void {
-    this.#unread.work(this.#take, this.#isClosed);
   }
 
-  readonly #isClosed = (): boolean => this.#closed;
+  #workUnread(): void {
+    if (this.#unread.empty) return;
+    this.#unread.work((chunk, start, end) => this.#take(chunk, start, end), () => this.#closed);
+  }
 
   /** Sends FIN and takes what still comes, until the peer closes its side; behind {@link stopReceiving} it is only counted. */
   finish(done: () => void): void {
@@ -521,8 +529,8 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     if (this.#closed) return;
     this.#closed = true;
     this.#cancelTtl?.();
-    this.#cancelTimer();
-    this.#cancelReady();
+    this.#cancelTtl = null;
+    this.#cancelTimers();
     this.#discardUnread();
     this.#decoder?.pause();
     this.#decoder?.clear();
@@ -568,12 +576,11 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     if (this.#readyDue && handshake.greeted) this.#sendReady();
     if (!done) return end;
     this.#handshake = null;
-    this.#cancelTimer();
+    this.#cancelTimers();
     const peer = handshake.peer!;
     if (peer.version < "3") this.#speakOld(peer.version);
     const { rest } = handshake;
     const identityFrame = this.handshaken(peer);
-    this.#cancelReady();
     if (identityFrame === null) {
       this.#waiting = true;
       this.pause();
@@ -627,13 +634,12 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   #begin(identityFrame: Uint8Array): void {
     this.identityFrame = identityFrame;
     this.#sendReady();
-    const decoder = new Decoder<Source & DecoderOwner>(this, this.#sink, {
-      messageMaxBytes: this.#messageMaxBytes,
-      skipMaxBytes: MESSAGE_BOUND_MAX_BYTES,
-      messageMaxFrames: MESSAGE_MAX_FRAMES,
-      commandMaxBytes: COMMAND_MAX_BYTES,
-      announcedMaxBytes: ANNOUNCED_MAX_BYTES,
-    }, identityFrame);
+    const decoder = new Decoder<Source & DecoderOwner>(
+      this,
+      this.#sink,
+      decoderLimits(this.#messageMaxBytes),
+      identityFrame,
+    );
     this.#decoder = decoder;
     if (this.#pauses > 0) decoder.pause();
     this.#ready = true;
@@ -687,4 +693,18 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     this.close();
     if (!this.finishing) this.disconnected(why, error);
   }
+}
+
+let limits: DecoderLimits | null = null;
+
+/** One object for all links with the same bound. */
+function decoderLimits(messageMaxBytes: number): DecoderLimits {
+  if (limits?.messageMaxBytes === messageMaxBytes) return limits;
+  return limits = {
+    messageMaxBytes,
+    skipMaxBytes: MESSAGE_BOUND_MAX_BYTES,
+    messageMaxFrames: MESSAGE_MAX_FRAMES,
+    commandMaxBytes: COMMAND_MAX_BYTES,
+    announcedMaxBytes: ANNOUNCED_MAX_BYTES,
+  };
 }

@@ -7,6 +7,7 @@ import { POOL } from "../memory/pool.ts";
 import type { Vectors } from "../memory/vectors.ts";
 import { type RelayLimits, RelayTable } from "../relay/table.ts";
 import { Flusher } from "./flusher.ts";
+import { Gather } from "./gather.ts";
 import { Queues } from "./queues.ts";
 import { TurnSlices } from "./slices.ts";
 
@@ -18,6 +19,8 @@ export class SocketContext {
   readonly arena: Arena | null;
   /** What `Link.writev` writes; null where no link has that. */
   readonly vectors: Vectors | null;
+  /** Lists for it what waits in a queue. */
+  readonly gather: Gather | null;
   /** For what waits to be written. */
   readonly blocks: Blocks;
   /** Chunks that take long. */
@@ -36,6 +39,7 @@ export class SocketContext {
     this.slices = new TurnSlices(clock);
     this.arena = links.arena ?? null;
     this.vectors = links.vectors ?? null;
+    this.gather = this.vectors === null ? null : new Gather(this.vectors);
     this.blocks = new Blocks(this.arena);
     this.copy = links.copy;
   }

@@ -30,7 +30,6 @@ import { lastBoundary, messageEnd } from "../zmtp/frame.ts";
 import { BlockWriter } from "./block_writer.ts";
 import type { SocketContext } from "./context.ts";
 import type { Borrower, Flushable, Flusher } from "./flusher.ts";
-import { Gather } from "./gather.ts";
 import { Segment, SegmentQueue } from "./segment.ts";
 import { SentMarks } from "./sent_marks.ts";
 
@@ -73,7 +72,6 @@ export class Egress implements Flushable, Borrower, RunQueue {
   readonly #floorBytes: number;
   readonly #fullBytes: number;
   readonly #maxBytes: number;
-  readonly #gather: Gather | null;
   readonly #writer: BlockWriter;
   #link: Link | null = null;
   /** The same, unless messages are translated. */
@@ -103,7 +101,6 @@ export class Egress implements Flushable, Borrower, RunQueue {
     this.#fullBytes = options.fullBytes ?? options.maxBytes;
     this.#maxBytes = options.maxBytes;
     this.#sent = options.marksSent ? new SentMarks() : null;
-    this.#gather = context.vectors === null ? null : new Gather(context.vectors);
     this.#writer = new BlockWriter(context.blocks, context.copy);
   }
 
@@ -363,7 +360,7 @@ export class Egress implements Flushable, Borrower, RunQueue {
 
   /** The run is listed behind {@link AHEAD}: it is written, behind what waits. What the link does not take is copied. */
   writeRun(identityFrame: Uint8Array, messages: number, bytes: number): void {
-    const gather = this.#gather!;
+    const gather = this.#context.gather!;
     this.#closeBlock();
     const ahead = gather.listAhead(this.#queue, AHEAD);
     let written = this.#link!.writev!(AHEAD - ahead, ahead + 2 * messages);
@@ -447,7 +444,7 @@ export class Egress implements Flushable, Borrower, RunQueue {
 
   /** All that waits, at once. Of what is borrowed, that which the link does not take is copied: there is time then. */
   #sendBorrowed(link: Link): void {
-    const gather = this.#gather!;
+    const gather = this.#context.gather!;
     this.#closeBlock();
     while (this.#queue.borrowed > 0 && this.#control.length === 0) {
       const entries = gather.list(this.#queue, 0, ENTRIES);

@@ -422,7 +422,7 @@ class Peer extends Connection {
   #tookAt = -1;
   #tookSince = 0;
   #pausedBySelf = false;
-  #cancelStall: () => void = () => {};
+  #cancelStall: Cancel | null = null;
 
   constructor(owner: PeerOwner, context: SocketContext, link: Link, egress: Egress, options: RouterOptions) {
     super(context, link, egress, owner.sink(), "ROUTER", NO_IDENTITY, options);
@@ -465,7 +465,7 @@ class Peer extends Connection {
   }
 
   override close(): void {
-    this.#cancelStall();
+    this.#cancelStall?.();
     super.close();
   }
 
@@ -515,7 +515,8 @@ class Peer extends Connection {
       this.#owner.stalled(this, why);
     });
     egress.ondrained = () => {
-      this.#cancelStall();
+      this.#cancelStall?.();
+      this.#cancelStall = null;
       this.#pausedBySelf = false;
       this.resume();
     };
