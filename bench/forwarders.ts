@@ -37,6 +37,8 @@ export interface Setup {
   logs: boolean;
   /** Is there an echo handler? */
   echo: boolean;
+  /** Where it listens; null: the system chooses. */
+  port: number | null;
   /** The key store of who verifies all that handlers read, and all that goes on; null: nobody does. */
   keystore: string | null;
 }
@@ -47,6 +49,7 @@ const PLAIN: Setup = {
   before: "nothing",
   logs: false,
   echo: false,
+  port: null,
   keystore: null,
 };
 
@@ -185,7 +188,7 @@ export function server(
       const file = join(folder, `${name.replace(/\W/g, "")}${to}.ini`);
       // One whose log goes to /dev/null cannot say which port it got.
       const chosen = setup.logs ? await freePort() : null;
-      writeFileSync(file, serverIni(to, chosen === null ? "*" : String(chosen), statistics, setup));
+      writeFileSync(file, serverIni(to, String(chosen ?? setup.port ?? "*"), statistics, setup));
       const child = new Child(command[0], [...command.slice(1), file], {}, "stderr");
       if (chosen !== null) {
         await listening(chosen);
@@ -199,7 +202,7 @@ export function server(
 }
 
 /** A port that nobody listens on now. */
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const probe = createServer();
   await new Promise<void>((resolve) => probe.listen(0, "127.0.0.1", resolve));
   const { port } = probe.address() as AddressInfo;

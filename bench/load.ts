@@ -6,7 +6,7 @@
 import { Buffer } from "node:buffer";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { Child, folder, type Forwarder, type Running, type Setup } from "./forwarders.ts";
+import { Child, folder, type Forwarder, freePort, type Running, type Setup } from "./forwarders.ts";
 import { encodeFrames } from "../src/zmtp/frame.ts";
 import { encodeReady, GREETING } from "../src/zmtp/handshake.ts";
 import { keyStore, signedMessage } from "./signed.ts";
@@ -434,6 +434,84 @@ export async function idleClients(load: string, forwarder: Forwarder, clients: n
     // The first hundred pay for what is made once.
     const before = await measure(100);
     return (await measure(clients) - before) / clients;
+  } finally {
+    for (const child of running.reverse()) await child.stop();
+  }
+}
+
+/** What a crowd of clients showed that connects at once, rests, and comes back when the server was killed. */
+export interface CrowdResult {
+  connectedMs: number;
+  restBytesEach: number;
+  stormMs: number;
+  /** Connections that were closed in the middle of their handshake, both times. */
+  cut: number;
+  /** The 99th percentile of a light client's echo during the storm, in microseconds. */
+  p99: number;
+}
+
+/** Messages a second of the light client that comes with the storm, and for how long. */
+const STORM_RATE = 500;
+const STORM_SECONDS = 1;
+/** Until memory is looked at. */
+const REST_MS = 3000;
+
+/** So many clients at once, at rest, and at once again behind a `kill -9` of the server. */
+export async function crowd(tool: string, forwarder: Forwarder, clients: number): Promise<CrowdResult> {
+  const f = fixtures("zmtp", SHAPES.small);
+  const light = lightFixtures("zmtp", {
+    floods: 0,
+    does: "send",
+    shape: SHAPES.small,
+    answers: "server",
+  });
+  const env = { HELLO_REPLY: String(f.helloReply), WARM_UP_MESSAGES: "0" };
+  const running: { stop(): Promise<void> }[] = [];
+  const start = (...args: string[]) => {
+    const child = new Child(tool, args, env);
+    running.push(child);
+    return child;
+  };
+  try {
+    const port = await freePort();
+    const sink = start("sink", "0", "1", f.sinkHello);
+    const to = Number((await sink.match(/^port (\d+)/))[1]);
+    const serve = async () => {
+      const server = await forwarder.start(to, { echo: true, port });
+      running.push(server);
+      return server;
+    };
+    const first = await serve();
+    const before = statusBytes(first.pid, "VmRSS");
+    const all = start("crowd", String(port), String(clients), f.genHello);
+    await all.match(/^ready/);
+    all.go();
+    const there = async () =>
+      JSON.parse((await all.match(/^\{.*\}$/, RUN_MAX_MS))[0]) as { ms: number; cut: number };
+    const connected = await there();
+    await new Promise((resolve) => setTimeout(resolve, REST_MS));
+    const restBytesEach = (statusBytes(first.pid, "VmRSS") - before) / clients;
+    await first.stop();
+    await serve();
+    const one = start(
+      "light",
+      String(port),
+      String(STORM_RATE),
+      String(STORM_RATE * STORM_SECONDS),
+      light.hello,
+      light.message,
+    );
+    await one.match(/^ready/);
+    one.go();
+    const { p99 } = JSON.parse((await one.match(/^\{.*\}$/, RUN_MAX_MS))[0]) as { p99: number };
+    const storm = await there();
+    return {
+      connectedMs: connected.ms,
+      restBytesEach,
+      stormMs: storm.ms,
+      cut: connected.cut + storm.cut,
+      p99,
+    };
   } finally {
     for (const child of running.reverse()) await child.stop();
   }

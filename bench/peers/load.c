@@ -8,6 +8,7 @@
  *   load rtt   PORT RATE MESSAGES hello.bin message.bin         open loop: RATE messages a second, round trips in microseconds
  *   load light PORT RATE MESSAGES hello.bin message.bin         the same of one that sends little: each reply, whatever its size
  *   load idle  PORT CLIENTS hello.bin                           connects and rests until ended
+ *   load crowd PORT CLIENTS hello.bin                           CLIENTS connect at once, and again when the server is back
  *   load knock PORT CLIENTS hello.bin                           CLIENTS at once connect, shake hands and leave, again and again
  *   load relay PORT TO_PORT                                     blind copy of bytes between two sockets
  *
@@ -466,6 +467,93 @@ static int idle(int port, int clients, const char *hello_path) {
   return 0;
 }
 
+/* A client of a crowd: closed, on its way, or there once its handshake has come. */
+struct member {
+  int fd;
+  size_t left;
+  int64_t again_at;
+};
+
+/* As libzmq does by default: so long after a failure it tries again. */
+#define AGAIN_NS 100000000LL
+
+static void enter(int ep, struct sockaddr_in *a, struct member *m, uint32_t i, size_t reply) {
+  m->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+  m->left = reply;
+  if (connect(m->fd, (struct sockaddr *)a, sizeof *a) && errno != EINPROGRESS) {
+    close(m->fd);
+    m->fd = -1;
+    m->again_at = now_ns() + AGAIN_NS;
+    return;
+  }
+  struct epoll_event e = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.u32 = i};
+  epoll_ctl(ep, EPOLL_CTL_ADD, m->fd, &e);
+}
+
+/*
+ * All connect at once, and each that is closed connects again. A line whenever all are there: how long that took since the
+ * first of them was let in, and how many were closed in the middle of their handshake.
+ */
+static int crowd(int port, int clients, const char *hello_path) {
+  size_t hello_size, reply = env_size("HELLO_REPLY");
+  char *hello = slurp(hello_path, &hello_size), *in = malloc(CHUNK);
+  struct sockaddr_in a = address(port);
+  struct member *all = calloc(clients, sizeof *all);
+  struct epoll_event events[1024];
+  int ep = epoll_create1(0), there = 0, cut = 0;
+  int64_t began = 0;
+  wait_for_go();
+  for (int i = 0; i < clients; i++) enter(ep, &a, &all[i], i, reply);
+  for (int64_t looked = 0;;) {
+    int n = epoll_wait(ep, events, 1024, 10);
+    for (int k = 0; k < n; k++) {
+      struct member *m = &all[events[k].data.u32];
+      int over = 0;
+      if (m->left == reply && events[k].events & EPOLLOUT && !(events[k].events & (EPOLLERR | EPOLLHUP))) {
+        /* Connected; the hello goes into an empty buffer. Once: an edge of EPOLLOUT comes behind what is read too. */
+        int error = 0;
+        socklen_t size = sizeof error;
+        getsockopt(m->fd, SOL_SOCKET, SO_ERROR, &error, &size);
+        if (error == 0 && m->again_at != -1) {
+          if (began == 0) began = now_ns();
+          if (write(m->fd, hello, hello_size) != (ssize_t)hello_size) over = 1;
+          m->again_at = -1;
+        }
+      }
+      while (!over) {
+        ssize_t r = read(m->fd, in, CHUNK);
+        if (r < 0 && (errno == EAGAIN || errno == ENOTCONN)) break;
+        if (r <= 0) {
+          over = 1;
+        } else if (m->left > 0) {
+          m->left = (size_t)r < m->left ? m->left - r : 0;
+          if (m->left == 0) there++;
+        }
+      }
+      if (!over) continue;
+      if (m->left == 0) there--;
+      else if (m->again_at == -1) cut++;
+      close(m->fd);
+      m->fd = -1;
+      m->again_at = now_ns() + AGAIN_NS;
+    }
+    int64_t t = now_ns();
+    if (there == clients && began > 0) {
+      printf("{\"ms\":%lld,\"cut\":%d}\n", (long long)(t - began) / 1000000, cut);
+      fflush(stdout);
+      began = cut = 0;
+    }
+    if (t - looked < 10000000) continue;
+    looked = t;
+    for (int i = 0; i < clients; i++) {
+      if (all[i].fd < 0 && all[i].again_at <= t) {
+        all[i].again_at = 0;
+        enter(ep, &a, &all[i], i, reply);
+      }
+    }
+  }
+}
+
 static int relay(int port, int to) {
   int listener = listen_on(port);
   char *buf = malloc(CHUNK);
@@ -501,6 +589,7 @@ int main(int argc, char **argv) {
   if (!strcmp(mode, "light") && argc == 7) return light(port, atol(argv[3]), atol(argv[4]), argv[5], argv[6]);
   if (!strcmp(mode, "knock") && argc == 5) return knock(port, atoi(argv[3]), argv[4]);
   if (!strcmp(mode, "idle") && argc == 5) return idle(port, atoi(argv[3]), argv[4]);
+  if (!strcmp(mode, "crowd") && argc == 5) return crowd(port, atoi(argv[3]), argv[4]);
   if (!strcmp(mode, "relay") && argc == 4) return relay(port, atoi(argv[3]));
   fprintf(stderr, "load: wrong arguments, see the head of load.c\n");
   return 64;

@@ -6,10 +6,11 @@ import { Buffer } from "node:buffer";
 import type { Mailbox } from "../contracts/environment.ts";
 import type { Address, Link, LinkEvents, LinkOptions, Listener } from "../contracts/links.ts";
 import { CCError, systemError } from "../errors.ts";
-import { lastErrno, loadLibc } from "./bun_libc.ts";
+import { lastErrno, loadLibc, loadLinux } from "./bun_libc.ts";
 import { ARENA, BunLink, setterOf, type Slot, trim, VECTORS } from "./bun_link.ts";
 import {
   AF_UNIX,
+  BACKLOG,
   CLOCK_MONOTONIC,
   ECONNREFUSED,
   ENOENT,
@@ -28,6 +29,7 @@ import {
 } from "./common.ts";
 import { askBy, listenOnFile, prepareSocketFile, removeSocketFile } from "./ipc.ts";
 import { applyOptions } from "./sockopt.ts";
+import { Turnstile, type TurnstileCalls } from "./turnstile.ts";
 import type { Runtime } from "./types.ts";
 
 const runtime: Runtime = {
@@ -98,9 +100,11 @@ function listen(
   options: LinkOptions,
   accept: (link: Link) => LinkEvents,
 ): Promise<Listener> {
+  let turnstile: Turnstile | null = null;
   const socket: Bun.SocketHandler<Slot> = {
     ...HANDLERS,
     open(socket) {
+      turnstile?.passed();
       socket.setNoDelay(true);
       const link = new BunLink(
         socket,
@@ -128,16 +132,31 @@ function listen(
     }
     const { host, port } = address;
     const listener = Bun.listen<Slot>({ hostname: host, port, socket, data, allowHalfOpen: true });
+    const { fd } = listener as unknown as { fd: number };
     // Linux hands the options of a listening socket to those it accepts.
-    setOptions((listener as unknown as { fd: number }).fd, options);
+    setOptions(fd, options);
+    if (fd >= 0) loadLibc()?.listen(fd, BACKLOG);
+    turnstile = turnstileAt(fd);
     return Promise.resolve({
       address: { transport: "tcp", host, port: listener.port },
-      close: () => Promise.resolve(listener.stop()),
+      close() {
+        turnstile?.close();
+        return Promise.resolve(listener.stop());
+      },
     });
   } catch (error) {
     return Promise.reject(systemError(error, `cannot listen on ${endpointText(address)}`));
   }
 }
+
+function turnstileAt(fd: number): Turnstile | null {
+  const libc = process.platform === "linux" ? loadLibc() : null;
+  dup3 ??= libc === null ? null : loadLinux<Pick<TurnstileCalls, "dup3">>({
+    dup3: { args: ["i32", "i32", "i32"], returns: "i32" },
+  });
+  return libc === null || dup3 === null ? null : new Turnstile({ ...libc, ...dup3 }, fd, runtime.nextTurn);
+}
+let dup3: Pick<TurnstileCalls, "dup3"> | null = null;
 
 /** Bun says "refused", whatever the reason was: the system's own word is asked for. */
 async function answers(path: string): Promise<boolean> {

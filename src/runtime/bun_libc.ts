@@ -19,6 +19,7 @@ export interface Libc {
   ): number | bigint;
   connect(fd: number, to: Uint8Array, size: number): number;
   waitpid(pid: number, status: null, options: number): number;
+  listen(fd: number, backlog: number): number;
   fcntl(fd: number, command: number, value: number): number;
   close(fd: number): number;
   dup(fd: number): number;
@@ -35,6 +36,7 @@ const SIGNATURES = {
   sendto: { args: ["i32", "ptr", "usize", "i32", "ptr", "u32"], returns: "i64" },
   connect: { args: ["i32", "ptr", "u32"], returns: "i32" },
   waitpid: { args: ["i32", "ptr", "i32"], returns: "i32" },
+  listen: { args: ["i32", "i32"], returns: "i32" },
   fcntl: { args: ["i32", "i32", "i32"], returns: "i32" },
   close: { args: ["i32"], returns: "i32" },
   dup: { args: ["i32"], returns: "i32" },

@@ -64,6 +64,12 @@ export const TRIM_MIN_BYTES: number = 64 * 1024;
 /** `ioctl` on Linux: bytes of a socket that the other end's system has not acknowledged. */
 export const SIOCOUTQ = 0x5411;
 
+/**
+ * Connections that may wait to be accepted; the system may allow fewer. Where a thousand hosts come back at once, those that
+ * find no place try again after one second, then after two.
+ */
+export const BACKLOG = 4096;
+
 export const AF_UNIX = 1;
 export const SOCK_STREAM = 1;
 export const SOCK_DGRAM = 2;

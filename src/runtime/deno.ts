@@ -10,6 +10,7 @@ import { Block } from "../memory/block.ts";
 import { collect, countTraffic } from "./collector.ts";
 import {
   AF_UNIX,
+  BACKLOG,
   CLOCK_MONOTONIC,
   copyByView,
   DIRECT_MIN_BYTES,
@@ -310,6 +311,7 @@ async function listenAt(
   }
   // Linux hands the options of a listening socket to those it accepts.
   const fd = setByDescriptor(options, listener.addr, 0);
+  if (fd !== null) loadLibc()?.listen(fd, BACKLOG);
   let narrowBytes = Infinity;
   /** What waits in the system for all clients is bounded: with more of them, each has less. */
   const narrow = () => {
@@ -461,6 +463,7 @@ const SIGNATURES = {
   setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
   close: { parameters: ["i32"], result: "i32" },
   waitpid: { parameters: ["i32", "pointer", "i32"], result: "i32" },
+  listen: { parameters: ["i32", "i32"], result: "i32" },
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
   madvise: { parameters: ["pointer", "usize", "i32"], result: "i32" },
   ioctl: { parameters: ["i32", "u64", "buffer"], result: "i32" },

@@ -8,7 +8,7 @@ import type { Address, Link, LinkEvents, LinkOptions, Listener } from "../contra
 import { systemError } from "../errors.ts";
 import { Arena, READ_BLOCK_BYTES } from "../memory/arena.ts";
 import { collect, countTraffic } from "./collector.ts";
-import { copyByView, DIRECT_MIN_BYTES, fairReadBytes } from "./common.ts";
+import { BACKLOG, copyByView, DIRECT_MIN_BYTES, fairReadBytes } from "./common.ts";
 import { askBy, listenBy, prepareSocketFile, removeSocketFile } from "./ipc.ts";
 import { Budget, Share } from "./turn.ts";
 import type { Runtime } from "./types.ts";
@@ -309,7 +309,7 @@ function listenAt(
       });
     };
     if (address.transport === "ipc") server.listen({ path: address.path }, listening);
-    else server.listen({ host: address.host, port: address.port }, listening);
+    else server.listen({ host: address.host, port: address.port, backlog: BACKLOG }, listening);
   });
 }
 
