@@ -3,6 +3,7 @@
  *
  *     npm run bench                        micro, then load on whole processes; about five minutes
  *     npm run bench -- --only=micro        one part: micro, start, load, clients, rtt, beside, idle
+ *     npm run bench -- --only=crowd        10,000 clients: at full load, at rest, and back at once behind a kill
  *     npm run bench -- --only=jobs         the job manager beside supervisord; not among the parts above by itself
  *     npm run bench -- --only=seal         signatures beside the bare arithmetic; not among the parts above by itself
  *     npm run bench -- --rounds=5 --seconds=2
@@ -26,6 +27,8 @@ import { runGate } from "./gate.ts";
 import { jobs } from "./jobs.ts";
 import {
   beside,
+  crowd,
+  type CrowdResult,
   type Flood,
   idleClients,
   load,
@@ -50,7 +53,7 @@ const { values } = parseArgs({
   options: {
     only: {
       type: "string",
-      default: "micro,start,load,libzmq,clients,handlers,rtt,beside,idle,rest,threads,growth",
+      default: "micro,start,load,libzmq,clients,handlers,rtt,beside,idle,crowd,rest,threads,growth",
     },
     gate: { type: "boolean" },
     short: { type: "boolean", default: false },
@@ -206,6 +209,7 @@ async function processes(): Promise<void> {
     );
   }
   if (parts.includes("idle")) await idle(tool, own);
+  if (parts.includes("crowd")) await tenThousand(tool, own);
   if (parts.includes("rest")) await rest(tool, ours);
   if (parts.includes("threads")) await threads(tool, peers.filter(([key]) => key === "binary"));
   if (parts.includes("growth")) {
@@ -434,6 +438,66 @@ async function besideFloods(tool: string, all: [string, Forwarder][]): Promise<v
   show({
     title: "Echo of a client that sends little, 150 B messages beside it",
     head: ["beside", "server", "p50 ms", "p99 ms", "p99.9 ms"],
+    rows,
+  });
+}
+
+const CROWD = 10_000;
+
+/** A crowd at full load, beside one client, and what connecting, resting and coming back costs. */
+async function tenThousand(tool: string, peers: [string, Forwarder][]): Promise<void> {
+  const rows: string[][] = [];
+  for (const [key, peer] of peers) {
+    const loads: { one: Result; all: Result }[] = [];
+    const crowds: CrowdResult[] = [];
+    let failed = "";
+    const { guess } = peer;
+    for (let round = 0; round < rounds && failed === ""; round++) {
+      progress(`${CROWD} clients: round ${round + 1}, ${peer.name}`);
+      try {
+        const options = { shape: SHAPES.small, handlers: 1, seconds };
+        const one = await load(tool, peer, { ...options, clients: 1 });
+        const all = await load(tool, { ...peer, guess: guess / 2 }, { ...options, clients: CROWD });
+        loads.push({ one, all });
+        if (key !== "zmq_proxy") crowds.push(await crowd(tool, peer, CROWD));
+      } catch (error) {
+        failed = (error as Error).message.split("\n")[0];
+        skipped.push(`${peer.name}, ${CROWD} clients: ${failed}`);
+        console.log(`\nfailed ${skipped.at(-1)}`);
+      }
+    }
+    const ofLoads = (pick: (r: { one: Result; all: Result }) => number, digits: number) =>
+      loads.length === 0 ? "failed" : median(loads.map(pick)).toFixed(digits);
+    const ofCrowds = (pick: (r: CrowdResult) => number, digits: number) =>
+      crowds.length === 0 ? "" : median(crowds.map(pick)).toFixed(digits);
+    rows.push([
+      peer.name,
+      ofLoads(({ all }) => all.messagesPerSecond / 1e6, 2),
+      ofLoads(({ one, all }) => all.messagesPerSecond / one.messagesPerSecond, 2),
+      ofLoads(({ all }) => all.peakBytes / 2 ** 20, 0),
+      ofCrowds((r) => r.connectedMs / 1000, 1),
+      ofCrowds((r) => r.restBytesEach / 1024, 1),
+      ofCrowds((r) => r.stormMs / 1000, 1),
+      ofCrowds((r) => r.cut, 0),
+      ofCrowds((r) => r.p99 / 1000, 1),
+    ]);
+  }
+  progress(null);
+  show({
+    title: `${
+      CROWD.toLocaleString("en")
+    } clients: at full load, connecting at once, at rest, and back behind a kill`,
+    head: [
+      "forwarder",
+      "M messages/s",
+      "of one client's",
+      "peak MiB",
+      "connected s",
+      "KiB each",
+      "back s",
+      "cut",
+      "echo p99 ms",
+    ],
     rows,
   });
 }
