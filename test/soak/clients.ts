@@ -44,8 +44,7 @@ export class Sender {
   async write(bytes: Uint8Array): Promise<void> {
     const { socket, closed } = this.peer;
     if (closed) throw new Error(`the host has closed client ${this.number} of ${this.#type}`);
-    if (socket.write(bytes)) return;
-    await this.#within("takes nothing of", (done) => socket.once("drain", done).once("close", done));
+    if (!socket.write(bytes)) await this.#within("takes nothing of", ["drain", "close"]);
   }
 
   #message(padBytes: number, blobBytes: number): Buffer {
@@ -58,10 +57,8 @@ export class Sender {
   async leave(): Promise<void> {
     const { socket } = this.peer;
     if (!socket.destroyed) {
-      await this.#within("does not end", (done) => {
-        socket.once("close", done);
-        socket.end();
-      });
+      socket.end();
+      await this.#within("does not end", ["close"]);
     }
     this.#ledger.leave(this.number, performance.now());
   }
@@ -72,16 +69,25 @@ export class Sender {
     this.#ledger.leave(this.number, performance.now());
   }
 
-  async #within(what: string, wait: (done: () => void) => void): Promise<void> {
-    let timer: ReturnType<typeof setTimeout>;
-    const late = new Promise<never>((_, reject) => {
-      const fail = () =>
-        reject(
-          new Error(`the host ${what} client ${this.number} of ${this.#type} for ${PATIENCE_MS / 1000} s`),
-        );
-      timer = setTimeout(fail, PATIENCE_MS);
+  /** Waits for one of these of its socket. */
+  async #within(what: string, events: readonly string[]): Promise<void> {
+    const { socket } = this.peer;
+    await new Promise<void>((resolve, reject) => {
+      const over = () => {
+        clearTimeout(timer);
+        for (const event of events) socket.off(event, done);
+      };
+      const done = () => {
+        over();
+        resolve();
+      };
+      const timer = setTimeout(() => {
+        over();
+        const who = `client ${this.number} of ${this.#type}`;
+        reject(new Error(`the host ${what} ${who} for ${PATIENCE_MS / 1000} s`));
+      }, PATIENCE_MS);
+      for (const event of events) socket.on(event, done);
     });
-    await Promise.race([new Promise<void>(wait), late]).finally(() => clearTimeout(timer));
   }
 }
 
@@ -125,15 +131,25 @@ export class Asker {
   async ask(): Promise<number> {
     const begin = performance.now();
     this.write(1, 0);
-    let timer: ReturnType<typeof setTimeout>;
     await new Promise<void>((resolve, reject) => {
-      this.#answer = resolve;
-      const fail = () => reject(new Error(`an echo is not answered within ${PATIENCE_MS / 1000} s`));
-      timer = setTimeout(fail, PATIENCE_MS);
-      this.peer.socket.once("close", () => reject(new Error("the host has closed a client that asks")));
-    }).finally(() => {
-      clearTimeout(timer);
-      this.peer.socket.removeAllListeners("close");
+      const { socket } = this.peer;
+      const over = () => {
+        clearTimeout(timer);
+        socket.off("close", closed);
+      };
+      const closed = () => {
+        over();
+        reject(new Error("the host has closed a client that asks"));
+      };
+      const timer = setTimeout(() => {
+        over();
+        reject(new Error(`an echo is not answered within ${PATIENCE_MS / 1000} s`));
+      }, PATIENCE_MS);
+      socket.on("close", closed);
+      this.#answer = () => {
+        over();
+        resolve();
+      };
     });
     return performance.now() - begin;
   }

@@ -428,9 +428,14 @@ handler = locallogger
       if (fault !== null) this.#fault(fault);
     }
     const accounts = this.#accounts(host, collector);
+    const unconfirmed: Record<string, number> = {
+      whole: this.#unconfirmed("whole", [host, collector], this.#stopped),
+      cut: this.#unconfirmed("cut", [host, collector], this.#killed),
+      left: this.#unconfirmed("left", [host, collector], null),
+    };
     for (const account of accounts) this.#faults.push(...judgeAccount(account));
     console.log(`\n${minutes.toFixed(1)} minutes: ${this.#happenedText()}; ${ups} links came up`);
-    console.log(this.#accountTable(accounts, this.#unconfirmed(host, collector), losses));
+    console.log(this.#accountTable(accounts, unconfirmed, losses));
     const stay = [this.#host, this.#collector];
     console.log(this.#watch.table(60 * minutes, stay, (fault) => this.#faults.push(fault)));
     console.log(
@@ -478,7 +483,7 @@ handler = locallogger
         ...books(this.#cut),
         dropped: dropped("cut") + this.#dropped(collector, "router", ["unread"]) +
           this.#dropped(this.#killed.lost, "all", both),
-        allowed: this.#unconfirmed(host, collector) + this.#allowed,
+        allowed: this.#unconfirmed("cut", [host, collector], this.#killed) + this.#allowed,
       },
       {
         name: "left",
@@ -502,17 +507,20 @@ handler = locallogger
     ];
   }
 
-  #unconfirmed(host: Losses, collector: Losses): number {
-    return this.#dropped(host, "h:cut", ["unconfirmed"]) +
-      this.#dropped(collector, "h:cut", ["unconfirmed"]) +
-      this.#dropped(this.#killed.lost, "all", ["unconfirmed"]);
+  /** @param last Of the path, beside the host and the collector. */
+  #unconfirmed(path: string, losses: readonly Losses[], last: Server | null): number {
+    const own = losses.reduce((sum, from) => sum + this.#dropped(from, `h:${path}`, ["unconfirmed"]), 0);
+    return own + (last === null ? 0 : this.#dropped(last.lost, "all", ["unconfirmed"]));
   }
 
-  #accountTable(accounts: readonly Account[], unconfirmed: number, losses: Losses): string {
+  #accountTable(
+    accounts: readonly Account[],
+    unconfirmed: Readonly<Record<string, number>>,
+    losses: Losses,
+  ): string {
     const rows = accounts.map((account) => {
       const { name, sent, arrived, dropped, allowed, twice, late } = account;
-      const of = name === "cut" ? unconfirmed : name === "left" || name.startsWith("echoes of") ? "" : 0;
-      return [name, sent, arrived, dropped, missing(account), of, allowed, twice, late];
+      return [name, sent, arrived, dropped, missing(account), unconfirmed[name] ?? "", allowed, twice, late];
     });
     const reasons = [...losses].filter(([, count]) => count > 0).sort(([a], [b]) => a < b ? -1 : 1)
       .map(([reason, count]) => `${reason} ${count}`);
