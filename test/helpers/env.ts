@@ -16,7 +16,7 @@ export interface Target {
   command: string[];
 }
 
-const ALL: Record<string, Target> = {
+export const ALL: Record<string, Target> = {
   bun: { name: "bun", command: [join(BIN, "bun"), "src/main.ts"] },
   deno: { name: "deno", command: [join(BIN, "deno"), "run", "-A", "--quiet", "src/main.ts"] },
   node: { name: "node", command: ["node", "dist/npm/main.js"] },
@@ -36,8 +36,8 @@ for (const { command } of TARGETS) {
 }
 
 /** A folder that is removed when the test ends. */
-export function tempFolder(): { path: string; [Symbol.dispose](): void } {
-  const path = mkdtempSync(join(tmpdir(), "cc-test-"));
+export function tempFolder(prefix = "cc-test-"): { path: string; [Symbol.dispose](): void } {
+  const path = mkdtempSync(join(tmpdir(), prefix));
   return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) };
 }
 
