@@ -90,6 +90,8 @@ export interface Link {
 export interface Listener {
   /** With the port the system chose. */
   readonly address: Address;
+  /** How many descriptors it takes; 1 when missing. */
+  readonly descriptors?: number;
   /** Stops listening; links that were accepted live on. Resolves when the address is free. */
   close(): Promise<void>;
 }

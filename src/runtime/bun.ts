@@ -29,7 +29,7 @@ import {
 } from "./common.ts";
 import { askBy, listenOnFile, prepareSocketFile, removeSocketFile } from "./ipc.ts";
 import { applyOptions } from "./sockopt.ts";
-import { Turnstile, type TurnstileCalls } from "./turnstile.ts";
+import { Turnstile, TURNSTILE_DESCRIPTORS, type TurnstileCalls } from "./turnstile.ts";
 import type { Runtime } from "./types.ts";
 
 const runtime: Runtime = {
@@ -139,6 +139,7 @@ function listen(
     turnstile = turnstileAt(fd);
     return Promise.resolve({
       address: { transport: "tcp", host, port: listener.port },
+      descriptors: turnstile === null ? 1 : 1 + TURNSTILE_DESCRIPTORS,
       close() {
         turnstile?.close();
         return Promise.resolve(listener.stop());

@@ -10,6 +10,9 @@
 /** So many come in at once: about 4 ms. */
 const AT_ONCE = 64;
 
+/** Descriptors that it takes. */
+export const TURNSTILE_DESCRIPTORS = 2;
+
 const AF_UNIX = 1;
 const SOCK_STREAM = 1;
 const CLOEXEC = 0x80000;

@@ -50,6 +50,8 @@ export class Router implements RouterSocket {
   readonly #unbinding: Promise<void>[] = [];
   /** Where it listened, while the door is shut. */
   #shutAt: Address[] = [];
+  /** How many descriptors they took. */
+  #shutDescriptors = 0;
   #door: Door | null = null;
   /** Every connection, those in their handshake too. */
   readonly #connections = new Set<Peer>();
@@ -128,14 +130,16 @@ export class Router implements RouterSocket {
         const listeners = this.#listeners;
         this.#listeners = [];
         this.#shutAt.push(...listeners.map(({ address }) => address));
+        for (const { descriptors = 1 } of listeners) this.#shutDescriptors += descriptors;
         await Promise.all(listeners.map((listener) => listener.close()));
-        return this.#shutAt.length;
+        return this.#shutDescriptors;
       },
       open: async () => {
         for (let address = this.#shutAt.at(0); address !== undefined; address = this.#shutAt.at(0)) {
           await this.#listen(address);
           this.#shutAt.shift();
         }
+        this.#shutDescriptors = 0;
       },
       rests: (error) => {
         const why = error === null ? "no file descriptor is free" : errorText(error);
