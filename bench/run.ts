@@ -69,6 +69,8 @@ const { values } = parseArgs({
     seconds: { type: "string", default: "1" },
   },
 });
+/** Clients of a crowd. */
+const CROWD = 10_000;
 const parts = values.only.split(",");
 const rounds = Number(values.rounds);
 const seconds = Number(values.seconds);
@@ -441,8 +443,6 @@ async function besideFloods(tool: string, all: [string, Forwarder][]): Promise<v
     rows,
   });
 }
-
-const CROWD = 10_000;
 
 /** A crowd at full load, beside one client, and what connecting, resting and coming back costs. */
 async function tenThousand(tool: string, peers: [string, Forwarder][]): Promise<void> {
