@@ -66,15 +66,13 @@ export class Fleet {
   #broken = 0;
   #begin = 0;
   #ending = false;
-  #end: () => void = () => {};
-  readonly #ended: Promise<void>;
+  readonly #waiting = new Set<() => void>();
   #wrong = 0;
   #cpuBegin = process.cpuUsage();
 
   constructor(options: FleetOptions) {
     this.#options = options;
     this.#random = options.random;
-    this.#ended = new Promise((resolve) => this.#end = resolve);
     const sink = (ledger: Ledger) => new Sink((client, n) => ledger.arrive(client, n));
     this.#sinks = { whole: sink(this.#whole), cut: sink(this.#cut), left: sink(this.#left) };
     this.#relay = new Relay(() => this.#collector.port);
@@ -141,16 +139,15 @@ handler = locallogger
       this.#sample(),
       this.#events(),
     ].map((loop) => loop.catch((error) => this.#fault(errorText(error))));
-    const over = setTimeout(() => this.end(), this.#options.seconds * 1000);
-    await this.#ended;
-    clearTimeout(over);
+    await this.#pause(this.#options.seconds * 1000);
+    this.end();
     await Promise.all(loops);
     await Promise.all(this.#guests);
   }
 
   end(): void {
     this.#ending = true;
-    this.#end();
+    for (const wake of this.#waiting) wake();
   }
 
   /** Everything that was started, at once. */
@@ -172,8 +169,17 @@ handler = locallogger
     if (/ (ERROR|CRITICAL) |crashed|internal error/.test(text)) this.#fault(`${name} says: ${text}`);
   }
 
-  async #pause(ms: number): Promise<void> {
-    await Promise.race([sleep(ms), this.#ended]);
+  /** Waits, but not beyond the end. Nothing of it stays behind, as would with a promise that ends a day later. */
+  #pause(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const wake = () => {
+        clearTimeout(timer);
+        this.#waiting.delete(wake);
+        resolve();
+      };
+      const timer = setTimeout(wake, this.#ending ? 0 : ms);
+      this.#waiting.add(wake);
+    });
   }
 
   #between(least: number, most: number): number {
