@@ -199,6 +199,47 @@ test("crowd: much is held: the loop's links come in, nobody is read who was paus
   assert.deepEqual(first.reads, [64 * KIB, 10 * KIB]);
 });
 
+test("crowd: who is deferred, and paused meanwhile or gone, does not keep others from being read", () => {
+  const world = new World(300);
+  const { links } = world;
+  for (const link of links.slice(0, 200)) {
+    link.pauses = true;
+    world.bring(link, 64 * KIB);
+  }
+  while (links.slice(0, 200).some(({ reads }) => reads.length === 0)) world.turn();
+  // They go on, are deferred as too much is held, and paused again by somebody else, or gone.
+  const again = links.slice(150, 170);
+  for (const link of again) link.resume();
+  world.turn();
+  assert.ok(again.every(({ member }) => member!.deferred));
+  for (const link of again.slice(0, 10)) world.crowd.pause(link.member!, 0);
+  for (const link of again.slice(10)) world.crowd.drop(link.member!, true);
+  for (const link of links.slice(200)) {
+    world.bring(link, 10 * KIB);
+    world.turn();
+    assert.equal(sum(link.reads), 10 * KIB);
+  }
+});
+
+test("crowd: who is deferred stays, however long that lasts", () => {
+  const world = new World(200);
+  const { links } = world;
+  for (const link of links) {
+    link.pauses = true;
+    world.bring(link, 64 * KIB);
+  }
+  while (links.some(({ reads }) => reads.length === 0)) world.turn();
+  const [deferred] = links;
+  world.bring(deferred, 64 * KIB);
+  deferred.resume();
+  for (let i = 0; i < 10; i++) {
+    world.time += 1000;
+    world.turn();
+  }
+  assert.deepEqual([deferred.leftAs, deferred.reads.length], [null, 1]);
+  assert.ok(world.idle, "nothing is looked at while all wait");
+});
+
 test("crowd: who brings little twice, nothing for two seconds, or its end, leaves", () => {
   const world = new World(MANY);
   const [little, ended, both, ...others] = world.links;

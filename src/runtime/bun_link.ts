@@ -221,7 +221,7 @@ export class BunLink implements Link, HotLink, LightLink, CrowdLink {
       this.#hot = true;
       this.#smallTurns = 0;
     } else {
-      this.cool();
+      this.#toLoop();
     }
   }
 
@@ -270,8 +270,12 @@ export class BunLink implements Link, HotLink, LightLink, CrowdLink {
   }
 
   cool(): void {
-    this.#hot = false;
     this.#manner.much(performance.now());
+    this.#toLoop();
+  }
+
+  #toLoop(): void {
+    this.#hot = false;
     if (!this.#paused && !this.#gone) this.#socket.resume();
   }
 

@@ -3,13 +3,17 @@
  *
  * A runtime's loop reads every socket that is ready, some thousand at once, before anybody can be paused: with 10,000 clients
  * whose upstream was slow, 1.3 GB came in that nobody could take. Here a link is read when it is its turn, into the arena, and
- * when much waits to be taken only in small pieces.
+ * not while too much waits to be taken.
  *
  * ```
- *                   brought much, or all do               it brings little, nothing, or its end
+ *                   brought much, or much is held         it brings little, nothing, or its end
  *   read by the loop ────────────────────▶ in the crowd ─────────────────────────────────────▶ read by the loop
  *
- *   in the crowd:   drained ◀──▶ ready (in the order in which they became so) ◀──▶ paused
+ *                   something came                its turn            somebody has no room
+ *   drained ───────────────────────────▶ ready ◀───────────▶ read ◀────────────────────────▶ paused
+ *                                        │ ▲
+ *                 much is held, and it   ▼ │ enough is taken
+ *                 was paused last time  deferred
  * ```
  */
 import type { Batch } from "../contracts/links.ts";
@@ -35,9 +39,11 @@ const HELD_ENOUGH_BYTES: number = HELD_MAX_BYTES * 3 / 4;
 const PROBE_BYTES = KIB;
 /** What one may bring before it is the next one's turn: what comes while it is read is still in the processor's cache. */
 const STAY_BYTES = 8 * 1024 * KIB;
-/** Of those whom the loop still reads, so many come in for each that brings something when too much is held. */
+/** While too much is held, so many of those whom the loop still reads come in for each that is paused. */
 const PULLED_IN = 32;
-/** Of so many bytes all that is to be written is written at once: a write costs as much as thirty messages. */
+/** The same once all have been asked: others may have come, or left again. */
+const PULLED_IN_AGAIN = 1;
+/** What so many bytes cause to be written is written at once: fewer and larger writes cost less. */
 const BATCH_BYTES = 256 * KIB;
 /** A turn ends when so many have been paused: there is no room where they send. */
 const PAUSED_MAX = 4;
@@ -56,7 +62,7 @@ export interface Readiness {
 /** A link that can be read in a crowd. */
 export interface CrowdLink {
   /**
-   * Reads once, at most so much; the crowd is told by {@link Crowd.took}.
+   * Reads once, at most so much, says by {@link Member.more} whether there is more, and tells {@link Rounds.took}.
    *
    * @returns How many bytes came; 0: the stream's end; below: there is nothing, or an error.
    */
@@ -77,6 +83,8 @@ export class Member {
   paused = false;
   /** Was it paused when it was read last? */
   wasPaused = false;
+  /** It is not read while too much is held. */
+  deferred = false;
   ended = false;
   gone = false;
   /** Most likely there is more to read: the link says so. */
@@ -105,20 +113,19 @@ export class Crowd {
   /** Those that are ready, from the `head` on. */
   #ready: Member[] = [];
   #head = 0;
-  /** Those that would be, and are not read while too much is held. */
   #deferred: Member[] = [];
-  /** Members that are not paused. */
+  /** Members that are neither paused nor deferred. */
   #active = 0;
   #held = 0;
-  /** Since much was held, are those that the loop reads still coming in? */
-  #pulling: "not yet" | "now" | "done" = "not yet";
+  /** Since too much was held, have all been asked to come in whom the loop reads? */
+  #pulledAll = false;
   #now = 0;
   #fewAt = -Infinity;
   #scheduled = false;
 
   /**
    * @param rounds Whose turns these are: their bytes, their time, and who is asked between two reads.
-   * @param pullIn So many more of the links that the loop reads join; false: those were the last.
+   * @param pullIn So many more of the links that the loop reads join; false: the next are the first again.
    */
   constructor(rounds: Rounds, loop: Loop, readiness: Readiness, pullIn: (links: number) => boolean) {
     this.#rounds = rounds;
@@ -145,19 +152,18 @@ export class Crowd {
 
   /** A link is paused, or has come in so, after it brought so many bytes. */
   pause(member: Member, bytes: number): void {
-    if (!member.paused) this.#active--;
+    if (!member.paused && !member.deferred) this.#active--;
     member.paused = true;
     member.held += bytes;
     this.#held += bytes;
-    if (this.#held <= HELD_MAX_BYTES || this.#pulling === "done") return;
-    this.#pulling = "now";
-    if (!this.#pullIn(PULLED_IN)) this.#pulling = "done";
+    if (this.#held <= HELD_MAX_BYTES) return;
+    if (!this.#pullIn(this.#pulledAll ? PULLED_IN_AGAIN : PULLED_IN)) this.#pulledAll = true;
   }
 
   resume(member: Member): void {
     if (!member.paused || member.gone) return;
     member.paused = false;
-    this.#active++;
+    if (!member.deferred) this.#active++;
     this.#release(member);
     member.broughtAt = this.#loop.now();
     this.#enqueue(member);
@@ -169,7 +175,7 @@ export class Crowd {
     member.gone = true;
     if (!closed) this.#readiness.remove(member.fd);
     this.#members.delete(member.id);
-    if (!member.paused) this.#active--;
+    if (!member.paused && !member.deferred) this.#active--;
     this.#release(member);
   }
 
@@ -177,10 +183,12 @@ export class Crowd {
     this.#held -= member.held;
     member.held = 0;
     if (this.#held > HELD_ENOUGH_BYTES) return;
-    this.#pulling = "not yet";
+    this.#pulledAll = false;
     for (const one of this.#deferred.splice(0)) {
-      one.queued = false;
-      if (!one.gone && !one.paused) this.#enqueue(one);
+      one.deferred = one.queued = false;
+      if (one.gone || one.paused) continue;
+      this.#active++;
+      this.#enqueue(one);
     }
   }
 
@@ -218,8 +226,7 @@ export class Crowd {
         this.#head = 0;
       }
       this.#sweep();
-      // Those who are deferred wait for others.
-      this.#scheduled = this.#active > this.#deferred.length;
+      this.#scheduled = this.#active > 0;
       if (this.#scheduled) this.#loop.nextTurn(this.#turn, rests || this.#rounds.mixed);
     }
   };
@@ -233,12 +240,14 @@ export class Crowd {
     try {
       while (this.#head < this.#ready.length && paused < PAUSED_MAX && !this.#rounds.over) {
         const member = this.#ready[this.#head++];
+        member.queued = false;
+        if (member.gone || member.paused) continue;
         if (member.wasPaused && this.#held > HELD_MAX_BYTES) {
+          member.deferred = member.queued = true;
+          this.#active--;
           this.#deferred.push(member);
           continue;
         }
-        member.queued = false;
-        if (member.gone || member.paused) continue;
         rests = false;
         if (left <= 0 || member.link.batch !== batch) {
           batch?.end();
@@ -289,11 +298,14 @@ export class Crowd {
         break;
       }
       const member = value as Member;
-      if (!member.paused && this.#now - member.broughtAt > IDLE_MS) this.#leave(member, false);
+      const rests = !member.paused && !member.queued;
+      if (rests && this.#now - member.broughtAt > IDLE_MS) this.#leave(member, false);
     }
     if (this.size > FEW) this.#fewAt = this.#now;
     else if (this.#now - this.#fewAt > IDLE_MS) {
-      for (const member of this.#members.values()) if (!member.paused) this.#leave(member, true);
+      for (const member of this.#members.values()) {
+        if (!member.paused && !member.deferred) this.#leave(member, true);
+      }
     }
   }
 }
