@@ -1,10 +1,11 @@
 /** The command as an operator meets it: each runtime, and the compiled binary. */
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
-import { ROOT, RUNTIME, TARGETS, tempFolder, until } from "./helpers/env.ts";
+import { ROOT, RUNTIME, TARGET, TARGETS, tempFolder, until } from "./helpers/env.ts";
 import { run, ServerProcess } from "./helpers/process.ts";
 
 const CONFIG = `[ccserver]
@@ -45,6 +46,94 @@ for (const target of TARGETS) {
       const { code, output } = await run(args, target);
       assert.equal(code, 64, `${args}: ${output}`);
       assert.match(output, /^ccserver: .*\nusage: ccserver/, `${args}`);
+    }
+  });
+
+  test(`${on}: help fits a terminal of 80 columns, and says of every command what it takes`, async () => {
+    const help = await run(["help"], target);
+    assert.deepEqual([help.code, (await run(["--help"], target)).output], [0, help.output]);
+    for (const line of help.output.split("\n")) assert.ok(line.length <= 80, line);
+    const listed = help.output.split("\n\n")[2].matchAll(/^ {2}\[?(-?-?[a-z]+)/gm);
+    const names = [...listed].map(([, name]) => name);
+    assert.ok(names.includes("run") && names.includes("reload") && names.includes("completion"), `${names}`);
+    assert.deepEqual(await run(["help", "send"], target), await run(["send", "--help"], target));
+    // Elsewhere the same table is read.
+    for (const name of names.filter((name) => name !== "help" && (target === TARGET || name === "run"))) {
+      const one = await run(["help", name], target);
+      assert.equal(one.code, 0, name);
+      assert.match(one.output, /^ccserver .*[\s\S]*\n\nfor example:\n {2}ccserver /, name);
+      const [above] = one.output.split("for example:");
+      for (const line of above.split("\n")) assert.ok(line.length <= 80, line);
+    }
+  });
+
+  test(`${on}: a word that is nearly a command is answered with that`, async () => {
+    using folder = tempFolder();
+    const said = async (...args: string[]) => {
+      const { code, output } = await run(args, target);
+      assert.equal(code, 64, output);
+      return output.split("\n")[0];
+    };
+    assert.equal(
+      await said("chek", "a.ini"),
+      'ccserver: "chek" is no command, and no file. Did you mean "check"?',
+    );
+    assert.equal(await said("xyzzy"), 'ccserver: "xyzzy" is no command, and no file');
+    assert.equal(await said("help", "pnig"), 'ccserver: "pnig" is no command. Did you mean "ping"?');
+    assert.equal(
+      await said("help", "ping", "send"),
+      'ccserver: help on one command is expected, not "send" too',
+    );
+    assert.match(await said("completion"), /the name of a shell is needed: bash, zsh or fish/);
+    assert.match(await said("completion", "bahs"), /none of bash, zsh and fish. Did you mean "bash"/);
+    const { code, output } = await run([file(folder.path, CONFIG), "--nonsense"], target);
+    assert.deepEqual([code, /Unknown option '--nonsense'/.test(output)], [64, true]);
+  });
+
+  test(`${on}: verbs do what the original's flags do`, async () => {
+    using folder = tempFolder();
+    const good = file(folder.path, CONFIG);
+    assert.deepEqual(await run(["check", good], target), await run(["--check", good], target));
+    assert.deepEqual(
+      await run(["routes", "echo.request", good], target),
+      await run(["--routes", "echo.request", good], target),
+    );
+    assert.deepEqual(await run(["ini"], target), await run(["--ini"], target));
+    const unit = await run(["unit", good], target);
+    assert.deepEqual([unit.code, /ExecStart=/.test(unit.output)], [0, true], unit.output);
+    const config = file(folder.path, CONFIG.replace("[routes]", `pidfile = ${folder.path}/cc.pid\n[routes]`));
+    await using server = new ServerProcess(target, ["run", config]);
+    await server.until(/listening on/);
+    assert.equal((await run(["reload", config], target)).code, 0);
+    await server.until(/reload/i);
+    assert.equal((await run(["stop", config], target)).code, 0);
+    assert.deepEqual(await server.exited, { code: 0, signal: null });
+  });
+
+  test(`${on}: bash completes commands, their options, and files`, async () => {
+    using folder = tempFolder();
+    const { code, output } = await run(["completion", "bash"], target);
+    assert.equal(code, 0);
+    writeFileSync(join(folder.path, "ccserver.bash"), output);
+    writeFileSync(join(folder.path, "my.ini"), "");
+    const complete = (...words: string[]) => {
+      const line = words.map((word) => `'${word}'`).join(" ");
+      const script = `source ./ccserver.bash; COMP_WORDS=(ccserver ${line}); COMP_CWORD=${words.length}; ` +
+        "_ccserver; printf '%s\\n' \"\${COMPREPLY[@]}\"";
+      const { stdout, stderr } = spawnSync("bash", ["-c", script], { cwd: folder.path, encoding: "utf8" });
+      assert.equal(stderr, "");
+      return stdout.split("\n").filter((word) => word !== "").sort();
+    };
+    assert.deepEqual(complete("re"), ["reload"]);
+    assert.deepEqual(complete("--che"), ["--check"]);
+    assert.deepEqual(complete("help", "ch"), ["check"]);
+    assert.deepEqual(complete("send", "--re"), ["--reply"]);
+    assert.deepEqual(complete("start", "m"), ["my.ini"]);
+    for (const shell of ["zsh", "fish"]) {
+      const { output } = await run(["completion", shell], target);
+      for (const word of ["reload", "send", "completion", "reply"]) {
+        assert.match(output, new RegExp(word), shell);
+      }
     }
   });
 

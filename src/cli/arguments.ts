@@ -1,4 +1,5 @@
 /** From a command line to a command, its flags and operands, all by the commands' own tables. */
+import { existsSync } from "node:fs";
 import { parseArgs } from "node:util";
 import type { Flags, FlagValues } from "../contracts/command.ts";
 import { errorText } from "../errors.ts";
@@ -22,7 +23,7 @@ export interface Named {
 /**
  * Finds the command: a word must come first, a flag may stand anywhere before `--`. Without one it is the default.
  *
- * @throws {UsageError} Two commands are named.
+ * @throws {UsageError} Two commands are named, or a word that is neither a command nor a file.
  */
 export function findCommand(
   args: readonly string[],
@@ -31,7 +32,10 @@ export function findCommand(
   const [standard] = commands;
   const word = args[0] === undefined || args[0].startsWith("-") ? undefined : args[0];
   const named = commands.find(({ names }) => word !== undefined && names.includes(word));
-  if (named !== undefined && named !== standard) return { command: named, rest: args.slice(1) };
+  if (named !== undefined) return { command: named, rest: args.slice(1) };
+  if (word !== undefined && /^[a-z]+$/.test(word) && !existsSync(word)) {
+    throw new UsageError(`"${word}" is no command, and no file${didYouMean(word, words(commands))}`);
+  }
   const end = args.includes("--") ? args.indexOf("--") : args.length;
   const rest: string[] = [];
   const found: { command: AnyCommand; name: string }[] = [];
@@ -52,6 +56,11 @@ export function findCommand(
     throw new UsageError(`${first.name} and ${second.name} exclude each other`);
   }
   return { command: first?.command ?? standard, rest };
+}
+
+/** The names of commands that are words. */
+export function words(commands: readonly AnyCommand[]): string[] {
+  return ["help", ...commands.flatMap(({ names }) => names.filter((name) => !name.startsWith("-")))];
 }
 
 function splitValue(arg: string): [name: string, value: string | undefined] {

@@ -3,8 +3,14 @@ import type { Flag, Flags } from "../contracts/command.ts";
 import type { AnyCommand } from "../commands/define.ts";
 import { VERSION } from "../version.ts";
 
-const EXIT_CODES =
-  "exit codes: 0 ok, 1 no reply or a fault in a key store, 64 wrong usage, 69 cannot start or reach a server, 74 a result cannot be written, 78 wrong config";
+const EXIT_CODES: readonly (readonly [string, string])[] = [
+  ["0", "ok"],
+  ["1", "no reply, or a fault in a key store"],
+  ["64", "wrong usage"],
+  ["69", "a server cannot start, or cannot be reached"],
+  ["74", "a result cannot be written"],
+  ["78", "wrong config"],
+];
 
 /** `ccserver send [--reply] [--timeout SECONDS] ENDPOINT TYPE` */
 export function usageOf(command: AnyCommand, standard: AnyCommand): string {
@@ -16,9 +22,11 @@ export function usageOf(command: AnyCommand, standard: AnyCommand): string {
 /** Help on one command. */
 export function commandHelp(command: AnyCommand, standard: AnyCommand): string {
   const flags = shown(command.flags);
-  const names = command === standard ? [] : command.names.slice(1);
+  const names = command.names.slice(command === standard ? 0 : 1);
   return [
-    `${usageOf(command, standard)}\n\n  ${command.summary}`,
+    `${wrapped(usageOf(command, standard), LINE_MAX - 4).join("\n    ")}\n\n  ${
+      wrapped(command.summary, LINE_MAX - 2).join("\n  ")
+    }`,
     ...(names.length === 0 ? [] : [`also: ${names.join(", ")}`]),
     ...(flags.length === 0 ? [] : [`options:\n${columns(flags.map(flagRow))}`]),
     `for example:\n${command.examples.map((example) => `  ccserver ${example}`).join("\n")}`,
@@ -29,8 +37,8 @@ export function commandHelp(command: AnyCommand, standard: AnyCommand): string {
 export function programHelp(commands: readonly [AnyCommand, ...AnyCommand[]]): string {
   const [standard] = commands;
   const rows = commands.map((command): [string, string] => [
-    [...(command === standard ? [] : [nameList(command)]), command.operands].filter((part) => part !== "")
-      .join(" "),
+    [command === standard ? `[${command.names[0]}]` : nameList(command), command.operands]
+      .filter((part) => part !== "").join(" "),
     command.summary,
   ]);
   const flags = shown(standard.flags);
@@ -38,24 +46,25 @@ export function programHelp(commands: readonly [AnyCommand, ...AnyCommand[]]): s
 
 usage: ccserver [COMMAND] [options] …
 
-${columns(rows)}
+${columns([...rows, ["help [COMMAND]", "print this, or what a command takes"]])}
 
 options:
 ${
     columns([
       ...flags.map(flagRow),
       ["-V, --version", "print the version"],
-      ["-h, --help", "print this; behind a command, what it takes"],
+      ["-h, --help", "the same as help"],
     ])
   }
 
-${EXIT_CODES}
+exit codes:
+${columns(EXIT_CODES)}
 `;
 }
 
-/** The shortest name, and the long one. */
+/** Its word, and its short flag. */
 function nameList({ names }: AnyCommand): string {
-  return names.join(", ");
+  return names.slice(0, 2).join(", ");
 }
 
 function shown(flags: Flags): [string, Flag][] {
@@ -72,11 +81,29 @@ function flagRow([name, { short, value, doc }]: [string, Flag]): [string, string
   return [value === undefined ? flag : `${flag} ${value}`, doc];
 }
 
-const WIDTH_MAX = 30;
+const WIDTH_MAX = 28;
+/** What every terminal shows. */
+const LINE_MAX = 80;
 
 function columns(rows: readonly (readonly [string, string])[]): string {
   const width = Math.min(WIDTH_MAX, Math.max(...rows.map(([left]) => left.length)));
-  return rows.map(([left, right]) =>
-    left.length > width ? `  ${left}\n  ${" ".repeat(width)}  ${right}` : `  ${left.padEnd(width)}  ${right}`
-  ).join("\n");
+  const indent = " ".repeat(width + 4);
+  return rows.map(([left, right]) => {
+    const lines = wrapped(right, LINE_MAX - indent.length);
+    if (left.length <= width) return `  ${left.padEnd(width)}  ${lines.join(`\n${indent}`)}`;
+    const above = wrapped(left, LINE_MAX - 6).join("\n      ");
+    return `  ${above}\n${indent}${lines.join(`\n${indent}`)}`;
+  }).join("\n");
+}
+
+/** Lines of at most so many characters, broken between words. */
+function wrapped(text: string, width: number): string[] {
+  const lines: string[] = [];
+  for (const word of text.split(" ")) {
+    const last = lines.at(-1);
+    if (last !== undefined && last.length + 1 + word.length <= width) {
+      lines[lines.length - 1] = `${last} ${word}`;
+    } else lines.push(word);
+  }
+  return lines;
 }

@@ -1,6 +1,7 @@
 /** Picks the command and turns what it throws into an exit code and a message. */
 import { writeSync } from "node:fs";
 import { commandsOf } from "../commands/index.ts";
+import type { AnyCommand } from "../commands/define.ts";
 import { EXIT, Exit, UsageError } from "../commands/exit.ts";
 import type { Program } from "../contracts/command.ts";
 import type { Environment } from "../contracts/environment.ts";
@@ -8,9 +9,9 @@ import { codeOf, errorText } from "../errors.ts";
 import { Logger } from "../log.ts";
 import { LineWriter } from "../process/log_file.ts";
 import { standStill } from "../process/sleep.ts";
-import { printable, utf8 } from "../text.ts";
+import { didYouMean, printable, utf8 } from "../text.ts";
 import { VERSION } from "../version.ts";
-import { findCommand, type Named, readArguments } from "./arguments.ts";
+import { findCommand, type Named, readArguments, words } from "./arguments.ts";
 import { commandHelp, programHelp, usageOf } from "./help.ts";
 
 /** Runs the program; returns its exit code. */
@@ -22,10 +23,16 @@ export async function main(args: readonly string[], environment: Environment): P
   try {
     const end = args.includes("--") ? args.indexOf("--") : args.length;
     const has = (...names: string[]) => args.slice(0, end).some((arg) => names.includes(arg));
+    if (args[0] === "help" && args.length > 1) {
+      program.print(commandHelp(helpedOn(args, commands), standard));
+      return 0;
+    }
+    if (args[0] === "help") args = ["--help"];
     named = findCommand(args, commands);
     if (has("-h", "--help")) {
       const { command } = named;
-      program.print(command === standard ? programHelp(commands) : commandHelp(command, standard));
+      const whole = command === standard && !command.names.includes(args[0]);
+      program.print(whole ? programHelp(commands) : commandHelp(command, standard));
       return 0;
     }
     if (has("-V", "--version")) {
@@ -39,6 +46,17 @@ export async function main(args: readonly string[], environment: Environment): P
     program.tell(error instanceof UsageError ? usageText(error, named, standard) : error.message);
     return error.exitCode;
   }
+}
+
+/** @throws {UsageError} `help` is asked for something that is no command. */
+function helpedOn(args: readonly string[], commands: readonly AnyCommand[]): AnyCommand {
+  const [, name, more] = args;
+  if (more !== undefined) throw new UsageError(`help on one command is expected, not "${more}" too`);
+  const found = commands.find(({ names }) => names.includes(name));
+  if (found === undefined) {
+    throw new UsageError(`"${name}" is no command${didYouMean(name, words(commands))}`);
+  }
+  return found;
 }
 
 /** What was typed may hold anything, and this goes to a terminal. */

@@ -7,7 +7,7 @@ import { openSeal } from "./seal.ts";
 
 export const check = (configs: () => Configs) =>
   defineCommand({
-    names: ["--check"],
+    names: ["check", "--check"],
     summary: "check a config and say all that is wrong with it",
     operands: "CONFIG.ini",
     examples: ["--check local.ini"],

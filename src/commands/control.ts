@@ -19,7 +19,7 @@ const POLL_MS = 20;
 
 export const reload = (configs: () => Configs) =>
   defineCommand({
-    names: ["-r", "--reload"],
+    names: ["reload", "-r", "--reload"],
     summary: "make the server that runs read its config again, and open its log again (SIGHUP)",
     operands: "CONFIG.ini",
     examples: ["-r local.ini"],
@@ -32,7 +32,7 @@ export const reload = (configs: () => Configs) =>
 
 export const stop = (configs: () => Configs) =>
   defineCommand({
-    names: ["-s", "--stop"],
+    names: ["stop", "-s", "--stop"],
     summary: "stop it, and wait until it has gone (SIGINT)",
     operands: "CONFIG.ini",
     examples: ["-s local.ini"],
@@ -49,7 +49,7 @@ export const stop = (configs: () => Configs) =>
 
 export const kill = (configs: () => Configs) =>
   defineCommand({
-    names: ["-k", "--kill"],
+    names: ["kill", "-k", "--kill"],
     summary: "the same by SIGTERM",
     operands: "CONFIG.ini",
     examples: ["-k local.ini"],

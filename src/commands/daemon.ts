@@ -9,7 +9,7 @@ import { EXIT, Exit } from "./exit.ts";
 
 export const daemon = (configs: () => Configs) =>
   defineCommand({
-    names: ["-d", "--daemon"],
+    names: ["start", "-d", "--daemon"],
     summary: "run a server in the background; returns when it listens",
     operands: "CONFIG.ini",
     examples: ["-d local.ini"],

@@ -3,6 +3,7 @@ import { HANDLER_TOOLKIT } from "../handlers/toolkit.ts";
 import { HANDLERS_BY_NAME, UNBUILT_HANDLERS } from "../handlers/index.ts";
 import type { Program } from "../contracts/command.ts";
 import { check } from "./check.ts";
+import { completion } from "./completion.ts";
 import { Configs } from "./config.ts";
 import { kill, reload, stop } from "./control.ts";
 import { daemon } from "./daemon.ts";
@@ -26,7 +27,7 @@ export function commandsOf(program: Program): readonly [AnyCommand, ...AnyComman
       { definitions: HANDLERS_BY_NAME, unbuilt: UNBUILT_HANDLERS, toolkit: HANDLER_TOOLKIT },
       program,
     );
-  return [
+  const all: [AnyCommand, ...AnyCommand[]] = [
     serve(make),
     daemon(make),
     reload(make),
@@ -43,5 +44,7 @@ export function commandsOf(program: Program): readonly [AnyCommand, ...AnyComman
     example(make),
     send,
     ping,
+    completion(() => all),
   ];
+  return all;
 }

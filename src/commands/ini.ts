@@ -4,7 +4,7 @@ import { EXAMPLE_CONFIG } from "./example_config.ts";
 import { EXIT } from "./exit.ts";
 
 export const ini = defineCommand({
-  names: ["--ini"],
+  names: ["ini", "--ini"],
   summary: "print an example config",
   operands: "",
   examples: ["--ini > my.ini"],

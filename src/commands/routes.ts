@@ -10,7 +10,7 @@ import { subjectOf } from "./seal.ts";
 
 export const routes = (configs: () => Configs) =>
   defineCommand({
-    names: ["--routes"],
+    names: ["routes", "--routes"],
     summary: "which handlers a message type reaches, in order",
     operands: "TYPE CONFIG.ini",
     examples: ["--routes pub.infofile local.ini", "--routes log.info --signer host1 centre.ini"],

@@ -24,7 +24,7 @@ import { openSeal } from "./seal.ts";
 
 export const serve = (configs: () => Configs) =>
   defineCommand({
-    names: ["serve"],
+    names: ["run", "serve"],
     summary: "run a server",
     operands: "CONFIG.ini",
     examples: ["local.ini", "-v local.ini"],

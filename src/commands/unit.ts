@@ -17,7 +17,7 @@ import { keystoreBeside } from "./seal.ts";
 
 export const unit = (configs: () => Configs) =>
   defineCommand({
-    names: ["--unit"],
+    names: ["unit", "--unit"],
     summary: "print a systemd unit for a config",
     operands: "CONFIG.ini",
     examples: ["--unit /etc/cc/my.ini > /etc/systemd/system/cc.service"],
