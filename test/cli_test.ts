@@ -160,6 +160,43 @@ for (const target of TARGETS) {
     assert.match(none.output, /none\.ini:1: cannot read the config: no such file/);
   });
 
+  test(`${on}: check warns of what is perhaps not meant, and --strict takes none of it`, async () => {
+    using folder = tempFolder();
+    const odd = file(
+      folder.path,
+      CONFIG.replace(/cc-socket = .*/, "cc-socket = tcp://*:*\nhttp-listen = 0.0.0.0:*") +
+        "[h:lost]\nhandler = disposer\n[h:filter]\nhandler = filter\nforward-to = h:behind\n[h:behind]\nhandler = disposer\n",
+    );
+    const lines = readFileSync(odd, "utf8").split("\n");
+    const at = (text: string) => `${odd}:${1 + lines.indexOf(text)}: warning: `;
+    const expected = [
+      `${
+        at("cc-socket = tcp://*:*")
+      }cc-socket listens on all addresses and cc-role is local: its handlers are for this ` +
+      "host, and every host can reach them. For other hosts take cc-role = remote, for this one tcp://127.0.0.1 or ipc://",
+      `${
+        at("http-listen = 0.0.0.0:*")
+      }http-listen is on all addresses: whoever reaches this host reads the statistics. ` +
+      "127.0.0.1 is for this host alone",
+      `${
+        at("[h:lost]")
+      }no route leads to [h:lost], by itself or through other handlers: no message reaches it`,
+      `${
+        at("[h:filter]")
+      }no route leads to [h:filter], by itself or through other handlers: no message reaches it`,
+      `${
+        at("[h:behind]")
+      }no route leads to [h:behind], by itself or through other handlers: no message reaches it`,
+    ];
+    const found = await run(["check", odd], target);
+    assert.equal(found.code, 0, found.output);
+    assert.deepEqual(found.output.trimEnd().split("\n").slice(0, -1), expected);
+    const strict = await run(["check", "--strict", odd], target);
+    assert.equal(strict.code, 78);
+    assert.match(strict.output, /: 5 warnings, and --strict takes none\n$/);
+    assert.equal((await run(["check", "--strict", file(folder.path, CONFIG)], target)).code, 0);
+  });
+
   test(`${on}: --routes tells which handlers a type reaches`, async () => {
     using folder = tempFolder();
     const ini = file(folder.path, CONFIG.replace("log = h:log", "log = h:log\n* = h:log, h:echo"));
