@@ -197,6 +197,62 @@ for (const target of TARGETS) {
     assert.equal((await run(["check", "--strict", file(folder.path, CONFIG)], target)).code, 0);
   });
 
+  test(`${on}: send says at once why a server cannot be reached; without a reply its exit code is 1`, async () => {
+    using folder = tempFolder();
+    const none = join(folder.path, "none.sock");
+    const cases: [string, RegExp][] = [
+      ["tcp://127.0.0.1:1", /^ccserver: tcp:\/\/127\.0\.0\.1:1 cannot be reached: connection refused\n$/],
+      [`ipc://${none}`, /^ccserver: ipc:\S+none\.sock cannot be reached: no such file or folder\n$/],
+      [
+        "tcp://no.such.host.invalid:1",
+        /cannot be reached: the name "no\.such\.host\.invalid" cannot be resolved/,
+      ],
+    ];
+    for (const [endpoint, expected] of cases) {
+      const begin = performance.now();
+      const { code, output } = await run(["send", "--timeout", "60", endpoint, "a.b"], target);
+      assert.equal(code, 69);
+      assert.match(output, expected);
+      assert.ok(performance.now() - begin < 30_000, "at once");
+    }
+    const ping = await run(["ping", "-c", "1", "-W", "0.3", "tcp://127.0.0.1:1"], target);
+    assert.equal(ping.code, 1);
+    assert.match(
+      ping.output,
+      /seq=1: no reply to "echo\.request" from \S+ within 0\.3 s: connection refused\n/,
+    );
+    await using server = await ServerProcess.start(CONFIG, target);
+    const ask = ["send", "--reply", "--timeout", "0.3", server.endpoint, "log.info", "log_msg=x"];
+    const asked = await run(ask, target);
+    assert.deepEqual(
+      [asked.code, asked.output],
+      [1, `ccserver: no reply to "log.info" from ${server.endpoint} within 0.3 s\n`],
+    );
+  });
+
+  test(`${on}: send takes a blob from stdin`, async () => {
+    await using server = await ServerProcess.start(
+      CONFIG.replace("[routes]", "[routes]\nblob = h:echo"),
+      target,
+    );
+    const args = [
+      ...target.command.slice(1),
+      "send",
+      "--blob",
+      "-",
+      server.endpoint,
+      "log.info",
+      "log_msg=with a blob",
+    ];
+    const { status, stderr } = spawnSync(target.command[0], args, {
+      cwd: ROOT,
+      input: "some bytes",
+      encoding: "utf8",
+    });
+    assert.deepEqual([status, stderr], [0, ""]);
+    await server.until(/with a blob/);
+  });
+
   test(`${on}: --routes tells which handlers a type reaches`, async () => {
     using folder = tempFolder();
     const ini = file(folder.path, CONFIG.replace("log = h:log", "log = h:log\n* = h:log, h:echo"));
@@ -300,7 +356,7 @@ for (const target of TARGETS) {
     assert.match(gone.output, /1 sent, 0 received, 100% loss/);
     const nobody = await run(["send", "--timeout", "0.2", "tcp://127.0.0.1:1", "x"], target);
     assert.equal(nobody.code, 69);
-    assert.match(nobody.output, /no answer from tcp:\/\/127\.0\.0\.1:1 within 0\.2 s/);
+    assert.match(nobody.output, /tcp:\/\/127\.0\.0\.1:1 cannot be reached: connection refused/);
   });
 
   test(`${on}: logfile, pidfile; a second server on the same pidfile does not start`, async () => {

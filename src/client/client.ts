@@ -53,6 +53,10 @@ export class Client implements ClientLike, MessageSink {
   readonly #inboxes = new Set<Inbox>();
   /** Those who wait for the server to be there. */
   readonly #upWaits = new Set<(error: ClientError | null) => void>();
+  /** Those who wait no longer than until it is known that the server is not there. */
+  readonly #firstTries = new Set<(error: ClientError | null) => void>();
+  /** Why the last try to reach it failed. */
+  #failure = "";
   /** Those whose message is queued and who wait for room for another. */
   readonly #roomWaits = new Set<() => void>();
   readonly #ownDrops = new Map<string, number>();
@@ -92,6 +96,7 @@ export class Client implements ClientLike, MessageSink {
       this,
       {
         up: () => {
+          this.#failure = "";
           for (const done of this.#upWaits) done(null);
           this.#upWaits.clear();
           this.#turns.next();
@@ -100,6 +105,13 @@ export class Client implements ClientLike, MessageSink {
         down: (why) => {
           this.#failSent(why);
           onChange?.(false, why);
+        },
+        failed: (why) => {
+          // Some say where; who is told knows.
+          if (why.startsWith(`${this.endpoint}: `)) why = why.slice(this.endpoint.length + 2);
+          this.#failure = why;
+          const text = `${this.endpoint} cannot be reached: ${why}`;
+          for (const done of this.#firstTries) done(new ClientError("unreachable", text));
         },
       },
     );
@@ -113,20 +125,39 @@ export class Client implements ClientLike, MessageSink {
     return new Map<string, number>([...this.#dealer.drops.byReason, ...this.#ownDrops]);
   }
 
-  async ready(options: Wait = {}): Promise<void> {
+  ready(options: Wait = {}): Promise<void> {
+    return this.#untilUp(options, false);
+  }
+
+  /** The same, for one who does not wait until a server comes: the first try that fails is its answer. */
+  reach(options: Wait): Promise<void> {
+    return this.#untilUp(options, true);
+  }
+
+  async #untilUp(options: Wait, once: boolean): Promise<void> {
     if (this.#closed) throw closedError();
     if (this.up) return;
     try {
       await waiting(this.#clock, options, `no answer from ${this.endpoint}`, (done, fail) => {
-        const wait = (error: ClientError | null) => error === null ? done() : fail(error);
+        const end = () => {
+          this.#upWaits.delete(wait);
+          this.#firstTries.delete(wait);
+        };
+        const wait = (error: ClientError | null) => {
+          end();
+          if (error === null) done();
+          else fail(error);
+        };
         this.#upWaits.add(wait);
-        return () => void this.#upWaits.delete(wait);
+        if (once) this.#firstTries.add(wait);
+        return end;
       });
     } catch (error) {
-      if (error instanceof ClientError && error.code === "timeout") {
-        throw new ClientError("unreachable", error.message);
+      const caused = this.#withCause(error);
+      if (caused instanceof ClientError && caused.code === "timeout") {
+        throw new ClientError("unreachable", caused.message);
       }
-      throw error;
+      throw caused;
     }
   }
 
@@ -155,15 +186,27 @@ export class Client implements ClientLike, MessageSink {
       this.#submit(encodeFrame(utf8(id), MORE), draft, { timeoutMs, signal }, what, sent).catch(reject);
     });
     reply.catch(() => {/* whoever waits below is told */});
-    return await waiting<Received>(
-      this.#clock,
-      { timeoutMs, signal },
-      what,
-      (resolve, reject) => {
-        reply.then(resolve, reject);
-        return () => void this.#pending.delete(id);
-      },
-    );
+    try {
+      return await waiting<Received>(
+        this.#clock,
+        { timeoutMs, signal },
+        what,
+        (resolve, reject) => {
+          reply.then(resolve, reject);
+          return () => void this.#pending.delete(id);
+        },
+      );
+    } catch (error) {
+      throw this.#withCause(error);
+    }
+  }
+
+  /** Where there was no link, why. */
+  #withCause(error: unknown): unknown {
+    const late = error instanceof ClientError && error.code === "timeout";
+    return late && this.#failure !== ""
+      ? new ClientError("timeout", `${error.message}: ${this.#failure}`)
+      : error;
   }
 
   messages(options: InboxOptions = {}): AsyncIterableIterator<Received> {

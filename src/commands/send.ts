@@ -2,7 +2,6 @@
 import { readFileSync } from "node:fs";
 import { Client } from "../client/client.ts";
 import { ClientError } from "../client/errors.ts";
-import type { ClientLike } from "../client/types.ts";
 import type { Program } from "../contracts/command.ts";
 import { EndpointError } from "../endpoint.ts";
 import { errorText } from "../errors.ts";
@@ -36,7 +35,7 @@ export const send = defineCommand({
   flags: {
     reply: { kind: "flag", doc: "wait for the reply and print it" },
     timeout: { kind: "text", value: "SECONDS", doc: "wait at most so long; 5 when it is not said" },
-    blob: { kind: "text", value: "FILE", doc: "send the file's bytes too" },
+    blob: { kind: "text", value: "FILE", doc: "send the file's bytes too; - is stdin" },
     config: CONFIG_FLAG,
   },
   async run(flags, [endpoint, type, ...pairs], program) {
@@ -50,7 +49,7 @@ export const send = defineCommand({
     const blob = flags.blob === undefined ? undefined : readBlob(flags.blob);
     const client = await connect(endpoint, program, flags.config);
     try {
-      await client.ready({ timeoutMs });
+      await client.reach({ timeoutMs });
       if (flags.reply) return await ask(client, { type, fields, blob }, timeoutMs, program);
       await client.publish({ type, fields, blob }, { timeoutMs });
       await client.close(LINGER_MS);
@@ -68,7 +67,7 @@ export const send = defineCommand({
 });
 
 async function ask(
-  client: ClientLike,
+  client: Client,
   draft: { type: string; fields: Record<string, unknown>; blob?: Uint8Array },
   timeoutMs: number,
   { print }: Program,
@@ -84,6 +83,9 @@ async function ask(
         EXIT.failed,
         `ccserver: the reply is refused: ${printable(error.message)} (${error.code})`,
       );
+    }
+    if (error instanceof ClientError && error.code === "timeout") {
+      throw new Exit(EXIT.failed, `ccserver: ${error.message}`);
     }
     if (!(error instanceof ClientError && error.code === "refused")) throw error;
     print(`error ${printable(error.message, Infinity)}\n`);
@@ -129,7 +131,7 @@ function defaultsFor(type: string, { environment: { clock, host } }: Program): R
 
 function readBlob(file: string): Uint8Array {
   try {
-    return readFileSync(file);
+    return readFileSync(file === "-" ? 0 : file);
   } catch (error) {
     throw new Exit(EXIT.usage, `ccserver: --blob ${file}: ${errorText(error)}`);
   }

@@ -318,6 +318,7 @@ export class Dealer implements DealerSocket {
     const cap = Math.min(reconnectMaxMs, RECONNECT_MIN_MS * 2 ** Math.min(this.#attempts, 20));
     const wait = cap / 2 + environment.random() * cap / 2;
     this.#attempts++;
+    this.#events.failed?.(why);
     const awaited = this.#upSince === 0 && clock.now() - this.#since < awaitedMs;
     const text = `${this.endpoint} is down: ${why}; trying again in ${(wait / 1000).toFixed(1)} s, then ` +
       (cap < reconnectMaxMs ? "at growing intervals" : `every ${reconnectMaxMs / 1000} s`);

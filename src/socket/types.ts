@@ -176,6 +176,8 @@ export interface DealerEvents {
   up?(): void;
   /** The link is gone; why. */
   down?(reason: string): void;
+  /** There is no link, and another try follows; why. */
+  failed?(reason: string): void;
 }
 
 /** Options of both sockets. */
