@@ -105,6 +105,11 @@ export class Logger {
     return new Logger(name, this);
   }
 
+  /** From now on lines below are not written, of all loggers that share this one's sink. */
+  set level(level: Level) {
+    this.#shared.level = LEVELS.indexOf(level);
+  }
+
   /** Is a line of this level written? Ask before building a costly text. */
   enabled(level: Level): boolean {
     return LEVELS.indexOf(level) >= this.#shared.level;

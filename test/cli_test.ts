@@ -403,6 +403,44 @@ for (const target of TARGETS) {
     }
   });
 
+  test(`${on}: log-level says what is logged, a reload takes it over, and -v goes before it`, async () => {
+    using folder = tempFolder();
+    const leveled = (level: string, type: string) =>
+      file(
+        folder.path,
+        CONFIG.replace("[routes]", `log-level = ${level}\n[routes]\n${type} = h:log`),
+        "level.ini",
+      );
+    const config = leveled("debug", "one");
+    await using server = new ServerProcess(target, [config]);
+    await server.until(/listening on/);
+    assert.equal((await run(["ping", "-c", "1", server.endpoint], target)).code, 0);
+    await server.until(/ DEBUG CCServer\.peer/);
+    const reload = (level: string, type: string) => {
+      leveled(level, type);
+      process.kill(server.pid, "SIGHUP");
+    };
+    reload("warning", "two");
+    await server.until(/options changed: log-level/);
+    // This one is said by nobody, and the next is.
+    const before = server.output.length;
+    reload("info", "three");
+    await until(
+      "the next reload to be told",
+      () => {
+        reload("info", `more${performance.now().toFixed(0)}`);
+        return /INFO CCServer\.reload: routes added: more/.test(server.output);
+      },
+      10_000,
+      200,
+    );
+    assert.doesNotMatch(server.output.slice(before), /added: three|DEBUG/);
+    await using loud = new ServerProcess(target, ["-v", leveled("error", "one")]);
+    await loud.until(/ INFO .*listening on/);
+    await using quiet = new ServerProcess(target, [leveled("wrong", "one")]);
+    await quiet.until(/level\.ini:4: log-level = wrong: expected error, warning, info, debug, trace/);
+  });
+
   test(`${on}: -q and -v change what is logged`, async () => {
     using folder = tempFolder();
     const ini = file(folder.path, CONFIG);

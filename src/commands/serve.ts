@@ -39,7 +39,7 @@ export const serve = (configs: () => Configs) =>
     async run(flags, operands, program) {
       const file = configOperand(operands);
       const serving = (onListen: () => void) =>
-        runServer({ configs: configs(), file, level: levelOf(flags), program, onListen });
+        runServer({ configs: configs(), file, level: flagLevelOf(flags), program, onListen });
       return flags.detached ? await detached(serving) : await serving(() => {});
     },
   });
@@ -58,7 +58,7 @@ export const example = (configs: () => Configs) =>
           configs: configs(),
           file: null,
           endpoint,
-          level: levelOf(flags),
+          level: flagLevelOf(flags),
           program,
           onListen: () => {},
         });
@@ -73,8 +73,17 @@ export const example = (configs: () => Configs) =>
   });
 
 /** How loud a log is, by its flags. */
-export function levelOf({ verbose, quiet }: FlagValues<typeof LOG_FLAGS>): Level {
-  return quiet ? "WARNING" : (["INFO", "DEBUG"] as const)[verbose] ?? "TRACE";
+export function levelOf(flags: FlagValues<typeof LOG_FLAGS>): Level {
+  return flagLevelOf(flags) ?? "INFO";
+}
+
+/** The same; null: they say nothing, and the config does. */
+function flagLevelOf({ verbose, quiet }: FlagValues<typeof LOG_FLAGS>): Level | null {
+  return quiet ? "WARNING" : ([null, "DEBUG"] as const)[verbose] ?? (verbose > 1 ? "TRACE" : null);
+}
+
+function configLevelOf({ options }: ServerConfig): Level {
+  return options["log-level"].toUpperCase() as Level;
 }
 
 /** How a server is run. */
@@ -84,7 +93,8 @@ interface ServeOptions {
   readonly file: string | null;
   /** Where the example config listens, instead of what it says. */
   readonly endpoint?: string;
-  readonly level: Level;
+  /** Null: the config says it. */
+  readonly level: Level | null;
   readonly program: Program;
   /** Called once, when the server listens. */
   readonly onListen: () => void;
@@ -117,7 +127,7 @@ async function runServer(
   signals.onEnd = () => writer.lingerMs = 0;
   const log = new Logger("CCServer", {
     sink: writer.sink,
-    level,
+    level: level ?? configLevelOf(config),
     format: options["log-format"],
     pid: host.pid,
     clock,
@@ -154,7 +164,7 @@ async function runServer(
     await writer.written();
     onListen();
     // The config may have changed since it was read: a SIGHUP that came meanwhile counts.
-    signals.onReload(() => reload({ configs, log, notifier, writer, server, file }));
+    signals.onReload(() => reload({ configs, log, level, notifier, writer, server, file }));
     if (file === null) greet(program, endpoint, log);
     await stopped;
     return EXIT.ok;
@@ -176,6 +186,7 @@ async function runServer(
 interface Reloaded {
   readonly configs: Configs;
   readonly log: Logger;
+  readonly level: Level | null;
   readonly notifier: Notifier;
   readonly writer: LineWriter;
   readonly server: Server;
@@ -183,7 +194,7 @@ interface Reloaded {
 }
 
 /** Whatever fails in one reload, the next one works. */
-async function reload({ configs, log, notifier, writer, server, file }: Reloaded): Promise<void> {
+async function reload({ configs, log, level, notifier, writer, server, file }: Reloaded): Promise<void> {
   if (writer instanceof LogFile) {
     try {
       writer.reopen();
@@ -194,15 +205,22 @@ async function reload({ configs, log, notifier, writer, server, file }: Reloaded
   }
   if (file === null) return;
   notifier.reloading();
-  await reloadConfig(configs, server, file, log);
+  await reloadConfig(configs, server, file, log, level);
   notifier.ready(`listening on ${server.endpoint}`);
 }
 
 /** Reads the config again, whole: what is wrong with it is logged, and then nothing changes. */
-async function reloadConfig(configs: Configs, server: Server, file: string, log: Logger): Promise<void> {
+async function reloadConfig(
+  configs: Configs,
+  server: Server,
+  file: string,
+  log: Logger,
+  level: Level | null,
+): Promise<void> {
   try {
     const config = await configs.read(file);
     await server.reload(config);
+    log.level = level ?? configLevelOf(config);
     await tellChangedModules(configs, config, log);
   } catch (error) {
     const expected = error instanceof ConfigError || error instanceof StartError;

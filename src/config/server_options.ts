@@ -72,6 +72,8 @@ export interface ServerOptions extends ZmqValues {
   readonly "log-linger": number;
   /** How log lines are written. */
   readonly "log-format": "text" | "json";
+  /** Lines below are not written; `-v` and `-q` say otherwise. */
+  readonly "log-level": "error" | "warning" | "info" | "debug" | "trace";
   /** As it is written: the folder of the config file is looked in first. */
   readonly "cms-keystore": string | null;
   /** The name of a key. */
@@ -285,6 +287,12 @@ export const SERVER_OPTIONS = {
     "text",
     "log lines for people, or one JSON object a line: time (UTC), pid, level, logger, msg",
     "json",
+  ),
+  "log-level": option(
+    choice("error", "warning", "info", "debug", "trace"),
+    "info",
+    "log lines below this level are not written; taken over by a reload; -v or -q on the command line goes before it",
+    "debug",
   ),
   ...SEAL_OPTIONS,
 } satisfies { [K in keyof ServerOptions]: Option<ServerOptions[K]> };

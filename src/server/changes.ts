@@ -15,6 +15,7 @@ const RELOADABLE: ReadonlySet<string> = new Set([
   "cms-time-window",
   "cms-verify-ca",
   "heartbeat",
+  "log-level",
   "stats-period",
   "zmq_linger",
 ]);
