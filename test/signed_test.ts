@@ -488,7 +488,8 @@ test(
     }
     await until("all of them", () => words().length === 1002 + 2 * (2 + 3 + 4) * 501, 60_000);
     // A server that stops has handled what it had read; what it had not, it counts.
-    await using stopping = await site(target, "cms-profile = modern\ncms-verify-ca = ca\ncms-threads = 2");
+    const stops = "cms-profile = modern\ncms-verify-ca = ca\ncms-threads = 2\nzmq_linger = 30000";
+    await using stopping = await site(target, stops);
     using last = await RawPeer.overFile(stopping.server.endpoint.replace("ipc://", ""));
     last.write(...messages.slice(0, 300));
     await stopping.server.until(/pub\.x w0,/);
