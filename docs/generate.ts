@@ -69,7 +69,7 @@ A config is an ini file as the original read it, with Python 2's ConfigParser:
   by 1024; \`~\` at the start of a path is the home folder.
 
 \`ccserver check CONFIG.ini\` tells all that is wrong, and warns of what is perhaps not meant: a handler that no route leads
-to, a socket on all addresses whose handlers are for this host, statistics that every host can read. With \`--strict\` a
+to, and what a server says of its options when it starts (a role that does not go with its socket, HTTP for other hosts, …). With \`--strict\` a
 warning is an error. \`ccserver routes TYPE CONFIG.ini\` tells where a message would go, with \`--signer NAME\` also whether that signer may send it. A section
 that nothing reads is an error: it would seem to work.
 

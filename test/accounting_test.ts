@@ -27,19 +27,8 @@ import {
   until,
 } from "./helpers/env.ts";
 import { ServerProcess } from "./helpers/process.ts";
+import { UP } from "./helpers/losses.ts";
 import { message, RawPeer } from "./helpers/raw.ts";
-
-/** Of what a client sends: its own reasons, and those of the links behind it. */
-const UP = [
-  "upstream-down",
-  "upstream-full",
-  "too-large",
-  "oversized",
-  "too-many-frames",
-  "breaks-link",
-  "link-lost",
-  "linger",
-];
 
 type Random = () => number;
 

@@ -4,7 +4,7 @@ import { parseArgs } from "node:util";
 import type { Flags, FlagValues } from "../contracts/command.ts";
 import { errorText } from "../errors.ts";
 import { didYouMean } from "../text.ts";
-import type { AnyCommand } from "../commands/define.ts";
+import { type AnyCommand, wordsOf } from "../commands/define.ts";
 import { UsageError } from "../commands/exit.ts";
 
 /** A command line, taken apart. */
@@ -34,7 +34,7 @@ export function findCommand(
   const named = commands.find(({ names }) => word !== undefined && names.includes(word));
   if (named !== undefined) return { command: named, rest: args.slice(1) };
   if (word !== undefined && /^[a-z]+$/.test(word) && !existsSync(word)) {
-    throw new UsageError(`"${word}" is no command, and no file${didYouMean(word, words(commands))}`);
+    throw new UsageError(`"${word}" is no command, and no file${didYouMean(word, wordsOf(commands))}`);
   }
   const end = args.includes("--") ? args.indexOf("--") : args.length;
   const rest: string[] = [];
@@ -56,11 +56,6 @@ export function findCommand(
     throw new UsageError(`${first.name} and ${second.name} exclude each other`);
   }
   return { command: first?.command ?? standard, rest };
-}
-
-/** The names of commands that are words. */
-export function words(commands: readonly AnyCommand[]): string[] {
-  return ["help", ...commands.flatMap(({ names }) => names.filter((name) => !name.startsWith("-")))];
 }
 
 function splitValue(arg: string): [name: string, value: string | undefined] {

@@ -1,6 +1,6 @@
 /** Help, made from the commands' definitions. */
-import type { Flag, Flags } from "../contracts/command.ts";
-import type { AnyCommand } from "../commands/define.ts";
+import type { Flag } from "../contracts/command.ts";
+import { type AnyCommand, shownFlags } from "../commands/define.ts";
 import { VERSION } from "../version.ts";
 
 const EXIT_CODES: readonly (readonly [string, string])[] = [
@@ -14,14 +14,14 @@ const EXIT_CODES: readonly (readonly [string, string])[] = [
 
 /** `ccserver send [--reply] [--timeout SECONDS] ENDPOINT TYPE` */
 export function usageOf(command: AnyCommand, standard: AnyCommand): string {
-  const flags = shown(command.flags).map(([name, flag]) => `[${flagUsage(name, flag)}]`);
+  const flags = shownFlags(command).map(([name, flag]) => `[${flagUsage(name, flag)}]`);
   const word = command === standard ? [] : [command.names[0]];
   return ["ccserver", ...word, ...flags, command.operands].filter((part) => part !== "").join(" ");
 }
 
 /** Help on one command. */
 export function commandHelp(command: AnyCommand, standard: AnyCommand): string {
-  const flags = shown(command.flags);
+  const flags = shownFlags(command);
   const names = command.names.slice(command === standard ? 0 : 1);
   return [
     `${wrapped(usageOf(command, standard), LINE_MAX - 4).join("\n    ")}\n\n  ${
@@ -41,7 +41,7 @@ export function programHelp(commands: readonly [AnyCommand, ...AnyCommand[]]): s
       .filter((part) => part !== "").join(" "),
     command.summary,
   ]);
-  const flags = shown(standard.flags);
+  const flags = shownFlags(standard);
   return `CC ${VERSION}, Command & Control: a message proxy for server management on ZeroMQ
 
 usage: ccserver [COMMAND] [options] …
@@ -65,10 +65,6 @@ ${columns(EXIT_CODES)}
 /** Its word, and its short flag. */
 function nameList({ names }: AnyCommand): string {
   return names.slice(0, 2).join(", ");
-}
-
-function shown(flags: Flags): [string, Flag][] {
-  return Object.entries(flags).filter(([, { hidden }]) => !hidden);
 }
 
 function flagUsage(name: string, { short, value }: Flag): string {

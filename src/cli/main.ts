@@ -1,7 +1,7 @@
 /** Picks the command and turns what it throws into an exit code and a message. */
 import { writeSync } from "node:fs";
 import { commandsOf } from "../commands/index.ts";
-import type { AnyCommand } from "../commands/define.ts";
+import { type AnyCommand, wordsOf } from "../commands/define.ts";
 import { EXIT, Exit, UsageError } from "../commands/exit.ts";
 import type { Program } from "../contracts/command.ts";
 import type { Environment } from "../contracts/environment.ts";
@@ -11,7 +11,7 @@ import { LineWriter } from "../process/log_file.ts";
 import { standStill } from "../process/sleep.ts";
 import { didYouMean, printable, utf8 } from "../text.ts";
 import { VERSION } from "../version.ts";
-import { findCommand, type Named, readArguments, words } from "./arguments.ts";
+import { findCommand, type Named, readArguments } from "./arguments.ts";
 import { commandHelp, programHelp, usageOf } from "./help.ts";
 
 /** Runs the program; returns its exit code. */
@@ -54,7 +54,7 @@ function helpedOn(args: readonly string[], commands: readonly AnyCommand[]): Any
   if (more !== undefined) throw new UsageError(`help on one command is expected, not "${more}" too`);
   const found = commands.find(({ names }) => names.includes(name));
   if (found === undefined) {
-    throw new UsageError(`"${name}" is no command${didYouMean(name, words(commands))}`);
+    throw new UsageError(`"${name}" is no command${didYouMean(name, wordsOf(commands))}`);
   }
   return found;
 }

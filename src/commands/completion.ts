@@ -1,7 +1,6 @@
 /** `ccserver completion`: what a shell offers behind TAB, made from the commands' definitions. */
-import type { Flags } from "../contracts/command.ts";
 import { didYouMean } from "../text.ts";
-import { type AnyCommand, defineCommand } from "./define.ts";
+import { type AnyCommand, defineCommand, shownFlags, wordsOf } from "./define.ts";
 import { EXIT, UsageError } from "./exit.ts";
 
 const SHELLS: Readonly<Record<string, (commands: readonly AnyCommand[]) => string>> = { bash, zsh, fish };
@@ -39,8 +38,8 @@ function beginnings(commands: readonly AnyCommand[]): string[] {
 }
 
 /** A command's flags, long and short. */
-function flagsOf({ flags }: AnyCommand): string[] {
-  return Object.entries(flags as Flags).filter(([, { hidden }]) => !hidden)
+function flagsOf(command: AnyCommand): string[] {
+  return shownFlags(command)
     .flatMap(([name, { short }]) => [`--${name}`, ...(short === undefined ? [] : [`-${short}`])]);
 }
 
@@ -53,11 +52,11 @@ _ccserver() {
   local current=\${COMP_WORDS[COMP_CWORD]} words="${beginnings(commands).join(" ")}" i
   for ((i = 1; i < COMP_CWORD; i++)); do
     case \${COMP_WORDS[i]} in
-      help) words="${beginnings(commands).filter((name) => !name.startsWith("-")).join(" ")}"; break ;;
+      help) words="${wordsOf(commands).join(" ")}"; break ;;
 ${cases.join("")}    esac
   done
   COMPREPLY=($(compgen -W "$words" -- "$current"))
-  [[ $current == -* ]] || COMPREPLY+=($(compgen -f -- "$current"))
+  [[ $current == -* ]] || mapfile -t -O \${#COMPREPLY[@]} COMPREPLY < <(compgen -f -- "$current")
 }
 complete -o filenames -F _ccserver ccserver
 `;
@@ -88,23 +87,21 @@ if [[ $funcstack[1] == _ccserver ]]; then _ccserver "$@"; else compdef _ccserver
 
 function fish(commands: readonly AnyCommand[]): string {
   const first = "not __fish_seen_subcommand_from $ccserver_commands";
-  const words = commands.flatMap(({ names }) => names.filter((name) => !name.startsWith("-")));
   const lines = commands.flatMap((command) => {
     const [word] = command.names;
     if (word.startsWith("-")) {
       return [`complete -c ccserver -n ${quoted(first)} -l ${word.slice(2)} -d ${quoted(command.summary)}`];
     }
-    const flags = Object.entries(command.flags as Flags).filter(([, { hidden }]) => !hidden);
     return [
       `complete -c ccserver -n ${quoted(first)} -a ${word} -d ${quoted(command.summary)}`,
-      ...flags.map(([name, { short, kind, doc }]) =>
+      ...shownFlags(command).map(([name, { short, kind, doc }]) =>
         `complete -c ccserver -n ${quoted(`__fish_seen_subcommand_from ${word}`)} -l ${name}` +
         `${short === undefined ? "" : ` -s ${short}`}${kind === "text" ? " -r" : ""} -d ${quoted(doc)}`
       ),
     ];
   });
   return `# fish completion of ccserver, by "ccserver completion fish"
-set -g ccserver_commands help ${words.join(" ")}
+set -g ccserver_commands ${wordsOf(commands).join(" ")}
 complete -c ccserver -n ${quoted(first)} -a help -d 'help on a command'
 complete -c ccserver -n '__fish_seen_subcommand_from help' -f -a "$ccserver_commands"
 ${lines.join("\n")}

@@ -1,5 +1,5 @@
 /** How a command is written: TypeScript knows the types of its flags from their table. */
-import type { CommandDefinition, Flags } from "../contracts/command.ts";
+import type { CommandDefinition, Flag, Flags } from "../contracts/command.ts";
 import { UsageError } from "./exit.ts";
 
 export function defineCommand<const F extends Flags>(definition: CommandDefinition<F>): CommandDefinition<F> {
@@ -9,6 +9,16 @@ export function defineCommand<const F extends Flags>(definition: CommandDefiniti
 /** A command, whatever its flags. */
 // deno-lint-ignore no-explicit-any -- each command has flags of its own, which its table types
 export type AnyCommand = CommandDefinition<any>;
+
+/** The names of commands that are words. */
+export function wordsOf(commands: readonly AnyCommand[]): string[] {
+  return ["help", ...commands.flatMap(({ names }) => names.filter((name) => !name.startsWith("-")))];
+}
+
+/** A command's flags that people are told of. */
+export function shownFlags({ flags }: AnyCommand): [string, Flag][] {
+  return Object.entries(flags as Flags).filter(([, { hidden }]) => !hidden);
+}
 
 /** How loud a log is; for all commands that run a server. */
 export const LOG_FLAGS = {

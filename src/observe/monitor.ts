@@ -2,7 +2,6 @@
 import type { ServerConfig } from "../config/reader.ts";
 import { controlSocketOf } from "../config/server_options.ts";
 import type { Cancel, Clock } from "../contracts/environment.ts";
-import { isLoopback } from "../endpoint.ts";
 import { CCError, codeOf, errorText } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import { type Observer, Server, type ServerParts } from "../server/server.ts";
@@ -136,12 +135,6 @@ export class Monitor implements Observer {
   async #listenHttp(): Promise<void> {
     const { "http-listen": address, "http-hosts": names } = this.#server.config.options;
     if (address === null) return;
-    if (!isLoopback({ transport: "tcp", ...address })) {
-      this.#log.warn(
-        "startup",
-        `http-listen is on ${address.host}: other hosts can read message types and endpoints there`,
-      );
-    }
     this.#http = await HttpListener.listen(
       address,
       {

@@ -7,15 +7,15 @@
  * connects waits in its backlog.
  */
 
+import { AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM } from "./common.ts";
+
 /** So many come in at once: about 4 ms. */
 const AT_ONCE = 64;
 
 /** Descriptors that it takes. */
 export const TURNSTILE_DESCRIPTORS = 2;
 
-const AF_UNIX = 1;
-const SOCK_STREAM = 1;
-const CLOEXEC = 0x80000;
+/** `fcntl` on Linux. */
 const F_DUPFD_CLOEXEC = 1030;
 
 /** What is needed of the C library. */
@@ -46,7 +46,7 @@ export class Turnstile {
     this.#nextTurn = nextTurn;
     this.#fd = fd;
     this.#listener = fd < 0 ? -1 : calls.fcntl(fd, F_DUPFD_CLOEXEC, 0);
-    this.#nobody = this.#listener < 0 ? -1 : calls.socket(AF_UNIX, SOCK_STREAM | CLOEXEC, 0);
+    this.#nobody = this.#listener < 0 ? -1 : calls.socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   }
 
   /** Somebody has come in. */
@@ -57,14 +57,14 @@ export class Turnstile {
       this.#nextTurn(this.#open);
     }
     if (++this.#passed < AT_ONCE || this.#shut) return;
-    this.#shut = this.#calls.dup3(this.#nobody, this.#fd, CLOEXEC) >= 0;
+    this.#shut = this.#calls.dup3(this.#nobody, this.#fd, SOCK_CLOEXEC) >= 0;
   }
 
   readonly #open = (): void => {
     this.#scheduled = false;
     this.#passed = 0;
     if (!this.#shut || this.#over) return;
-    this.#shut = this.#calls.dup3(this.#listener, this.#fd, CLOEXEC) < 0;
+    this.#shut = this.#calls.dup3(this.#listener, this.#fd, SOCK_CLOEXEC) < 0;
     if (this.#shut) this.#nextTurn(this.#open);
   };
 

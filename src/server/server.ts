@@ -9,13 +9,13 @@
  *                                    reload(): running ──▶ running
  * ```
  */
+import { optionAdvice } from "../config/advice.ts";
 import { ConfigError } from "../config/diagnostics.ts";
 import { linkValues } from "../config/socket_options.ts";
 import { factsOf, type ServerConfig } from "../config/reader.ts";
 import type { Environment } from "../contracts/environment.ts";
 import type { Draft, Outcome } from "../contracts/message.ts";
 import type { Seal } from "../contracts/seal.ts";
-import { isLoopback, parseEndpoint } from "../endpoint.ts";
 import { CCError, codeOf, errorText } from "../errors.ts";
 import {
   DESCRIPTORS_KEPT,
@@ -455,19 +455,7 @@ export class Server {
     const { options, warnings } = this.config;
     const warn = (text: string) => this.log.warn("startup", text);
     for (const { file, line, message } of warnings) warn(`${file}:${line}: ${message}`);
-    if (options["cc-role"] === "insecure") {
-      warn("cc-role is insecure: every handler may run. Say local or remote");
-    }
-    if (options["cc-role"] === "local" && !isLoopback(parseEndpoint(options["cc-socket"], "bind"))) {
-      warn(`cc-role is local, but ${options["cc-socket"]} can be reached from other hosts`);
-    }
-    if (options["cc-stats"] === 0) warn("cc-stats is 0: nothing is counted");
-    if (options.zmq_nthreads > 1) {
-      warn(
-        `zmq_nthreads is ${options.zmq_nthreads}, but one thread serves everything: more would bring little and cost order ` +
-          "(docs/decisions/0009-one-thread.md). For more, run a second server on another port",
-      );
-    }
+    for (const [, text] of optionAdvice(options)) warn(text);
   }
 
   /** @throws {StartError} */

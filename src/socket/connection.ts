@@ -51,6 +51,7 @@ import { Link10 } from "./link_1_0.ts";
 import type { DropCounter } from "./drops.ts";
 import { BORROW_MIN_BYTES, type Egress } from "./egress.ts";
 import type { MessageSink, SocketOptions, Source } from "./types.ts";
+import { type Promising, TimeToLive } from "./time_to_live.ts";
 import { Unread } from "./unread.ts";
 
 /** One that is told why it is not taken has so long to read it. */
@@ -69,13 +70,10 @@ const SCRATCH_BYTES = 128 * 1024;
  */
 const TAKE_MAX_MS = 5;
 
-/** A peer whose time to live is over is looked at again so much later: what it has sent may not have been read yet. */
-const LAST_LOOK_MS = 100;
-
 const NO_IDENTITY = new Uint8Array(0);
 const NOTHING: Cancel = () => {};
 
-export abstract class Connection implements LinkEvents, DecoderOwner, Source {
+export abstract class Connection implements LinkEvents, DecoderOwner, Source, Promising {
   /** Until the handshake is done, nobody sends here. */
   identityFrame: Uint8Array = NO_IDENTITY;
   readonly link: Link;
@@ -97,14 +95,8 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   /** Reads that brought something. */
   #chunks = 0;
   #pongs = 0;
-  /** The time to live of its last PING, since when it counts, and how much had come by then. */
-  #ttlMs = 0;
-  #ttlSince = 0;
-  #pingChunks = 0;
-  /** When it is looked for next; and was that time over when it was looked for before? */
-  #looksAt = 0;
-  #wasSilent = false;
-  #cancelTtl: Cancel | null = null;
+  /** Of its PINGs; null: none has named one. */
+  #timeToLive: TimeToLive | null = null;
   /** Since when the chunk is being taken; Infinity: it has been interrupted. */
   #takenSince = 0;
   /** The handshake is done, but not yet whether it is taken. */
@@ -348,7 +340,9 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     }
     if (name === "PING") {
       this.egress.control(encodePong(buf, start, end));
-      this.#expect(pingTtlMs(buf, start, end));
+      const ttlMs = pingTtlMs(buf, start, end);
+      if (ttlMs > 0) this.#timeToLive ??= new TimeToLive(this.context.clock, this);
+      this.#timeToLive?.pinged(ttlMs);
     } else if (name === "ERROR") {
       throw new ProtocolError("peer-error", `peer says: ${printable(errorReason(buf, start, end))}`);
     } else if (name === "PONG") {
@@ -359,44 +353,12 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     // Other commands belong to other sockets and later versions.
   }
 
-  /** The peer has promised to send something within so long (RFC 37). */
-  #expect(ttlMs: number): void {
-    const now = this.context.clock.now();
-    this.#ttlMs = ttlMs;
-    this.#ttlSince = now;
-    this.#pingChunks = this.#chunks;
-    this.#wasSilent = false;
-    if (ttlMs > 0) this.#lookAt(now + ttlMs);
+  get heldBack(): boolean {
+    return this.#pauses > 0 || this.#held;
   }
 
-  /** It is looked for then, or before. */
-  #lookAt(at: number): void {
-    if (this.#cancelTtl !== null) {
-      if (this.#looksAt <= at) return;
-      this.#cancelTtl();
-    }
-    const { clock } = this.context;
-    this.#looksAt = at;
-    this.#cancelTtl = clock.after(at - clock.now(), () => this.#looksForPeer());
-  }
-
-  #looksForPeer(): void {
-    this.#cancelTtl = null;
-    if (this.#closed || this.#ttlMs === 0 || this.#chunks !== this.#pingChunks) return;
-    const now = this.context.clock.now();
-    // From one that is held back nothing is read.
-    if (this.#pauses > 0 || this.#held) this.#ttlSince = now;
-    const until = this.#ttlSince + this.#ttlMs;
-    if (until > now) {
-      this.#wasSilent = false;
-      this.#lookAt(until);
-    } else if (!this.#wasSilent) {
-      // A program that stood still sees the time before what came.
-      this.#wasSilent = true;
-      this.#lookAt(now + LAST_LOOK_MS);
-    } else {
-      this.#end(`it was silent for ${this.#ttlMs / 1000} s, the time to live of its PING`);
-    }
+  silent(ms: number): void {
+    this.#end(`it was silent for ${ms / 1000} s, the time to live of its PING`);
   }
 
   oversized(buf: Uint8Array, start: number, end: number, bytes: number): void {
@@ -438,7 +400,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
     this.#decoder?.resume();
     this.#workUnread();
     if (this.#pauses > 0 || this.#held || this.#closed) return;
-    this.#ttlSince = this.context.clock.now();
+    this.#timeToLive?.resumed();
     this.link.resume();
   }
 
@@ -528,8 +490,7 @@ export abstract class Connection implements LinkEvents, DecoderOwner, Source {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#cancelTtl?.();
-    this.#cancelTtl = null;
+    this.#timeToLive?.close();
     this.#cancelTimers();
     this.#discardUnread();
     this.#decoder?.pause();

@@ -5,19 +5,8 @@ import net from "node:net";
 import { join } from "node:path";
 import process from "node:process";
 import { ROOT, type Target, until } from "../helpers/env.ts";
+import { UP } from "../helpers/losses.ts";
 import type { Place } from "./config.ts";
-
-/** Reasons of what a client sends, in the server that it was sent to or on a link behind it. */
-export const UP: readonly string[] = [
-  "upstream-down",
-  "upstream-full",
-  "too-large",
-  "oversized",
-  "too-many-frames",
-  "breaks-link",
-  "link-lost",
-  "linger",
-];
 
 /** Of the output, for who looks into a failure. */
 const TAIL_CHARS = 8000;
